@@ -1,0 +1,88 @@
+"""What can go wrong, said so that the reader knows what to do next.
+
+FeatcacheError              exit 1
+├── UnknownName             exit 2   no such backbone, fusion, head, option (ValueError)
+├── RecipeError             exit 2   a recipe or a setting that can't be read (ValueError)
+├── DataError               exit 1   images, tables or labels that can't be used (ValueError)
+├── WeightsError            exit 1   weights absent, unreadable or of another architecture (OSError)
+├── CacheMissing            exit 1   nothing was extracted yet (FileNotFoundError)
+└── CacheRefused            exit 4   what is cached must not be used as it is
+    └── CacheBusy           exit 4   another process is writing
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeatcacheError(Exception):
+    """A problem that the user can solve.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, and where; carries the offending value.
+    remedy : str, default ""
+        What to do or to type next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n{self.remedy}" if self.remedy else self.problem
+
+
+class UnknownName(FeatcacheError, ValueError):
+    """A name that is not in the list it is looked up in."""
+
+    exit_code = 2
+
+
+class RecipeError(FeatcacheError, ValueError):
+    """A recipe or a setting that can't be read."""
+
+    exit_code = 2
+
+
+class DataError(FeatcacheError, ValueError):
+    """Images, tables or labels that can't be used."""
+
+
+class WeightsError(FeatcacheError, OSError):
+    """Weights that are absent, unreadable or belong to another architecture."""
+
+
+class CacheMissing(FeatcacheError, FileNotFoundError):
+    """Nothing was extracted yet for what is asked."""
+
+
+class CacheRefused(FeatcacheError):
+    """What is cached must not be used as it is."""
+
+    exit_code = 4
+
+
+class CacheBusy(CacheRefused):
+    """Another process is writing this cache file."""
+
+
+def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
+    """A sentence naming the choices nearest to `name`, or all of them where none is near."""
+    known = list(choices)
+    near = difflib.get_close_matches(name, known, n=most, cutoff=0.6)
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    shown = ", ".join(sorted(known)[:20])
+    return f"Known: {shown}{', …' if len(known) > 20 else ''}."
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> UnknownName:
+    """The error for a `kind` of thing called `name` that is none of `choices`."""
+    remedy = did_you_mean(name, choices)
+    return UnknownName(f"unknown {kind} {name!r}", f"{remedy} {hint}".strip())

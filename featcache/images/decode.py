@@ -1,0 +1,110 @@
+"""One decode policy: bytes or an array in, an upright 8-bit RGB image out.
+
+| what is in the file | what comes out |
+|---|---|
+| EXIF orientation | applied |
+| grey, 1-bit, palette, CMYK, YCbCr | converted to RGB |
+| alpha, or a transparent palette colour | laid over white, or black if asked |
+| 16-bit grey | the whole range 0 … 65535 scaled to 0 … 255 |
+| 32-bit integer | as 16-bit if it fits, else its own minimum … maximum |
+| float | 0 … 1 scaled to 0 … 255 if it fits, else its own minimum … maximum |
+| several frames | the first |
+| more pixels than Pillow allows | refused: a decompression bomb |
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from featcache.errors import FeatcacheError
+from featcache.images.manifest import Content
+
+POLICY = 1  # part of every cache key: raise it when a change here can change a pixel
+
+# What Pillow's decoders have been seen to raise on broken files.
+_BROKEN = (
+    OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError,
+    OverflowError, ZeroDivisionError, MemoryError, RuntimeError, struct.error, zlib.error,
+    Image.DecompressionBombError, UnidentifiedImageError,
+)  # fmt: skip
+
+
+class BadImage(FeatcacheError):
+    """One image that can't be decoded; it is listed and left out."""
+
+
+def decode(content: Content, alpha: str = "white") -> Image.Image:
+    """Decode one image.
+
+    Parameters
+    ----------
+    content : bytes or uint8 array of shape (h, w), (h, w, 3) or (h, w, 4)
+        A file's bytes, or pixels.
+    alpha : {"white", "black"}, default "white"
+        What shows through transparent pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode RGB, upright.
+
+    Raises
+    ------
+    BadImage
+        Where it is no image, is cut short, or is a decompression bomb.
+    """
+    if isinstance(content, bytes) and not content:
+        raise BadImage("the file is empty")
+    try:
+        image = (
+            Image.open(io.BytesIO(content))
+            if isinstance(content, bytes)
+            else Image.fromarray(content)
+        )
+        image.load()
+    except UnidentifiedImageError:
+        raise BadImage("not an image in a known format") from None
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"a decompression bomb: {error}") from None
+    except _BROKEN as error:
+        raise BadImage(f"can't be decoded: {error or type(error).__name__}") from None
+    try:
+        return _to_rgb(_upright(image), alpha)
+    except _BROKEN as error:
+        raise BadImage(f"can't be converted to RGB: {error or type(error).__name__}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _BROKEN:  # damaged EXIF says nothing about which way is up
+        return image
+
+
+def _to_rgb(image: Image.Image, alpha: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _scaled(image).convert("RGB")
+    if image.has_transparency_data:
+        front = image.convert("RGBA")
+        back = Image.new("RGBA", front.size, alpha)
+        return Image.alpha_composite(back, front).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """A 16-bit, 32-bit or float image as 8-bit grey: scaled, where Pillow would clip."""
+    values = np.asarray(image, dtype=np.float64)  # (h, w)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("it holds NaN or infinite values")
+    full = 1.0 if image.mode == "F" else 65535.0
+    if low < 0 or high > full:
+        values, full = values - low, (high - low) or 1.0
+    return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))

@@ -1,0 +1,148 @@
+"""Images in files: read one, digest all, and skip what an earlier run has digested."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import DataError
+from featcache.hashing import sha256_file
+from featcache.images.manifest import IMAGES_CSV, Images, read_images_csv, strings
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .gif .webp .ppm .pgm .pbm .pnm .tga .jp2 .avif"
+    .split()
+)  # fmt: skip
+
+# A file changed again within the clock's grain keeps its time stamp, so that a digest taken
+# that soon after a change can't be trusted later (git calls such files racily clean).
+# FAT counts in steps of two seconds.
+_GRAIN_NS = 2_000_000_000
+
+
+def from_files(
+    name: str,
+    paths: Sequence[Path],
+    *,
+    ids: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[str] | None = None,
+    split: Sequence[str] | None = None,
+    cache: Path | None = None,
+    rehash: bool = False,
+    source: str = "",
+) -> Images:
+    """The manifest of image files.
+
+    Parameters
+    ----------
+    name : str
+        The data set's name.
+    paths : sequence of Path
+        One for each image.
+    ids, labels, groups, split : sequence of str
+        One for each image; groups and split may be left out.
+    cache : Path, optional
+        The cache folder, whose images.csv knows the digests of unchanged files.
+    rehash : bool, default False
+        Take every digest again.
+    source : str
+        What the user named.
+    """
+    _check_utf8(ids)
+    known = Path() if cache is None else cache / name / IMAGES_CSV
+    scan_ns = time.time_ns()
+    stats = [os.stat(path) for path in paths]
+    size = np.array([s.st_size for s in stats], np.int64)
+    mtime_ns = np.array([s.st_mtime_ns for s in stats], np.int64)
+    digests = [""] * len(paths)
+    if known.is_file() and not rehash:
+        _recall(digests, ids, size, mtime_ns, read_images_csv(known, name))
+    todo = [row for row, digest in enumerate(digests) if not digest]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for row, digest in zip(todo, pool.map(sha256_file, (paths[r] for r in todo)), strict=True):
+            digests[row] = digest
+    empty = [""] * len(paths)
+
+    def read(row: int) -> bytes:
+        return paths[row].read_bytes()
+
+    return Images(
+        name=name,
+        ids=strings(ids),
+        sha256=strings(digests),
+        labels=strings(labels),
+        groups=strings(groups or empty),
+        split=strings(split or empty),
+        read=read,
+        size=size,
+        mtime_ns=np.where(mtime_ns > scan_ns - _GRAIN_NS, 0, mtime_ns),
+        source=source,
+    )
+
+
+def _recall(
+    digests: list[str],
+    ids: Sequence[str],
+    size: NDArray[np.int64],
+    mtime_ns: NDArray[np.int64],
+    known: Images,
+) -> None:
+    """Fill in the digests of files whose size and time of change are as they were."""
+    memo = {
+        id_: (s, t, digest)
+        for id_, s, t, digest in zip(
+            known.ids.tolist(), known.size.tolist(), known.mtime_ns.tolist(),
+            known.sha256.tolist(), strict=True,
+        )
+    }  # fmt: skip
+    for row, (id_, s, t) in enumerate(zip(ids, size.tolist(), mtime_ns.tolist(), strict=True)):
+        old_size, old_time, digest = memo.get(id_, (0, 0, ""))
+        if (s, t) == (old_size, old_time) and t:
+            digests[row] = digest
+
+
+def _check_utf8(ids: Sequence[str]) -> None:
+    odd = [id_ for id_ in ids if not _is_utf8(id_)]
+    if odd:
+        raise DataError(
+            f"{len(odd)} file names are not valid UTF-8, for instance {odd[0]!a}",
+            "Rename them, for instance with convmv.",
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def list_images(root: Path) -> list[str]:
+    """Paths of the image files below `root`, relative to it with forward slashes, sorted.
+
+    Follows links to folders, each real folder once; leaves out hidden files and folders.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = [] if real in seen else [s for s in subfolders if not s.startswith(".")]
+        if real in seen:
+            continue
+        seen.add(real)
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        found += [
+            prefix + file
+            for file in files
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES
+        ]
+    return sorted(found)

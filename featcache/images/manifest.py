@@ -1,0 +1,174 @@
+"""Images: one row per image, and how to read one; and the images.csv that keeps the rows."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import DataError
+
+IMAGES_CSV = "images.csv"
+SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+    "": "",
+}  # fmt: skip
+_COLUMNS = ("id", "sha256", "label", "group", "split", "size", "mtime_ns")
+
+Content = bytes | NDArray[Any]
+Strings = NDArray[np.str_]
+
+
+def _not_here(_: int) -> Content:
+    raise DataError(
+        "this manifest comes from the cache and knows no images",
+        "Open the images themselves, for instance open_images('path/to/folder').",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A manifest: what there is to embed, row by row.
+
+    Attributes
+    ----------
+    name : str
+        The data set's name; its folder in the cache.
+    ids : str array of shape (n,)
+        Path relative to the root, with forward slashes; unique.
+    sha256 : str array of shape (n,)
+        Hex digest of the content: equal digests are equal images.
+    labels, groups, split : str array of shape (n,)
+        "" where there is none; `split` is "train", "val", "test" or "".
+    read : callable
+        Row number -> the file's bytes, or a uint8 array of shape (h, w) or (h, w, 3).
+    size, mtime_ns : int64 array of shape (n,)
+        For files: length in bytes and time of change in nanoseconds, by which a later run
+        knows that the digest still holds; 0 where it must be taken again.
+    source : str
+        What was opened, as the user named it.
+    """
+
+    name: str
+    ids: Strings
+    sha256: Strings
+    labels: Strings
+    groups: Strings
+    split: Strings
+    read: Callable[[int], Content] = field(default=_not_here, repr=False)
+    size: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    mtime_ns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Images({self.describe()})"
+
+    def describe(self) -> str:
+        """One line: how many images, classes, and rows in each split."""
+        classes = len(set(self.labels.tolist()) - {""})
+        parts = [f"{len(self):,} images", f"{classes} classes"]
+        parts += [f"{n:,} {s}" for s in SPLITS if (n := int((self.split == s).sum()))]
+        groups = len(set(self.groups.tolist()) - {""})
+        if groups:
+            parts.append(f"{groups:,} groups")
+        return f"{self.name}: {', '.join(parts)}"
+
+    def distinct(self) -> NDArray[np.intp]:
+        """Row numbers of the first image of each content, in the order of the manifest."""
+        _, first = np.unique(self.sha256, return_index=True)
+        return np.sort(first)
+
+
+def split_name(text: str) -> str | None:
+    """The split that a folder or cell called `text` means, "" for none, None if it means none."""
+    return _SPLIT_NAMES.get(text.strip().lower())
+
+
+def check_name(name: str) -> str:
+    """A data set's name, checked to be a plain folder name."""
+    if not name or name in (".", "..") or any(c in name for c in '/\\:*?"<>|\0'):
+        raise DataError(
+            f"{name!r} can't be a data set's name", "Pass a plain name, for instance --name cells."
+        )
+    return name
+
+
+def strings(values: Iterable[object]) -> Strings:
+    """A str array; empty input gives an empty str array."""
+    return np.array([str(value) for value in values], dtype=np.str_)
+
+
+def write_images_csv(path: Path, images: Images) -> None:
+    """Write the manifest's rows beside their features, all or nothing."""
+    none = np.zeros(len(images), np.int64)
+    columns: Sequence[NDArray[Any]] = (
+        images.ids, images.sha256, images.labels, images.groups, images.split,
+        images.size if len(images.size) else none,
+        images.mtime_ns if len(images.mtime_ns) else none,
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_images_csv(path: Path, name: str) -> Images:
+    """The manifest that `write_images_csv` wrote; it can't read images.
+
+    Raises
+    ------
+    DataError
+        Where the file is not such a table.
+    """
+    rows = list(_rows(path))
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(_COLUMNS)
+    ids, sha256, labels, groups, split = (strings(column) for column in columns[:5])
+    try:
+        size, mtime_ns = (np.array(column, dtype=np.int64) for column in columns[5:])
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from None
+    return Images(
+        name, ids, sha256, labels, groups, split, size=size, mtime_ns=mtime_ns, source=str(path)
+    )
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            if tuple(header) != _COLUMNS:
+                raise _unreadable(path, f"its columns are {', '.join(header)}")
+            for row in reader:
+                if len(row) != len(_COLUMNS):
+                    raise _unreadable(path, f"line {reader.line_num} has {len(row)} cells")
+                yield row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError(
+        f"{path} is not a list of images that featcache wrote: {why}",
+        "Delete it and run the extract command again: features on disk are kept.",
+    )

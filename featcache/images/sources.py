@@ -1,0 +1,358 @@
+"""Where images come from: a folder, a table, torchvision's data sets, scikit-learn's digits.
+
+`SOURCES` at the foot names them all; a source of your own is one more line there, or any
+`Images` passed in place of a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featcache.errors import DataError, did_you_mean, unknown
+from featcache.hashing import sha256_array
+from featcache.images.files import SUFFIXES, from_files, list_images
+from featcache.images.manifest import Images, check_name, split_name, strings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = frozenset((".csv", ".tsv", ".parquet", ".pq"))
+
+
+def open_images(
+    data: str | Path | Images = "digits",
+    *,
+    name: str | None = None,
+    data_root: str | Path | None = None,
+    group: str | None = None,
+    cache: str | Path | None = "cache",
+    rehash: bool = False,
+) -> Images:
+    """Open a set of images.
+
+    Parameters
+    ----------
+    data : str, Path or Images, default "digits"
+        "digits"; a folder laid out as `class/*.jpg` or `train|val|test/class/*.jpg`; a CSV, TSV
+        or Parquet file with columns path, label and perhaps split and group;
+        "torchvision:CIFAR10" and its like. "folder:PATH" and "csv:PATH" force the kind.
+    name : str, optional
+        The data set's name in the cache; by default the folder's or file's own.
+    data_root : str or Path, optional
+        For a table, the folder its paths are relative to (default: the table's);
+        for torchvision, where its data sets are kept (default: "data").
+    group : str, optional
+        For a table, the column that says which rows belong together (default: "group", if
+        there is one); for a folder, "parent": the folder an image stands in.
+    cache : str, Path or None, default "cache"
+        Where an earlier run noted the digests of unchanged files.
+    rehash : bool, default False
+        Distrust those notes.
+
+    Returns
+    -------
+    Images
+
+    Raises
+    ------
+    DataError
+        Where nothing can be opened there; the remedy says what would be.
+    """
+    if isinstance(data, Images):
+        return data
+    kind, argument = _parse(str(data))
+    options = _Options(
+        name=None if name is None else check_name(name),
+        root=None if data_root is None else Path(data_root),
+        group=group,
+        cache=None if cache is None else Path(cache),
+        rehash=rehash,
+        source=str(data),
+    )
+    images = SOURCES[kind](argument, options)
+    if not len(images):
+        raise DataError(f"{data} holds no images")
+    return images
+
+
+class _Options:
+    """What every source may want to know besides its own argument."""
+
+    def __init__(
+        self,
+        name: str | None,
+        root: Path | None,
+        group: str | None,
+        cache: Path | None,
+        rehash: bool,
+        source: str,
+    ) -> None:
+        self.name = name
+        self.root = root
+        self.group = group
+        self.cache = cache
+        self.rehash = rehash
+        self.source = source
+
+    def refuse_group(self, kind: str) -> None:
+        if self.group not in (None, "image"):
+            raise DataError(
+                f"{kind} has no column {self.group!r} to group by",
+                "Groups by column need a CSV or Parquet file: path,label,group.",
+            )
+
+
+def _parse(data: str) -> tuple[str, str]:
+    """Which source a SPEC means, and its argument."""
+    kind, colon, argument = data.partition(":")
+    if kind in SOURCES and (colon or kind == "digits"):
+        return kind, argument
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return "folder", str(path)
+    if path.suffix.lower() in TABLES and path.exists():
+        return "csv", str(path)
+    if path.is_file():
+        raise DataError(
+            f"{data} is neither a folder of images nor a table",
+            "Pass a folder (class/*.jpg), or a CSV or Parquet file with columns path,label.",
+        )
+    if colon and len(kind) > 1 and "/" not in kind:
+        raise unknown("data source", kind, SOURCES)
+    near = "" if "/" in data else did_you_mean(data, ("digits",)) + " "
+    raise DataError(
+        f"no folder or file {data!r}",
+        f"{near}Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.",
+    )
+
+
+def folder(argument: str, options: _Options) -> Images:
+    """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`."""
+    root = Path(argument).expanduser()
+    if not root.is_dir():
+        raise DataError(f"no folder {argument!r}")
+    ids = list_images(root)
+    if not ids:
+        raise DataError(
+            f"no images below {root}",
+            f"Expected {root.name}/CLASS/*.jpg or {root.name}/train/CLASS/*.jpg; "
+            f"known endings: {' '.join(sorted(SUFFIXES))}.",
+        )
+    parts = [id_.split("/") for id_ in ids]
+    has_splits = _has_splits(root, {part[0] for part in parts if len(part) > 1})
+    depth = 2 if has_splits else 1
+    loose = [id_ for id_, part in zip(ids, parts, strict=True) if len(part) <= depth]
+    if loose:
+        where = "train|val|test/CLASS/" if has_splits else "CLASS/"
+        raise DataError(
+            f"{len(loose)} images below {root} stand in no class folder, for instance {loose[0]}",
+            f"Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
+        )
+    if options.group not in (None, "image", "parent"):
+        options.refuse_group("a folder")
+    groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
+    return from_files(
+        options.name or check_name(root.resolve().name),
+        [root / id_ for id_ in ids],
+        ids=ids,
+        labels=[part[depth - 1] for part in parts],
+        split=[split_name(part[0]) or "" for part in parts] if has_splits else None,
+        groups=groups,
+        cache=options.cache,
+        rehash=options.rehash,
+        source=options.source,
+    )
+
+
+def _has_splits(root: Path, top: set[str]) -> bool:
+    splits = {name for name in top if split_name(name)}
+    if "train" not in {split_name(name) for name in splits} or len(splits) < 2:
+        return False
+    if splits != top:
+        raise DataError(
+            f"{root} mixes split folders ({', '.join(sorted(splits))}) with others "
+            f"({', '.join(sorted(top - splits)[:5])})",
+            "Keep only train, val and test at the top, or point --data at one level.",
+        )
+    return True
+
+
+def table(argument: str, options: _Options) -> Images:
+    """A CSV, TSV or Parquet file with columns path, label and perhaps split and group."""
+    path = Path(argument).expanduser()
+    frame = _read_table(path)
+    group = options.group if options.group not in (None, "image") else None
+    _need_columns(path, frame, ["path", "label", *([group] if group else [])])
+    root = options.root or path.parent
+    ids = [Path(cell).as_posix() for cell in frame["path"]]
+    labels, split = frame["label"].tolist(), None
+    blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
+             if not id_.strip() or not y.strip()]  # fmt: skip
+    if blank:
+        raise DataError(
+            f"{path}: {len(blank)} rows without a path or a label (first: line {blank[0]})"
+        )
+    _refuse_repeats(path, ids)
+    _refuse_missing(path, root, ids)
+    if "split" in frame.columns:
+        split = [split_name(cell) for cell in frame["split"]]
+        if None in split:
+            odd = frame["split"][split.index(None)]
+            raise DataError(f"{path}: {odd!r} is no split", "Use train, val, test or nothing.")
+    column = group or ("group" if "group" in frame.columns else None)
+    return from_files(
+        options.name or check_name(path.stem),
+        [root / id_ for id_ in ids],
+        ids=ids,
+        labels=labels,
+        split=[cell or "" for cell in split] if split else None,
+        groups=frame[column].tolist() if column else None,
+        cache=options.cache,
+        rehash=options.rehash,
+        source=options.source,
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise DataError(f"no file {str(path)!r}")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pd.read_parquet(path).fillna("").astype(str)
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        return pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except ImportError:
+        raise DataError(
+            "reading Parquet needs pyarrow", 'pip install "featcache[parquet]"'
+        ) from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} can't be read as a table: {error}") from None
+
+
+def _need_columns(path: Path, frame: pd.DataFrame, needed: Sequence[str]) -> None:
+    for column in needed:
+        if column not in frame.columns:
+            have = ", ".join(str(name) for name in frame.columns)
+            raise DataError(
+                f"{path} has no column {column!r}",
+                f"It has: {have}. {did_you_mean(column, [str(c) for c in frame.columns])}",
+            )
+
+
+def _refuse_repeats(path: Path, ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    twice = [id_ for id_ in ids if id_ in seen or seen.add(id_)]  # type: ignore[func-returns-value]
+    if twice:
+        raise DataError(
+            f"{path} lists {len(twice)} images twice, for instance {twice[0]}",
+            "Keep one row for each image.",
+        )
+
+
+def _refuse_missing(path: Path, root: Path, ids: Sequence[str]) -> None:
+    missing = [id_ for id_ in ids if not (root / id_).is_file()]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise DataError(
+            f"{path}: {len(missing)} of {len(ids)} image files are not below {root}: {shown}",
+            "Pass the folder that the paths are relative to with --data-root.",
+        )
+
+
+def digits(argument: str, options: _Options) -> Images:
+    """The 1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn.
+
+    E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
+    """
+    from sklearn.datasets import load_digits
+
+    if argument:
+        raise unknown("data source", f"digits:{argument}", SOURCES)
+    options.refuse_group("digits")
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), 0 … 16 before
+    return from_arrays(
+        options.name or "digits",
+        list(pixels),
+        ids=[f"{row:04d}" for row in range(len(pixels))],
+        labels=[str(label) for label in bunch.target],
+        source=options.source,
+    )
+
+
+def torchvision(argument: str, options: _Options) -> Images:
+    """A classification data set of `torchvision.datasets`, downloaded if it is not there."""
+    from featcache.images.torchvision_datasets import load
+
+    options.refuse_group("a torchvision data set")
+    arrays, labels, split = load(argument, options.root or Path("data"))
+    return from_arrays(
+        options.name or check_name(argument.lower()),
+        arrays,
+        ids=[f"{part or 'all'}/{row:06d}" for part, row in _count_within(split)],
+        labels=labels,
+        split=split,
+        source=options.source,
+    )
+
+
+def _count_within(split: Sequence[str]) -> list[tuple[str, int]]:
+    """Each row's split, and its number among the rows of that split."""
+    count: dict[str, int] = {}
+    rows = []
+    for part in split:
+        rows.append((part, count.setdefault(part, 0)))
+        count[part] += 1
+    return rows
+
+
+def from_arrays(
+    name: str,
+    arrays: Sequence[np.ndarray[Any, Any]],
+    *,
+    ids: Sequence[str],
+    labels: Sequence[str],
+    split: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    source: str = "memory",
+) -> Images:
+    """The manifest of images in memory.
+
+    Parameters
+    ----------
+    name : str
+        The data set's name.
+    arrays : sequence of uint8 arrays of shape (h, w) or (h, w, 3)
+        The images.
+    ids, labels, split, groups : sequence of str
+        One for each image; split and groups may be left out.
+    source : str, default "memory"
+        What the manifest says of its origin.
+    """
+    empty = [""] * len(arrays)
+    return Images(
+        name=check_name(name),
+        ids=strings(ids),
+        sha256=strings(sha256_array(array) for array in arrays),
+        labels=strings(labels),
+        groups=strings(groups or empty),
+        split=strings(split or empty),
+        read=arrays.__getitem__,
+        source=source,
+    )
+
+
+SOURCES: dict[str, Callable[[str, _Options], Images]] = {
+    "digits": digits,
+    "folder": folder,
+    "csv": table,
+    "torchvision": torchvision,
+}

@@ -1,0 +1,1 @@
+"""Between the stages: keys, HDF5 files, the cache folder, and Features."""

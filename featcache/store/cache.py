@@ -1,0 +1,363 @@
+"""Cache: the folder of feature files, one folder in it for each data set."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from featcache.errors import CacheBusy, CacheMissing, CacheRefused, unknown
+from featcache.images.manifest import (
+    IMAGES_CSV,
+    Images,
+    check_name,
+    read_images_csv,
+    write_images_csv,
+)
+from featcache.store.features import Features
+from featcache.store.file import Digests, FeatureFile, create, to_digests
+from featcache.store.key import Key
+
+FAILED_CSV = "failed.csv"
+log = logging.getLogger("featcache")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished feature file of the cache."""
+
+    data: str
+    path: Path
+    key: Key
+    rows: int
+    dim: int
+    bytes: int
+    mtime: float
+
+    @property
+    def selector(self) -> str:
+        """What names this file and no other on the command line."""
+        return f"{self.key.backbone}@{self.key.key8}"
+
+
+class Cache:
+    """The folder that holds every data set's features.
+
+    Parameters
+    ----------
+    folder : str or Path, default "cache"
+        Made when something is first written.
+    """
+
+    def __init__(self, folder: str | Path = "cache") -> None:
+        self.folder = Path(folder)
+
+    def data_sets(self) -> list[str]:
+        """Names of the data sets that were extracted, sorted."""
+        return sorted(path.parent.name for path in self.folder.glob(f"*/{IMAGES_CSV}"))
+
+    def path(self, data: str, key: Key) -> Path:
+        """Where the features of a data set under a key stand, or would stand."""
+        return self.folder / check_name(data) / f"{key.stem}.h5"
+
+    def entries(self, data: str) -> list[Entry]:
+        """The finished files of a data set, oldest first; unreadable ones are warned of."""
+        found = []
+        for path in sorted((self.folder / check_name(data)).glob("[!.]*.h5")):
+            try:
+                with FeatureFile(path) as file:
+                    stat = path.stat()
+                    found.append(
+                        Entry(data, path, file.key, len(file), file.dim, stat.st_size,
+                              stat.st_mtime)
+                    )  # fmt: skip
+            except CacheRefused as error:
+                log.warning("left out: %s", error.problem)
+        return sorted(found, key=lambda entry: (entry.mtime, entry.path.name))
+
+    def images(self, data: str | None = None) -> Images:
+        """The manifest of a data set as it was extracted; by default of the only one.
+
+        Raises
+        ------
+        CacheMissing
+            Where nothing was extracted.
+        UnknownName
+            Where there is no such data set, or there are several and none is named.
+        """
+        known = self.data_sets()
+        if not known:
+            raise CacheMissing(
+                f"nothing was extracted into {self.folder}/ yet",
+                "featcache extract --data digits --backbone resnet18",
+            )
+        if data is None and len(known) > 1:
+            raise unknown("data set", "", known, "Say which with --data.")
+        name = known[0] if data is None else data
+        if name not in known:
+            raise unknown("data set in the cache", name, known)
+        return read_images_csv(self.folder / name / IMAGES_CSV, name)
+
+    def note_images(self, images: Images) -> None:
+        """Write the manifest beside its features."""
+        write_images_csv(self.folder / images.name / IMAGES_CSV, images)
+
+    def missing(self, data: str, key: Key, digests: Digests) -> NDArray[np.bool_]:
+        """Which of these contents have no row under this key in this data set's file."""
+        path = self.path(data, key)
+        if not path.is_file():
+            return np.ones(len(digests), np.bool_)
+        with FeatureFile(path) as file:
+            _check_key(file, key)
+            return positions(digests, file.digests) < 0
+
+    @contextmanager
+    def lock(self, data: str, key: Key, wait: bool = False) -> Iterator[None]:
+        """Hold the right to write this file.
+
+        Raises
+        ------
+        CacheBusy
+            Where another process holds it, unless `wait`.
+        """
+        path = self.path(data, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0):
+                yield
+        except Timeout:
+            raise CacheBusy(
+                f"another process is writing {path}",
+                "Let it finish and run the same command again, or wait for it with --wait.",
+            ) from None
+
+    def begin(self, data: str, key: Key, digests: Digests, dim: int) -> FeatureFile:
+        """Open the file in progress for these contents, with every row known already filled in.
+
+        Rows come from the finished file that this one will replace, from an interrupted
+        attempt, and from other data sets' files under the same key; each only if its checksum
+        agrees. Call with the lock held; `finish(path)` puts the file in its place.
+
+        Parameters
+        ----------
+        data : str
+        key : Key
+        digests : uint8 array of shape (n, 32)
+            The contents wanted, without repeats. Rows that the finished file has besides are
+            kept.
+        dim : int
+            Width of a vector.
+        """
+        final = self.path(data, key)
+        partial = final.with_name(f".{final.name}.partial")
+        rows = digests
+        if final.is_file():
+            with FeatureFile(final) as old:
+                rows = np.concatenate([old.digests, digests[positions(digests, old.digests) < 0]])
+        resumed = _resume(partial, key, rows, dim)
+        if resumed is not None:
+            return resumed
+        fresh = partial.with_name(f"{partial.name}.new")
+        with create(fresh, key, rows, dim) as file:
+            others = self.folder.glob(f"*/{final.name}")
+            for donor in [final, partial, *sorted(set(others) - {final})]:
+                _copy_rows(donor, file)
+        fresh.replace(partial)
+        return FeatureFile(partial, writable=True)
+
+    def known_dim(self, key: Key) -> int | None:
+        """Width of the vectors under this key, if any file of the cache holds some."""
+        for path in sorted(self.folder.glob(f"*/{key.stem}.h5")):
+            try:
+                with FeatureFile(path) as file:
+                    if file.key == key:
+                        return file.dim
+            except CacheRefused as error:
+                log.warning("not reused: %s", error.problem)
+        return None
+
+    def failed(self, data: str) -> dict[str, str]:
+        """sha256 -> what was wrong, for contents that can't be decoded."""
+        path = self.folder / data / FAILED_CSV
+        if not path.is_file():
+            return {}
+        with path.open(newline="", encoding="utf-8") as file:
+            return {
+                row["sha256"]: row["problem"]
+                for row in csv.DictReader(file)
+                if row["kind"] == "decode"
+            }
+
+    def note_failed(self, images: Images, problems: Mapping[int, tuple[str, str]]) -> None:
+        """Write failed.csv: row of the manifest -> kind ("decode" or "read") and problem."""
+        path = self.folder / images.name / FAILED_CSV
+        if not problems:
+            path.unlink(missing_ok=True)
+            return
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("id", "sha256", "kind", "problem"))
+            for row, (kind, problem) in sorted(problems.items()):
+                writer.writerow((images.ids[row], images.sha256[row], kind, problem))
+
+    def choose(self, data: str, backbone: Sequence[str] = ()) -> list[Entry]:
+        """The finished files that stand for these backbones.
+
+        Parameters
+        ----------
+        data : str
+            The data set's name.
+        backbone : sequence of str
+            Names, or `name@key` with the first digits of a key; by default every backbone
+            that the data set has. Of several files of one name the newest is taken.
+
+        Raises
+        ------
+        CacheMissing
+            Where a backbone was not extracted for this data set.
+        """
+        entries = [e for e in self.entries(data) if e.key.preprocess.get("view", "none") == "none"]
+        names = list(dict.fromkeys(entry.key.backbone for entry in entries))
+        chosen = []
+        for wanted in backbone or sorted(names):
+            name, _, prefix = wanted.partition("@")
+            of_name = [entry for entry in entries if entry.key.backbone == name]
+            fitting = [entry for entry in of_name if entry.key.digest.startswith(prefix)]
+            if not fitting:
+                have = ", ".join(e.selector for e in of_name) or ", ".join(names) or "nothing"
+                raise CacheMissing(
+                    f"{data} has no features of {wanted} (it has: {have})",
+                    f"featcache extract --data {data} --backbone {name}",
+                )
+            if len(fitting) > 1:
+                others = ", ".join(entry.selector for entry in fitting[:-1])
+                log.info(
+                    "%s has %d files; taking the newest, %s (others: %s)",
+                    name, len(fitting), fitting[-1].selector, others,
+                )  # fmt: skip
+            chosen.append(fitting[-1])
+        if not chosen:
+            raise CacheMissing(
+                f"no finished features of {data} in {self.folder}/",
+                f"featcache extract --data {data} --backbone resnet18",
+            )
+        return chosen
+
+    def features(self, images: Images, entries: Sequence[Entry]) -> Features:
+        """Load the vectors of these images, one block for each entry, aligned by content.
+
+        Images that failed.csv lists are left out, with a warning.
+
+        Raises
+        ------
+        CacheRefused
+            Where an image has no vector.
+        """
+        digests = to_digests(images.sha256)
+        where = []
+        for entry in entries:
+            with FeatureFile(entry.path) as file:
+                where.append(positions(digests, file.digests))
+        absent = np.any([w < 0 for w in where], axis=0)
+        if absent.any():
+            self._refuse_absent(images, absent, entries)
+        keep = np.flatnonzero(~absent)
+        X = np.empty((len(keep), sum(entry.dim for entry in entries)), np.float32)
+        start = 0
+        for entry, rows in zip(entries, where, strict=True):
+            with FeatureFile(entry.path) as file:
+                file.read(rows[keep], X[:, start : start + entry.dim])
+            start += entry.dim
+        names = [entry.key.backbone for entry in entries]
+        return Features(
+            X=X,
+            y=images.labels[keep],
+            ids=images.ids[keep],
+            sha256=images.sha256[keep],
+            groups=images.groups[keep],
+            split=images.split[keep],
+            blocks=tuple(entry.dim for entry in entries),
+            names=tuple(
+                entry.selector if names.count(name) > 1 else name
+                for entry, name in zip(entries, names, strict=True)
+            ),
+            keys=tuple(entry.key.digest for entry in entries),
+            data=images.name,
+        )
+
+    def _refuse_absent(
+        self, images: Images, absent: NDArray[np.bool_], entries: Sequence[Entry]
+    ) -> None:
+        known_bad = self.failed(images.name)
+        rows = np.flatnonzero(absent)
+        unexplained = [row for row in rows if str(images.sha256[row]) not in known_bad]
+        if unexplained:
+            backbones = " ".join(f"--backbone {entry.key.backbone}" for entry in entries)
+            raise CacheRefused(
+                f"{len(unexplained)} of {len(images)} images of {images.name} have no vector yet "
+                f"(for instance {images.ids[unexplained[0]]})",
+                f"featcache extract --data {images.source or images.name} {backbones}",
+            )
+        log.warning(
+            "%d images could not be decoded and are left out (%s)",
+            len(rows), self.folder / images.name / FAILED_CSV,
+        )  # fmt: skip
+
+
+def positions(wanted: Digests, have: Digests) -> NDArray[np.intp]:
+    """Where each wanted digest stands in `have`, -1 where it does not; shape (len(wanted),)."""
+    where = {have[i].tobytes(): i for i in range(len(have))}
+    return np.fromiter(
+        (where.get(wanted[i].tobytes(), -1) for i in range(len(wanted))), np.intp, len(wanted)
+    )
+
+
+def _check_key(file: FeatureFile, key: Key) -> None:
+    """The name holds eight digits of the key only: the whole key must agree."""
+    if file.key != key:
+        changed = "; ".join(file.key.differences(key)) or "its key was altered"
+        raise CacheRefused(
+            f"{file.path} holds features of another key ({changed})",
+            "Move it out of the cache folder.",
+        )
+
+
+def _resume(partial: Path, key: Key, rows: Digests, dim: int) -> FeatureFile | None:
+    """The interrupted file, if it is one for the same rows; rows that don't check are undone."""
+    try:
+        file = FeatureFile(partial, writable=True)
+    except (FileNotFoundError, CacheRefused):
+        return None
+    if file.key != key or file.dim != dim or not np.array_equal(file.digests, rows):
+        file.close()
+        return None
+    file.undo(np.flatnonzero(file.done() & ~file.good()))
+    return file
+
+
+def _copy_rows(donor: Path, file: FeatureFile) -> None:
+    """Fill rows of `file` that are not done from the good rows of another file."""
+    try:
+        with FeatureFile(donor) as source:
+            if source.key != file.key or source.dim != file.dim:
+                return
+            todo = np.flatnonzero(~file.done())
+            rows = positions(file.digests[todo], source.digests)
+            usable = (rows >= 0) & source.good()[rows]
+            todo, rows = todo[usable], rows[usable]
+            for start in range(0, len(todo), 8192):
+                part = slice(start, start + 8192)
+                values = np.empty((len(rows[part]), source.dim), source.key.dtype)
+                source.read(rows[part], values)
+                file.write(todo[part], values)
+    except FileNotFoundError:
+        return
+    except CacheRefused as error:
+        log.warning("not reused: %s", error.problem)

@@ -1,0 +1,171 @@
+"""Features: what crosses from extraction to fitting, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import DataError, unknown
+from featcache.hashing import sha256_json
+
+Floats = NDArray[np.float32]
+Strings = NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Cached vectors of one or more backbones, row by row with their labels.
+
+    Attributes
+    ----------
+    X : float32 array of shape (n, d1 + … + dk)
+        The backbones' vectors side by side, in the order of `names`.
+    y : str array of shape (n,)
+        Labels.
+    ids : str array of shape (n,)
+        Image ids; unique.
+    sha256 : str array of shape (n,)
+        Hex digest of each image's content; equal digests are equal images.
+    groups : str array of shape (n,)
+        Rows that must stay on one side of a split share a group; "" where there is none.
+    split : str array of shape (n,)
+        "train", "val", "test", or "" where the data has no split of its own.
+    blocks : tuple of int
+        Width of each backbone's block (d1, …, dk).
+    names : tuple of str
+        The backbones' names, one for each block.
+    keys : tuple of str
+        Digest of each block's cache key, so that a result can say what it was computed from.
+    data : str
+        The data set's name.
+    """
+
+    X: Floats
+    y: Strings
+    ids: Strings
+    sha256: Strings
+    groups: Strings
+    split: Strings
+    blocks: tuple[int, ...]
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    data: str = "data"
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        for name in ("y", "sha256", "groups", "split"):
+            if len(getattr(self, name)) != n:
+                raise DataError(f"{name} has {len(getattr(self, name))} rows, ids has {n}")
+        if self.X.shape != (n, sum(self.blocks)):
+            raise DataError(f"X has shape {self.X.shape}, ids and blocks {(n, sum(self.blocks))}")
+        if not len(self.blocks) == len(self.names) == len(self.keys):
+            raise DataError(
+                f"{len(self.blocks)} blocks, {len(self.names)} names, {len(self.keys)} keys"
+            )
+        if len(set(self.ids.tolist())) != n:
+            raise DataError("image ids repeat", "Give every image an id of its own.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, names: Sequence[str]) -> Features:
+        """The same rows with only these backbones' blocks, in the order given."""
+        starts = dict(zip(self.names, np.cumsum((0, *self.blocks[:-1])), strict=True))
+        for name in names:
+            if name not in starts:
+                raise unknown("backbone in these features", name, self.names)
+        chosen = [self.names.index(name) for name in names]
+        columns = [
+            np.arange(starts[self.names[i]], starts[self.names[i]] + self.blocks[i]) for i in chosen
+        ]
+        return replace(
+            self,
+            X=self.X if tuple(names) == self.names else self.X[:, np.concatenate(columns)],
+            blocks=tuple(self.blocks[i] for i in chosen),
+            names=tuple(self.names[i] for i in chosen),
+            keys=tuple(self.keys[i] for i in chosen),
+        )
+
+    def rows(self, index: NDArray[Any]) -> Features:
+        """The rows at `index` (positions or a boolean mask), in that order."""
+        return replace(
+            self,
+            X=self.X[index],
+            **{name: getattr(self, name)[index] for name in _PER_ROW},
+        )
+
+    def digest(self) -> str:
+        """64 hex digits that change with rows, labels, groups, splits or keys; not with order."""
+        columns = zip(*(getattr(self, name).tolist() for name in _PER_ROW), strict=True)
+        return sha256_json({"keys": self.keys, "names": self.names, "rows": sorted(columns)})
+
+
+_PER_ROW = ("y", "ids", "sha256", "groups", "split")
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """Put the blocks of several backbones side by side, aligned by image id.
+
+    The rows come in the order of the first part.
+
+    Parameters
+    ----------
+    parts : sequence of Features
+        Of the same images, in any order.
+
+    Returns
+    -------
+    Features
+
+    Raises
+    ------
+    DataError
+        Where the parts hold different images, or disagree on an image's content, label,
+        group or split, or name the same backbone twice.
+    """
+    if not parts:
+        raise DataError("nothing to join", "Pass at least one Features.")
+    first = parts[0]
+    names = tuple(name for part in parts for name in part.names)
+    if len(set(names)) < len(names):
+        raise DataError(f"the same backbone twice in {', '.join(names)}")
+    blocks = [first.X]
+    for part in parts[1:]:
+        aligned = part.rows(_positions(first, part))
+        for name in _PER_ROW:
+            differs = getattr(aligned, name) != getattr(first, name)
+            if differs.any():
+                row = int(np.flatnonzero(differs)[0])
+                raise DataError(
+                    f"{name} of {first.ids[row]} is {getattr(first, name)[row]!r} for "
+                    f"{first.names[0]} and {getattr(aligned, name)[row]!r} for {part.names[0]}",
+                    "Extract both backbones from the same images.",
+                )
+        blocks.append(aligned.X)
+    return replace(
+        first,
+        X=np.concatenate(blocks, axis=1) if len(blocks) > 1 else first.X,
+        blocks=tuple(width for part in parts for width in part.blocks),
+        names=names,
+        keys=tuple(key for part in parts for key in part.keys),
+    )
+
+
+def _positions(first: Features, other: Features) -> NDArray[np.intp]:
+    """Where each id of `first` stands in `other`."""
+    where = {id_: i for i, id_ in enumerate(other.ids.tolist())}
+    missing = [id_ for id_ in first.ids.tolist() if id_ not in where]
+    extra = len(where) - (len(first) - len(missing))
+    if missing or extra:
+        example = missing[0] if missing else next(iter(set(where) - set(first.ids.tolist())))
+        raise DataError(
+            f"{first.names[0]} and {other.names[0]} were extracted from different images: "
+            f"{len(missing)} ids are only in the first, {extra} only in the second "
+            f"(for instance {example})",
+            "Extract both backbones from the same images.",
+        )
+    return np.array([where[id_] for id_ in first.ids.tolist()], dtype=np.intp)

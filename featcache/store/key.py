@@ -1,0 +1,125 @@
+"""Key: what makes two embeddings of one image the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from featcache.errors import CacheRefused
+from featcache.hashing import canonical_json, sha256_bytes
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Key:
+    """Everything that a vector depends on besides the image, and nothing else.
+
+    Labels, splits, groups, paths, batch size, device, workers, engine and library versions are
+    not in it: they don't change what the vector means.
+
+    Attributes
+    ----------
+    backbone : str
+        The architecture's name.
+    library : str
+        Where the architecture comes from, for instance "torchvision": the same short name
+        means another network elsewhere.
+    weights : str
+        Their tag, for instance "IMAGENET1K_V1".
+    weights_sha256 : str
+        Hex digest of the weight file, or "random:SEED".
+    layer : str
+        Whose output the vector is, and how it was pooled.
+    preprocess : mapping
+        All of `Preprocess`, as plain data.
+    precision : str
+        What the network computed in: "fp32", "bf16" or "fp16".
+    dtype : str
+        What the vector is stored in: "float32" or "float16".
+    format : int
+        The version of the file format.
+    """
+
+    backbone: str
+    library: str
+    weights: str
+    weights_sha256: str
+    layer: str
+    preprocess: Mapping[str, Any]
+    precision: str = "fp32"
+    dtype: str = "float32"
+    format: int = FORMAT
+
+    def json(self) -> str:
+        """Canonical JSON: equal keys give equal text."""
+        return canonical_json(asdict(self))
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits."""
+        return sha256_bytes(self.json().encode())
+
+    @property
+    def key8(self) -> str:
+        """The first eight digits, which stand in file names."""
+        return self.digest[:8]
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending: `backbone.weights.key8`."""
+        return f"{_plain(self.backbone)}.{_plain(self.weights)}.{self.key8}"
+
+    def differences(self, other: Key) -> list[str]:
+        """The fields in which `other` differs, as `preprocess.resize 256 → 224`."""
+        mine, theirs = dict(_flat(asdict(self))), dict(_flat(asdict(other)))
+        names = [*mine, *(name for name in theirs if name not in mine)]
+        return [
+            f"{name} {mine.get(name, 'absent')} → {theirs.get(name, 'absent')}"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        ]
+
+
+def read_key(text: str, where: str) -> Key:
+    """The key whose canonical JSON is `text`; `where` names the file it stands in.
+
+    Raises
+    ------
+    CacheRefused
+        Where it is no key, or one of another version of the format.
+    """
+    try:
+        plain = json.loads(text)
+        version = plain["format"]
+        if version == FORMAT:
+            return Key(**{field.name: plain[field.name] for field in fields(Key)})
+    except (ValueError, KeyError, TypeError):
+        raise CacheRefused(
+            f"{where} holds no readable key", "Delete it and run the extract command again."
+        ) from None
+    age = "an older" if isinstance(version, int) and version < FORMAT else "a newer"
+    remedy = (
+        "Run the extract command again, then delete it."
+        if age == "an older"
+        else "Update featcache: pip install -U featcache"
+    )
+    raise CacheRefused(
+        f"{where} was written by {age} featcache (format {version}, this one reads {FORMAT})",
+        remedy,
+    )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", item
+
+
+def _plain(text: str) -> str:
+    """`text` as part of a file name."""
+    return "".join(c if c.isalnum() or c in "_-@+" else "-" for c in text) or "x"

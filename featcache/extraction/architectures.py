@@ -1,0 +1,249 @@
+"""The architectures that come by name, and how each becomes a backbone.
+
+`BACKBONES` at the foot names them all with the width of their vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.errors import RecipeError, WeightsError
+from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
+from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
+
+if TYPE_CHECKING:
+    import torch
+
+_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A classification model of torchvision.
+
+    Attributes
+    ----------
+    dim : int
+        Width of the vector before the last, classifying layer.
+    library : str
+    """
+
+    dim: int
+    library: str = "torchvision"
+
+    def published(self, name: str) -> dict[str, Published]:
+        """Its weight files by tag, the default first."""
+        from torchvision.models import get_model_weights
+
+        enum = get_model_weights(name)
+        # VGG16's IMAGENET1K_FEATURES holds NaN in the layers behind the convolutions.
+        members = [enum.DEFAULT, *(m for m in enum if m != enum.DEFAULT)]
+        return {m.name: Published(m.name, m.url) for m in members if "FEATURES" not in m.name}
+
+    def open(
+        self, name: str, weights: str, folder: Path | None, layer: str, image_size: int | None
+    ) -> Backbone:
+        """The backbone with these weights and the preprocessing that belongs to them."""
+        from torchvision.models import get_model_weights
+
+        found = find_weights(name, weights, self.published(name), folder)
+        enum = get_model_weights(name)
+        own = enum[found.tag] if found.tag in enum.__members__ else enum.DEFAULT
+        preprocess = _preprocess(own.transforms()).at(image_size)
+        _check_size(name, preprocess.crop, own.transforms().crop_size[0])
+        return Backbone(
+            name=name,
+            library=self.library,
+            weights=found.tag,
+            weights_sha256=found.sha256,
+            preprocess=preprocess,
+            build=lambda: _build(name, found, layer, preprocess.crop),
+            layer=layer if layer == PENULTIMATE else f"{layer}:mean",
+        )
+
+
+def _preprocess(transforms: Any) -> Preprocess:
+    """torchvision's `ImageClassification` preset as plain data."""
+    return Preprocess(
+        resize=transforms.resize_size[0],
+        crop=transforms.crop_size[0],
+        interpolation=transforms.interpolation.value,
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        antialias=bool(transforms.antialias),
+    )
+
+
+def _check_size(name: str, size: int, own: int) -> None:
+    if name.startswith("maxvit") and size != own:
+        raise RecipeError(f"{name} takes images of {own} px only, not {size}")
+    if name.startswith("vit_") and size % int(name.rsplit("_", 1)[1]):
+        patch = name.rsplit("_", 1)[1]
+        raise RecipeError(f"{name} cuts patches of {patch} px: {size} is no multiple of that")
+
+
+def _build(name: str, weights: Weights, layer: str, crop: int) -> torch.nn.Module:
+    import torch
+    from torchvision.models import get_model
+
+    # Its own generator state is put back: making a network must not disturb the caller's.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights.seed or 0)
+        network: torch.nn.Module = get_model(name, weights=None, **_options(name, weights, crop))
+    head = _take_classifier_away(network)
+    if weights.path is not None:
+        _load(network, name, weights.path, crop, (f"{head}.", "aux1.", "aux2.", "AuxLogits."))
+    if layer == PENULTIMATE:
+        return network
+    return at_layer(network, layer)
+
+
+def _options(name: str, weights: Weights, crop: int) -> dict[str, Any]:
+    """What torchvision's builder sets by itself when it is given its own weights."""
+    if name in ("googlenet", "inception_v3"):
+        # Without transform_input these networks see wrongly normalised images, silently.
+        fresh = weights.path is None
+        return {"transform_input": True, "aux_logits": False, "init_weights": fresh}
+    if name.startswith("vit_"):
+        return {"image_size": crop}
+    return {}
+
+
+def _take_classifier_away(network: torch.nn.Module) -> str:
+    """Replace the last layer by nothing, so that the network gives what went into it."""
+    from torch import nn
+
+    if type(network).__name__ == "SqueezeNet":  # its classifier is a convolution, then pooling
+        network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
+        return "classifier"
+    linear: list[str] = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == _CLASSES
+    ]
+    network.set_submodule(linear[-1], nn.Identity())
+    return linear[-1]
+
+
+def _load(
+    network: torch.nn.Module, name: str, path: Path, crop: int, dropped: tuple[str, ...]
+) -> None:
+    state: Any = read_state(path)
+    if name.startswith("vit_"):
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        patch = int(name.rsplit("_", 1)[1])
+        metadata = getattr(state, "_metadata", None)
+        state = interpolate_embeddings(crop, patch, state)
+        if metadata is not None:
+            state._metadata = metadata
+    kept = fit_state(state, network, dropped)
+    missing, unexpected = _difference(network.state_dict(), kept)
+    if missing or unexpected:
+        shown = [f"absent: {_some(missing)}"] if missing else []
+        shown += [f"left over: {_some(unexpected)}"] if unexpected else []
+        raise WeightsError(
+            f"{path} holds no weights of {name} ({'; '.join(shown)})",
+            "Check --backbone and --weights: they must be of one architecture.",
+        )
+    network.load_state_dict(kept)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", … ({len(names)} in all)" if len(names) > 3 else "")
+
+
+def _difference(
+    wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+) -> tuple[list[str], list[str]]:
+    """Names absent or of another shape, and names left over."""
+    missing = [n for n, v in wanted.items() if n not in found or found[n].shape != v.shape]
+    return missing, [name for name in found if name not in wanted]
+
+
+BACKBONES: dict[str, Torchvision] = {
+    "alexnet": Torchvision(4096),
+    "convnext_base": Torchvision(1024),
+    "convnext_large": Torchvision(1536),
+    "convnext_small": Torchvision(768),
+    "convnext_tiny": Torchvision(768),
+    "densenet121": Torchvision(1024),
+    "densenet161": Torchvision(2208),
+    "densenet169": Torchvision(1664),
+    "densenet201": Torchvision(1920),
+    "efficientnet_b0": Torchvision(1280),
+    "efficientnet_b1": Torchvision(1280),
+    "efficientnet_b2": Torchvision(1408),
+    "efficientnet_b3": Torchvision(1536),
+    "efficientnet_b4": Torchvision(1792),
+    "efficientnet_b5": Torchvision(2048),
+    "efficientnet_b6": Torchvision(2304),
+    "efficientnet_b7": Torchvision(2560),
+    "efficientnet_v2_l": Torchvision(1280),
+    "efficientnet_v2_m": Torchvision(1280),
+    "efficientnet_v2_s": Torchvision(1280),
+    "googlenet": Torchvision(1024),
+    "inception_v3": Torchvision(2048),
+    "maxvit_t": Torchvision(512),
+    "mnasnet0_5": Torchvision(1280),
+    "mnasnet0_75": Torchvision(1280),
+    "mnasnet1_0": Torchvision(1280),
+    "mnasnet1_3": Torchvision(1280),
+    "mobilenet_v2": Torchvision(1280),
+    "mobilenet_v3_large": Torchvision(1280),
+    "mobilenet_v3_small": Torchvision(1024),
+    "regnet_x_16gf": Torchvision(2048),
+    "regnet_x_1_6gf": Torchvision(912),
+    "regnet_x_32gf": Torchvision(2520),
+    "regnet_x_3_2gf": Torchvision(1008),
+    "regnet_x_400mf": Torchvision(400),
+    "regnet_x_800mf": Torchvision(672),
+    "regnet_x_8gf": Torchvision(1920),
+    "regnet_y_128gf": Torchvision(7392),
+    "regnet_y_16gf": Torchvision(3024),
+    "regnet_y_1_6gf": Torchvision(888),
+    "regnet_y_32gf": Torchvision(3712),
+    "regnet_y_3_2gf": Torchvision(1512),
+    "regnet_y_400mf": Torchvision(440),
+    "regnet_y_800mf": Torchvision(784),
+    "regnet_y_8gf": Torchvision(2016),
+    "resnet101": Torchvision(2048),
+    "resnet152": Torchvision(2048),
+    "resnet18": Torchvision(512),
+    "resnet34": Torchvision(512),
+    "resnet50": Torchvision(2048),
+    "resnext101_32x8d": Torchvision(2048),
+    "resnext101_64x4d": Torchvision(2048),
+    "resnext50_32x4d": Torchvision(2048),
+    "shufflenet_v2_x0_5": Torchvision(1024),
+    "shufflenet_v2_x1_0": Torchvision(1024),
+    "shufflenet_v2_x1_5": Torchvision(1024),
+    "shufflenet_v2_x2_0": Torchvision(2048),
+    "squeezenet1_0": Torchvision(512),
+    "squeezenet1_1": Torchvision(512),
+    "swin_b": Torchvision(1024),
+    "swin_s": Torchvision(768),
+    "swin_t": Torchvision(768),
+    "swin_v2_b": Torchvision(1024),
+    "swin_v2_s": Torchvision(768),
+    "swin_v2_t": Torchvision(768),
+    "vgg11": Torchvision(4096),
+    "vgg11_bn": Torchvision(4096),
+    "vgg13": Torchvision(4096),
+    "vgg13_bn": Torchvision(4096),
+    "vgg16": Torchvision(4096),
+    "vgg16_bn": Torchvision(4096),
+    "vgg19": Torchvision(4096),
+    "vgg19_bn": Torchvision(4096),
+    "vit_b_16": Torchvision(768),
+    "vit_b_32": Torchvision(768),
+    "vit_h_14": Torchvision(1280),
+    "vit_l_16": Torchvision(1024),
+    "vit_l_32": Torchvision(1024),
+    "wide_resnet101_2": Torchvision(2048),
+    "wide_resnet50_2": Torchvision(2048),
+}

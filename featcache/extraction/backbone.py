@@ -1,0 +1,160 @@
+"""Backbone: architecture + weights + layer + preprocessing, and the network they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache.errors import FeatcacheError, UnknownName, unknown
+from featcache.extraction.preprocess import Preprocess
+from featcache.store.key import Key
+
+if TYPE_CHECKING:
+    import torch
+
+PENULTIMATE = "penultimate"
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A pretrained network that turns an image into a vector.
+
+    Attributes
+    ----------
+    name : str
+        For instance "resnet18".
+    library : str
+        Where the architecture comes from; another library's network of the same name is
+        another backbone.
+    weights : str
+        Their tag.
+    weights_sha256 : str
+        Hex digest of the weight file, or "random:SEED".
+    preprocess : Preprocess
+    build : callable
+        Makes the network: float32 (n, 3, crop, crop), normalised -> (n, d). Called only when
+        there is something to compute.
+    layer : str, default "penultimate"
+        Whose output is taken, and how it is pooled.
+    """
+
+    name: str
+    library: str
+    weights: str
+    weights_sha256: str
+    preprocess: Preprocess
+    build: Callable[[], torch.nn.Module]
+    layer: str = PENULTIMATE
+
+    def key(self, precision: str = "fp32", dtype: str = "float32") -> Key:
+        """The cache key of this backbone's vectors in a precision and a stored dtype."""
+        return Key(
+            backbone=self.name,
+            library=self.library,
+            weights=self.weights,
+            weights_sha256=self.weights_sha256,
+            layer=self.layer,
+            preprocess=self.preprocess.plain(),
+            precision=precision,
+            dtype=dtype,
+        )
+
+
+def open_backbone(
+    backbone: str | Backbone,
+    *,
+    weights: str = "auto",
+    weights_dir: str | Path | None = None,
+    layer: str = PENULTIMATE,
+    image_size: int | None = None,
+) -> Backbone:
+    """Find a backbone by name, with its weights and its own preprocessing.
+
+    Parameters
+    ----------
+    backbone : str or Backbone
+        A name in `BACKBONES`, or an object of your own, returned as it is.
+    weights : str, default "auto"
+        "auto" (the library's default), a tag, a file, or "random[:SEED]".
+    weights_dir : str or Path, optional
+        A folder of weight files, searched first (default: FEATCACHE_WEIGHTS).
+    layer : str, default "penultimate"
+        Or the name of a module of the network, whose output is averaged over positions.
+    image_size : int, optional
+        Side of the square that the network sees, in pixels; its own by default.
+
+    Raises
+    ------
+    UnknownName
+        Where there is no such backbone.
+    WeightsError
+        Where its weights can't be found or read.
+    """
+    from featcache.extraction.architectures import BACKBONES
+
+    if isinstance(backbone, Backbone):
+        return backbone
+    if backbone not in BACKBONES:
+        raise unknown("backbone", backbone, BACKBONES, "See: featcache backbones")
+    folder = None if weights_dir is None else Path(weights_dir).expanduser()
+    return BACKBONES[backbone].open(backbone, weights, folder, layer, image_size)
+
+
+def at_layer(network: torch.nn.Module, layer: str) -> torch.nn.Module:
+    """The network cut at a named module; maps and token sequences are averaged over positions."""
+    from torch import nn
+
+    modules = dict(network.named_modules())
+    if layer not in modules or not layer:
+        raise unknown("layer", layer, [name for name in modules if name])
+
+    class AtLayer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.output: torch.Tensor | None = None
+            modules[layer].register_forward_hook(self._keep)
+
+        def _keep(self, _: nn.Module, __: object, output: torch.Tensor) -> None:
+            self.output = output
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.network(x)
+            output, self.output = self.output, None
+            if output is None or output.ndim not in (2, 3, 4):
+                raise FeatcacheError(f"layer {layer!r} gives no vector, map or tokens")
+            if output.ndim == 4:
+                return output.mean(dim=(2, 3))  # (n, d)
+            return output.mean(dim=1) if output.ndim == 3 else output  # (n, d)
+
+    return AtLayer()
+
+
+def open_backbones(
+    backbone: str | Backbone | Sequence[str | Backbone],
+    *,
+    weights: str = "auto",
+    weights_dir: str | Path | None = None,
+    layer: str = PENULTIMATE,
+    image_size: int | None = None,
+) -> list[Backbone]:
+    """`open_backbone` for one or several names."""
+    several = [backbone] if isinstance(backbone, str | Backbone) else list(backbone)
+    names = [b.name if isinstance(b, Backbone) else b for b in several]
+    if not several:
+        raise UnknownName("no backbone named", "For instance --backbone resnet18.")
+    if len(set(names)) < len(names):
+        raise UnknownName(f"the same backbone twice: {', '.join(names)}", "Name each once.")
+    if len(several) > 1 and Path(weights).suffix in (".pth", ".pt", ".safetensors"):
+        raise UnknownName(
+            f"--weights {weights} is one file, and there are {len(several)} backbones",
+            "Put a file for each into one folder and pass --weights-dir FOLDER.",
+        )
+    return [
+        open_backbone(
+            b, weights=weights, weights_dir=weights_dir, layer=layer, image_size=image_size
+        )
+        for b in several
+    ]

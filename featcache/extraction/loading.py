@@ -1,0 +1,153 @@
+"""Loading: images are read, decoded and cut by threads, ahead of the network."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import RecipeError
+from featcache.extraction.preprocess import Pixels, Preprocess
+from featcache.hashing import sha256_bytes
+from featcache.images.decode import BadImage, decode
+from featcache.images.manifest import Images
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why an image could not be embedded.
+
+    Attributes
+    ----------
+    kind : {"decode", "read"}
+        The same bytes will fail to decode again; a file that can't be read now may be later.
+    text : str
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass
+class Batch:
+    """Some images, ready for the networks.
+
+    Attributes
+    ----------
+    rows : int array of shape (n,)
+        Their rows in the manifest.
+    pixels : dict of Preprocess to uint8 array of shape (n, 3, crop, crop)
+    problems : dict of row to Problem
+        Images that dropped out.
+    read, decode : float
+        Seconds that threads spent, summed.
+    """
+
+    rows: NDArray[np.intp]
+    pixels: dict[Preprocess, Pixels]
+    problems: dict[int, Problem] = field(default_factory=dict)
+    read: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    row: int
+    pixels: list[Pixels]
+    problem: Problem | None
+    read: float
+    decode: float
+
+
+def count_workers(workers: int | str) -> int:
+    """How many threads "auto" means: one for each core, at most 16."""
+    if workers == "auto":
+        return min(16, os.cpu_count() or 1)
+    if not isinstance(workers, int) or workers < 1:
+        raise RecipeError(f"workers {workers!r} is no positive number")
+    return workers
+
+
+def load_batches(
+    images: Images,
+    rows: NDArray[np.intp],
+    preprocesses: Sequence[Preprocess],
+    batch_size: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """Read these rows in order, decode each once, and cut it for every preprocessing.
+
+    Parameters
+    ----------
+    images : Images
+    rows : int array
+        Rows of the manifest.
+    preprocesses : sequence of Preprocess
+        Without repeats.
+    batch_size : int
+        Rows taken for each batch; broken images make it shorter.
+    workers : int
+        Threads.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="featcache-load")
+    waiting: deque[Future[_Loaded]] = deque()
+    upcoming = iter(rows.tolist())
+    try:
+        # Two batches ahead: enough to hide decoding, and memory stays bounded.
+        for row in islice(upcoming, 2 * batch_size + workers):
+            waiting.append(pool.submit(_load, images, row, preprocesses))
+        while waiting:
+            loaded = []
+            for _ in range(min(batch_size, len(waiting))):
+                loaded.append(waiting.popleft().result())
+                for row in islice(upcoming, 1):
+                    waiting.append(pool.submit(_load, images, row, preprocesses))
+            yield _collate(loaded, preprocesses)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(images: Images, row: int, preprocesses: Sequence[Preprocess]) -> _Loaded:
+    start = perf_counter()
+    try:
+        content = images.read(row)
+    except OSError as error:
+        problem = Problem("read", f"can't be read: {error.strerror or error}")
+        return _Loaded(row, [], problem, perf_counter() - start, 0.0)
+    if isinstance(content, bytes) and sha256_bytes(content) != images.sha256[row]:
+        # Stored under the old digest, its vector would be silently wrong.
+        problem = Problem("read", "has changed since it was listed; run again with --rehash")
+        return _Loaded(row, [], problem, perf_counter() - start, 0.0)
+    middle = perf_counter()
+    try:
+        decoded = {alpha: decode(content, alpha) for alpha in {p.alpha for p in preprocesses}}
+        pixels = [preprocess.cut(decoded[preprocess.alpha]) for preprocess in preprocesses]
+    except BadImage as error:
+        problem = Problem("decode", error.problem)
+        return _Loaded(row, [], problem, middle - start, perf_counter() - middle)
+    return _Loaded(row, pixels, None, middle - start, perf_counter() - middle)
+
+
+def _collate(loaded: Sequence[_Loaded], preprocesses: Sequence[Preprocess]) -> Batch:
+    good = [one for one in loaded if one.problem is None]
+    pixels = {}
+    for i, preprocess in enumerate(preprocesses):
+        side = preprocess.crop
+        stack = np.empty((len(good), 3, side, side), np.uint8)
+        for place, one in zip(stack, good, strict=True):
+            place[...] = one.pixels[i]
+        pixels[preprocess] = stack
+    return Batch(
+        rows=np.array([one.row for one in good], np.intp),
+        pixels=pixels,
+        problems={one.row: one.problem for one in loaded if one.problem is not None},
+        read=sum(one.read for one in loaded),
+        decode=sum(one.decode for one in loaded),
+    )

@@ -1,0 +1,144 @@
+"""Preprocess: what happens to a decoded image before the network, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from featcache.errors import RecipeError, unknown
+from featcache.images.decode import POLICY
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels = NDArray[np.uint8]
+
+# Resized to a shorter side of 256, a strip of 1 × 5,000 pixels would have 327 million. Of a
+# longer one only the middle is resized: the centre crop sees nothing else.
+_LONGEST = 20
+
+
+def _turned(method: Image.Transpose) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.transpose(method)
+
+
+VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "none": lambda image: image,
+    "hflip": ImageOps.mirror,
+    "vflip": ImageOps.flip,
+    "rot90": _turned(Image.Transpose.ROTATE_90),
+    "rot180": _turned(Image.Transpose.ROTATE_180),
+    "rot270": _turned(Image.Transpose.ROTATE_270),
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Decode, view, resize, crop, scale to 0 … 1, normalise.
+
+    Attributes
+    ----------
+    resize : int
+        Length of the shorter side after resizing, in pixels.
+    crop : int
+        Side of the square cut from the centre, in pixels.
+    interpolation : {"bilinear", "bicubic", "nearest", "lanczos"}
+    mean, std : tuple of three floats
+        Subtracted from, and divided into, each channel of 0 … 1.
+    antialias : bool
+        Pillow always smooths when it makes smaller; False is refused.
+    colour : {"RGB"}
+    alpha : {"white", "black"}
+        What shows through transparent pixels.
+    view : str
+        A name in `VIEWS`.
+    decode : int
+        The version of the decode policy.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    antialias: bool = True
+    colour: str = "RGB"
+    alpha: str = "white"
+    view: str = "none"
+    decode: int = POLICY
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise RecipeError(f"crop {self.crop} must be between 1 and resize {self.resize} pixels")
+        if self.view not in VIEWS:
+            raise unknown("view", self.view, VIEWS)
+        if self.interpolation not in _filters():
+            raise unknown("interpolation", self.interpolation, _filters())
+        if self.colour != "RGB" or not self.antialias or self.decode != POLICY:
+            raise RecipeError("only colour RGB, with antialias, in the current decode policy")
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def at(self, image_size: int | None) -> Preprocess:
+        """The same with another crop, the shorter side scaled along."""
+        if image_size is None:
+            return self
+        return replace(self, crop=image_size, resize=round(self.resize * image_size / self.crop))
+
+    def cut(self, image: Image.Image) -> Pixels:
+        """View, resize and crop a decoded image, as torchvision does on Pillow images.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Mode RGB, as `decode` gives it.
+
+        Returns
+        -------
+        uint8 array of shape (3, crop, crop)
+        """
+        image = _middle(VIEWS[self.view](image))
+        width, height = image.size
+        short = min(width, height)
+        # torchvision.transforms.functional: the longer side is rounded down
+        size = (self.resize * width // short, self.resize * height // short)
+        if size != image.size:
+            image = image.resize(size, _filters()[self.interpolation])
+        left = round((size[0] - self.crop) / 2)
+        top = round((size[1] - self.crop) / 2)
+        image = image.crop((left, top, left + self.crop, top + self.crop))
+        return np.asarray(image).transpose(2, 0, 1)  # (3, crop, crop)
+
+    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels (n, 3, h, w) on any device as the network takes them, float32."""
+        mean = batch.new_tensor(self.mean, dtype=_float32()).view(1, 3, 1, 1)
+        std = batch.new_tensor(self.std, dtype=_float32()).view(1, 3, 1, 1)
+        return batch.to(_float32()).div_(255).sub_(mean).div_(std)  # (n, 3, h, w)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    short = min(width, height)
+    if max(width, height) <= _LONGEST * short:
+        return image
+    w, h = min(width, _LONGEST * short), min(height, _LONGEST * short)
+    left, top = (width - w) // 2, (height - h) // 2
+    return image.crop((left, top, left + w, top + h))
+
+
+def _filters() -> dict[str, Image.Resampling]:
+    names = ("nearest", "bilinear", "bicubic", "lanczos")
+    return {name: Image.Resampling[name.upper()] for name in names}
+
+
+def _float32() -> torch.dtype:
+    import torch
+
+    return torch.float32

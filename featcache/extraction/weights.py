@@ -1,0 +1,263 @@
+"""Weights: find the file, check it, read it safely; never fall back to random ones."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.errors import RecipeError, WeightsError
+from featcache.hashing import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+VARIABLE = "FEATCACHE_WEIGHTS"
+_OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A weight file that a library publishes.
+
+    Attributes
+    ----------
+    tag : str
+        The library's name for it, for instance "IMAGENET1K_V1".
+    url : str
+        Where it is downloaded from; its file name ends in the first digits of its sha256.
+    """
+
+    tag: str
+    url: str
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def hash_prefix(self) -> str:
+        found = _OFFICIAL.search(self.file)
+        return found[1] if found else ""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were found.
+
+    Attributes
+    ----------
+    tag : str
+        The library's tag where the file is that file, "local" for any other, or "random".
+    sha256 : str
+        Hex digest of the file, or "random:SEED".
+    path : Path or None
+    seed : int or None
+        For random weights.
+    """
+
+    tag: str
+    sha256: str
+    path: Path | None = None
+    seed: int | None = None
+
+
+def find_weights(
+    architecture: str, spec: str, published: Mapping[str, Published], folder: Path | None = None
+) -> Weights:
+    """Find the weights that `spec` means.
+
+    Parameters
+    ----------
+    architecture : str
+        The backbone's name, which weight files in a folder begin with.
+    spec : str
+        "auto", a tag, a path, "random" or "random:SEED".
+    published : mapping of tag to Published
+        What the library offers, the default first.
+    folder : Path, optional
+        Searched first; by default the folder that FEATCACHE_WEIGHTS names.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    WeightsError
+        Where there are none; it names the file, its hash, the folders searched and the remedies.
+    """
+    if spec.split(":")[0] == "random":
+        return _random(spec)
+    if spec != "auto" and spec not in published:
+        return _given_path(architecture, Path(spec).expanduser(), published)
+    wanted = next(iter(published.values())) if spec == "auto" else published[spec]
+    folders = [path for path in (folder or _from_environment(), hub_folder()) if path]
+    for place in folders:
+        if not place.is_dir():
+            if place is folders[0] and place != hub_folder():
+                raise WeightsError(f"no weights folder {place}", f"Check --weights-dir/{VARIABLE}.")
+            continue
+        official = place / wanted.file
+        if official.is_file():
+            return _checked(official, wanted)
+        if place != hub_folder() and spec == "auto" and (own := _own(architecture, place)):
+            return Weights("local", sha256_file(own), own)
+    return _download(architecture, wanted, folders)
+
+
+def hub_folder() -> Path:
+    """Where torch keeps the weights that it downloads."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
+    """Read a weight file, as tensors and nothing else, in float32.
+
+    Raises
+    ------
+    WeightsError
+        Where it is no such file. A pickle that holds anything but tensors is refused.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    state: Any
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError,
+            KeyError, TypeError, AttributeError) as error:  # fmt: skip
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"{path} can't be read as weights: {first}",
+            "Pass a .safetensors file, or a .pth file that holds a state dict of tensors only.",
+        ) from None
+    for name in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    if not isinstance(state, Mapping) or not all(torch.is_tensor(v) for v in state.values()):
+        raise WeightsError(f"{path} holds no state dict of tensors")
+    plain = OrderedDict(
+        (name.removeprefix("module."), v.float() if v.is_floating_point() else v)
+        for name, v in state.items()
+    )
+    if hasattr(state, "_metadata"):  # layer versions, which some layers need to read old files
+        plain._metadata = state._metadata  # type: ignore[attr-defined]
+    return plain
+
+
+def _random(spec: str) -> Weights:
+    _, _, seed = spec.partition(":")
+    if seed and not seed.isdecimal():
+        raise RecipeError(f"weights {spec!r}: the seed is no number", "For instance random:0.")
+    return Weights("random", f"random:{int(seed or 0)}", seed=int(seed or 0))
+
+
+def _given_path(architecture: str, path: Path, published: Mapping[str, Published]) -> Weights:
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder", f"Pass it with --weights-dir {path}.")
+    if not path.is_file():
+        raise WeightsError(
+            f"{architecture} has no weights {str(path)!r}",
+            f"Pass auto, random[:SEED], a file, or one of its tags: {', '.join(published)}.",
+        )
+    for known in published.values():
+        if path.name == known.file:
+            return _checked(path, known)
+    return Weights("local", sha256_file(path), path)
+
+
+def _checked(path: Path, wanted: Published) -> Weights:
+    """The file under a published name, if it has the hash that its name promises."""
+    digest = sha256_file(path)
+    if not digest.startswith(wanted.hash_prefix):
+        raise WeightsError(
+            f"{path} is not the published file: its sha256 begins {digest[:8]}, not "
+            f"{wanted.hash_prefix}",
+            "It is damaged or changed: delete it, or rename it if these are weights of your own.",
+        )
+    return Weights(wanted.tag, digest, path)
+
+
+def _own(architecture: str, folder: Path) -> Path | None:
+    """A file for this architecture in the user's own folder."""
+    for name in (f"{architecture}.safetensors", f"{architecture}.pth"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob(f"{architecture}-*.pth"))
+    if len(found) > 1:
+        raise WeightsError(
+            f"{folder} has several weight files for {architecture}: "
+            f"{', '.join(path.name for path in found)}",
+            "Say which with --weights PATH.",
+        )
+    return found[0] if found else None
+
+
+def _from_environment() -> Path | None:
+    value = os.environ.get(VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def _download(architecture: str, wanted: Published, folders: list[Path]) -> Weights:
+    import torch
+
+    target = hub_folder() / wanted.file
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            wanted.url, str(target), hash_prefix=wanted.hash_prefix or None, progress=False
+        )
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"{architecture} needs the weights {wanted.file} (sha256 begins "
+            f"{wanted.hash_prefix or '?'}), and they can't be downloaded: {error}\n"
+            f"searched: {', '.join(str(folder) for folder in folders)}",
+            f"- fetch {wanted.url} elsewhere and put it into {folders[0]}\n"
+            f"- or keep weights in a folder of your own ({architecture}.safetensors or "
+            f"{architecture}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
+            "- or pass --weights random:0 to try the pipeline with untrained features",
+        ) from None
+    return _checked(target, wanted)
+
+
+def fit_state(
+    state: OrderedDict[str, torch.Tensor], module: torch.nn.Module, dropped: tuple[str, ...]
+) -> OrderedDict[str, torch.Tensor]:
+    """The part of a state dict that a network without its classifier needs.
+
+    Parameters
+    ----------
+    state : state dict
+    module : torch.nn.Module
+        The network, its last layer already taken away.
+    dropped : tuple of str
+        Prefixes of what was taken away.
+    """
+    wanted = module.state_dict()
+    kept = OrderedDict(
+        (name, value) for name, value in _renamed(state) if not name.startswith(dropped)
+    )
+    for name, value in wanted.items():
+        if name.endswith("num_batches_tracked"):  # absent from old files, unused in eval
+            kept.setdefault(name, value)
+    kept._metadata = getattr(state, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
+    return kept
+
+
+def _renamed(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """DenseNet files of old spell `norm.1.weight` for `norm1.weight`."""
+    for name, value in state.items():
+        yield re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name), value

@@ -22,6 +22,31 @@ _CLASSES = 1000
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large a backbone is, with its default weights.
+
+    Attributes
+    ----------
+    millions : float
+        Parameters, in millions.
+    megabytes : float
+        The weight file.
+    gflops : float
+        Multiplications and additions for one image, in billions.
+    pixels : int
+        Side of the image that it sees.
+    tag : str
+        The default weights.
+    """
+
+    millions: float
+    megabytes: float
+    gflops: float
+    pixels: int
+    tag: str
+
+
+@dataclass(frozen=True)
 class Torchvision:
     """A classification model of torchvision.
 
@@ -43,6 +68,20 @@ class Torchvision:
         # VGG16's IMAGENET1K_FEATURES holds NaN in the layers behind the convolutions.
         members = [enum.DEFAULT, *(m for m in enum if m != enum.DEFAULT)]
         return {m.name: Published(m.name, m.url) for m in members if "FEATURES" not in m.name}
+
+    def size(self, name: str) -> Size:
+        """How large it is."""
+        from torchvision.models import get_model_weights
+
+        default = get_model_weights(name).DEFAULT
+        meta = default.meta
+        return Size(
+            millions=meta["num_params"] / 1e6,
+            megabytes=meta.get("_file_size", float("nan")),
+            gflops=meta.get("_ops", float("nan")),
+            pixels=default.transforms().crop_size[0],
+            tag=default.name,
+        )
 
     def open(
         self, name: str, weights: str, folder: Path | None, layer: str, image_size: int | None

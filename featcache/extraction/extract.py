@@ -76,6 +76,24 @@ class Report:
         )
     )
 
+    def time_line(self) -> str:
+        """One line: how many images a second, and where the time went."""
+        total = self.seconds["total"]
+        computed = max((done.computed for done in self.outcomes), default=0)
+        if not computed:
+            return f"no forward pass, {total:.1f} s"
+        shares = ", ".join(
+            f"{name} {self.seconds[part] / total:.0%}"
+            for name, part in (
+                ("waiting for images", "wait"), ("computing", "compute"), ("writing", "write"),
+            )
+        )  # fmt: skip
+        return (
+            f"{computed:,} images in {total:.1f} s ({computed / total:,.1f}/s): {shares}; "
+            f"beside it the loading threads spent {self.seconds['read']:.1f} s reading and "
+            f"{self.seconds['decode']:.1f} s decoding"
+        )
+
 
 def extract(
     data: str | Path | Images = "digits",

@@ -1,0 +1,1 @@
+"""Run folders, comparison tables and plots."""

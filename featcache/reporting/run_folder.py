@@ -1,0 +1,266 @@
+"""Run folder: one candidate's result on disk, in JSON and CSV that any tool reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import DataError
+from featcache.fitting.evaluate import FoldResult, Result
+from featcache.fitting.splits import Fold, folds_to_json
+from featcache.hashing import sha256_json
+from featcache.store.features import Features
+
+FORMAT = 1
+_LIBRARIES = ("featcache", "numpy", "scikit-learn", "torch", "xgboost")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a comparison shows of one run folder.
+
+    Attributes
+    ----------
+    folder : Path
+    data, fusion, head : str
+    backbones : tuple of str
+    split : str
+        How it was tested: "test split" or "5 folds".
+    rows : str
+        Digest of the rows and folds: runs with equal ones were tested on the same.
+    tested : int
+        Test rows of all folds together.
+    metrics, sd : dict of str to float
+        Mean over the folds, and its standard deviation; None where undefined.
+    interval : (low, high)
+        95 % interval of the accuracy.
+    fit_seconds : float
+        One fit, as the mean over the folds.
+    created : str
+    """
+
+    folder: Path
+    data: str
+    backbones: tuple[str, ...]
+    fusion: str
+    head: str
+    split: str
+    rows: str
+    tested: int
+    metrics: dict[str, float | None]
+    sd: dict[str, float | None]
+    interval: tuple[float, float]
+    fit_seconds: float
+    created: str
+
+    @property
+    def name(self) -> str:
+        """For instance "resnet18+mobilenet_v2.concat.mlp"."""
+        return f"{'+'.join(self.backbones)}.{self.fusion}.{self.head}"
+
+    def metric(self, name: str) -> float:
+        """A metric's mean, NaN where it has none."""
+        value = self.metrics.get(name)
+        return float("nan") if value is None else value
+
+
+def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
+    """A digest of which rows were trained on and tested on, with their labels."""
+    rows = zip(features.ids.tolist(), features.sha256.tolist(), features.y.tolist(), strict=True)
+    return sha256_json({"rows": sorted(rows), "folds": folds_to_json(folds, features)})
+
+
+def run_digest(
+    features: Features,
+    rows: str,
+    fusion: str,
+    head: str,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> str:
+    """A digest of all that a run's numbers depend on: equal means that there is nothing to redo."""
+    return sha256_json(
+        {
+            "format": FORMAT,
+            "keys": features.keys,
+            "backbones": features.names,
+            "rows": rows,
+            "fusion": fusion,
+            "head": head,
+            "seed": seed,
+            "settings": settings,
+        }
+    )
+
+
+def save_run(
+    folder: Path,
+    result: Result,
+    features: Features,
+    folds: Sequence[Fold],
+    *,
+    rows: str,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> Run:
+    """Write a run folder, all or nothing, in place of one that is there.
+
+    Parameters
+    ----------
+    folder : Path
+    result : Result
+    features : Features
+        What was evaluated.
+    folds : sequence of Fold
+    rows : str
+        Their `rows_digest`.
+    seed : int
+    settings : mapping
+        What was set besides the defaults.
+    """
+    split = folds[0].name + " split" if len(folds) == 1 else f"{len(folds)} folds"
+    run = Run(
+        folder=folder,
+        data=result.data,
+        backbones=tuple(result.backbones),
+        fusion=result.fusion,
+        head=result.head,
+        split=split,
+        rows=rows,
+        tested=sum(len(fold.ids) for fold in result.folds),
+        metrics=_finite(result.metrics),
+        sd=_finite(result.sd),
+        interval=result.interval,
+        fit_seconds=result.fit_seconds / len(result.folds),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _write_json(temporary / "run.json", _facts(run, result, seed, settings))
+        _write_json(temporary / "metrics.json", _metrics(run, result))
+        _write_json(temporary / "splits.json", folds_to_json(folds, features))
+        _write_predictions(temporary / "predictions.csv", result)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return run
+
+
+def read_run(folder: Path) -> Run:
+    """Read what a comparison shows of a run folder.
+
+    Raises
+    ------
+    DataError
+        Where it is no run folder.
+    """
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return Run(
+            folder=folder,
+            data=facts["data"],
+            backbones=tuple(facts["backbones"]),
+            fusion=facts["fusion"],
+            head=facts["head"],
+            split=facts["split"],
+            rows=facts["rows"],
+            tested=facts["tested"],
+            metrics=scores["mean"],
+            sd=scores["sd"],
+            interval=(scores["interval"][0], scores["interval"][1]),
+            fit_seconds=facts["fit_seconds"],
+            created=facts["created"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(
+            f"{folder} is no run folder: {type(error).__name__} {error}",
+            "A run folder holds run.json and metrics.json; delete it if it is of no use.",
+        ) from None
+
+
+def _facts(
+    run: Run, result: Result, seed: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    plain = asdict(run)
+    for elsewhere in ("folder", "metrics", "sd", "interval"):
+        del plain[elsewhere]
+    return {
+        "format": FORMAT,
+        "name": run.name,
+        **plain,
+        "seed": seed,
+        "settings": dict(settings),
+        "keys": dict(zip(result.backbones, result.keys, strict=True)),
+        "classes": result.classes,
+        "predict_seconds": result.predict_seconds / len(result.folds),
+        "versions": {name: _version(name) for name in _LIBRARIES},
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _metrics(run: Run, result: Result) -> dict[str, Any]:
+    return {
+        "mean": run.metrics,
+        "sd": run.sd,
+        "interval": list(run.interval),
+        "folds": [_fold_facts(fold) for fold in result.folds],
+    }
+
+
+def _fold_facts(fold: FoldResult) -> dict[str, Any]:
+    return {
+        "name": fold.name,
+        "train": fold.train_size,
+        "test": len(fold.ids),
+        "metrics": _finite(fold.metrics),
+        "fit_seconds": fold.fit_seconds,
+        "predict_seconds": fold.predict_seconds,
+        "history": fold.history,
+    }
+
+
+def _write_predictions(path: Path, result: Result) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        with_proba = result.folds[0].proba is not None
+        columns = [f"p_{name}" for name in result.classes] if with_proba else []
+        writer.writerow(["id", "fold", "true", "pred", *columns])
+        for fold in result.folds:
+            proba = [[]] * len(fold.ids) if fold.proba is None else fold.proba.tolist()
+            for id_, true, pred, row in zip(
+                fold.ids.tolist(), fold.true.tolist(), fold.pred.tolist(), proba, strict=True
+            ):
+                writer.writerow([id_, fold.name, true, pred, *(f"{p:.6g}" for p in row)])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {name: None if value != value else float(value) for name, value in values.items()}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,83 @@
+"""featcache extract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache.cli.console import note, progress_bar
+from featcache.cli.options import (
+    backbone_option,
+    cache_option,
+    data_options,
+    extract_options,
+    with_log,
+)
+
+if TYPE_CHECKING:
+    from featcache.extraction.extract import Report
+
+
+@click.command()
+@data_options
+@backbone_option
+@extract_options
+@cache_option
+@click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
+@click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
+@with_log
+@click.pass_context
+def extract(
+    ctx: click.Context,
+    /,
+    data: str | None,
+    name: str | None,
+    data_root: str | None,
+    group: str | None,
+    backbone: list[str],
+    cache: str,
+    rehash: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Embed images with pretrained backbones, into the cache.
+
+    What the cache holds already is not computed again.
+
+    \b
+    Example:
+      featcache extract --backbone resnet18
+      featcache extract --data photos --backbone resnet18,mobilenet_v2
+      featcache extract --data cells.csv --data-root scans --backbone vgg16 --image-size 320
+    """
+    from featcache.extraction.extract import fill_cache
+    from featcache.images.sources import open_images
+
+    if not backbone:
+        raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18", ctx)
+    images = open_images(
+        data or "digits", name=name, data_root=data_root, group=group, cache=cache, rehash=rehash
+    )
+    note(images.describe())
+    with progress_bar("images", quiet) as progress:
+        report = fill_cache(images, backbone=backbone, cache=cache, progress=progress, **options)
+    show_report(report, cache)
+    if report.failed:
+        ctx.exit(3)
+
+
+def show_report(report: Report, cache: str) -> None:
+    """What was extracted, on stdout; where the time went and what failed, on stderr."""
+    for done in report.outcomes:
+        what = f"{done.computed:,} computed" if done.computed else "nothing to compute"
+        click.echo(f"{done.backbone}: {done.path}, {done.rows:,} vectors, {what}")
+    note(report.time_line())
+    if report.failed:
+        click.secho(
+            f"warning: {len(report.failed)} images failed, listed in "
+            f"{cache}/{report.data}/failed.csv; for instance:",
+            err=True, fg="yellow",
+        )  # fmt: skip
+        for id_, problem in list(report.failed.items())[:3]:
+            click.echo(f"  {id_}: {problem}", err=True)

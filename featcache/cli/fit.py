@@ -1,0 +1,82 @@
+"""featcache fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featcache.cli.cached import cached_features
+from featcache.cli.console import show_table
+from featcache.cli.options import (
+    backbone_option,
+    cache_option,
+    data_options,
+    fit_options,
+    reports_option,
+    with_log,
+)
+
+
+@click.command()
+@data_options
+@backbone_option
+@click.option(
+    "--fusion",
+    default="concat",
+    show_default=True,
+    metavar="NAME",
+    help="How the backbones' vectors become one.",
+)
+@click.option("--head", default="mlp", show_default=True, metavar="NAME", help="The classifier.")
+@fit_options
+@cache_option
+@reports_option
+@with_log
+def fit(
+    data: str | None,
+    name: str | None,
+    data_root: str | None,
+    group: str | None,
+    backbone: list[str],
+    cache: str,
+    reports: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Fit and score one classifier on cached features.
+
+    \b
+    Example:
+      featcache fit --fusion concat --head mlp
+      featcache fit --data photos --backbone resnet18 --head svm --folds 10
+      featcache fit --fusion attention --head mlp --set head.hidden=[512,512]
+    """  # fmt: skip
+    from featcache import compare
+
+    features = cached_features(data, name, data_root, group, backbone, cache)
+    run = compare(features, reports=reports, singles=False, **options).best
+    rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]
+    show_table(("metric", "mean", "sd over folds"), rows, f"{run.name}, {run.split}")
+    low, high = run.interval
+    click.echo(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
+               f"{run.tested:,} test images, {run.fit_seconds:.2f} s a fit")  # fmt: skip
+    click.echo(run.folder)
+
+
+_SHOWN = (
+    ("accuracy", "accuracy"),
+    ("balanced accuracy", "balanced_accuracy"),
+    ("precision (macro)", "precision"),
+    ("recall (macro)", "recall"),
+    ("F1 (macro)", "f1"),
+    ("AUC", "auc"),
+    ("log loss", "log_loss"),
+    ("calibration error", "ece"),
+)
+
+
+def _values(run: Any, metric: str) -> tuple[str, str]:
+    sd = run.sd.get(metric)
+    mean = run.metrics.get(metric)
+    return ("–" if mean is None else f"{mean:.4f}", "–" if sd is None else f"{sd:.4f}")

@@ -1,0 +1,111 @@
+"""Options that several commands share, under the names that recipes and the API use too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NumberOrAuto(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A positive number, or "auto"."""
+
+    name = "N|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if isinstance(value, int) or value == "auto":
+            return "auto" if value == "auto" else int(value)
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither a positive number nor auto", param, ctx)
+        return int(value)
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
+    """`--head a,b --head c` as [a, b, c]."""
+    return [name.strip() for part in value for name in part.split(",") if name.strip()]
+
+
+def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
+    """`--set head.hidden=512` as {"head.hidden": 512}."""
+    import yaml
+
+    found = {}
+    for text in value:
+        name, equals, plain = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", ctx, param)
+        try:
+            found[name.strip()] = yaml.safe_load(plain)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"{plain!r} is no YAML value", ctx, param) from None
+    return found
+
+
+def several(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """An option that may be repeated and may hold a comma-separated list."""
+    return click.option(*names, multiple=True, callback=_names, metavar="NAME", **attributes)
+
+
+def _stack(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def with_log(command: F) -> F:
+    """Add --quiet, and set up logging before the command starts."""
+
+    @click.option("-q", "--quiet", is_flag=True, help="Only warnings and results.")
+    @wraps(command)
+    def wrapped(*args: Any, quiet: bool, **kwargs: Any) -> Any:
+        from featcache.cli.console import set_up_logging
+
+        set_up_logging(quiet)
+        return command(*args, quiet=quiet, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+data_options = _stack([
+    click.option("--data", metavar="SPEC", help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); torchvision:CIFAR10."),
+    click.option("--name", metavar="NAME", help="The data set's name in the cache; by default the folder's."),
+    click.option("--data-root", metavar="FOLDER", help="What a table's paths are relative to; where torchvision keeps its data."),
+    click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, or 'parent' for an image's folder."),
+])  # fmt: skip
+
+backbone_option = several(
+    "--backbone", help="A backbone's name; repeat it, or separate by commas. See: featcache backbones."
+)  # fmt: skip
+
+extract_options = _stack([
+    click.option("--weights", default="auto", show_default=True, metavar="WHICH", help="auto, a tag, a .pth or .safetensors file, or random[:SEED]."),
+    click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
+    click.option("--layer", default="penultimate", show_default=True, metavar="NAME", help="Whose output to take; maps are averaged over positions."),
+    click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the square that the network sees, in pixels; by default its own."),
+    click.option("--device", default="auto", show_default=True, metavar="WHERE", help="auto, cpu, cuda or cuda:1."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="What the network computes in."),
+    click.option("--engine", type=click.Choice(["auto", "eager"]), default="auto", show_default=True, help="How the network is run."),
+    click.option("-b", "--batch-size", type=NumberOrAuto(), default="auto", show_default=True, help="Images in a forward pass."),
+    click.option("-j", "--workers", type=NumberOrAuto(), default="auto", show_default=True, help="Threads that read and decode."),
+])  # fmt: skip
+
+fit_options = _stack([
+    click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),
+    click.option("--test-split/--no-test-split", default=None, help="Insist on the data's own split, or don't use it."),
+    click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter, for instance head.hidden=512 or attention.dim=64."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of folds and training."),
+    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
+    click.option("--again", is_flag=True, help="Fit even what was run before."),
+])  # fmt: skip
+
+cache_option = click.option("--cache", default="cache", show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
+reports_option = click.option("--reports", default="reports", show_default=True, metavar="FOLDER", help="The reports folder.")  # fmt: skip

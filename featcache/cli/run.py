@@ -1,0 +1,44 @@
+"""featcache run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.compare import say_fitted
+from featcache.cli.console import note, progress_bar, show_runs
+from featcache.cli.extract import show_report
+from featcache.cli.options import with_log
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Check the recipe and say what it would do.")
+@with_log
+@click.pass_context
+def run(ctx: click.Context, recipe: Path, dry_run: bool, quiet: bool) -> None:
+    """Run a recipe: extract, fit and compare.
+
+    What the cache holds already is not computed again, nor is what was fitted before.
+
+    \b
+    Example:
+      featcache run pipelines/digits.yaml
+    """
+    import yaml
+
+    from featcache.recipe import compare_for, extract_for, load_recipe
+
+    loaded = load_recipe(recipe)
+    if dry_run:
+        click.echo(yaml.safe_dump(loaded.model_dump(exclude_none=True), sort_keys=False).rstrip())
+        return
+    with progress_bar("images", quiet) as progress:
+        report = extract_for(loaded, progress)
+    show_report(report, loaded.cache)
+    done = compare_for(loaded, report, say_fitted)
+    show_runs(done.runs, f"{done.best.data}, {done.best.split}, {done.best.tested:,} test images")
+    note(f"{loaded.reports}/{report.data}/comparison.png")
+    if report.failed:
+        ctx.exit(3)

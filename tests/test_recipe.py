@@ -1,0 +1,82 @@
+"""Recipes: strict, helpful, and the same experiment as the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from featcache.errors import RecipeError
+from featcache.recipe import Recipe, load_recipe, make_recipe, run
+
+PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
+def test_every_shipped_recipe_loads_and_opens_with_its_question(path: Path) -> None:
+    load_recipe(path)
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert first.endswith("?")
+
+
+def test_one_name_stands_for_a_list_of_one() -> None:
+    assert make_recipe({"backbone": "resnet18"}).backbone == ["resnet18"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "part"),
+    [
+        ({"backbone": "a", "fusoin": "concat"}, "Did you mean fusion"),
+        ({}, "lacks 'backbone'"),
+        ({"backbone": "a", "folds": "five"}, "folds is 'five'"),
+        ({"backbone": "a", "seed": True}, "seed"),
+        ({"backbone": []}, "backbone"),
+        ({"backbone": "a", "image_size": 64.5}, "image_size"),
+    ],
+)
+def test_a_bad_recipe_is_one_clear_error(plain: dict[str, Any], part: str) -> None:
+    with pytest.raises(RecipeError, match=part):
+        make_recipe(plain)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "", "a: [", "1: 2", "just text"])
+def test_what_is_no_mapping_is_no_recipe(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_yaml_can_t_build_objects(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("backbone: !!python/object/apply:os.system ['false']\n")
+    with pytest.raises(RecipeError, match="YAML"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_seed_zero_is_a_seed() -> None:
+    assert make_recipe({"backbone": "a", "seed": 0}).seed == 0
+
+
+def test_names_are_those_of_the_command_line() -> None:
+    from featcache.cli.compare import compare
+    from featcache.cli.extract import extract
+
+    options = {p.name for command in (extract, compare) for p in command.params}
+    renamed = {"settings": "set"}
+    not_of_the_experiment = {"quiet", "again", "rehash", "wait"}
+    assert {renamed.get(o, o) for o in options} - not_of_the_experiment == set(Recipe.model_fields)
+
+
+def test_a_recipe_runs_from_images_to_comparison(tmp_path: Path) -> None:
+    plain = {
+        "data": "digits", "backbone": ["resnet18"], "weights": "random:0", "image_size": 32,
+        "head": ["logreg"], "folds": 2,
+        "cache": str(tmp_path / "cache"), "reports": str(tmp_path / "reports"),
+    }  # fmt: skip
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(plain))
+    done = run(tmp_path / "r.yaml")
+    assert [r.name for r in done] == ["resnet18.concat.logreg"]
+    assert done.best.metric("accuracy") > 0.7
+    assert (tmp_path / "reports" / "comparison.md").is_file()

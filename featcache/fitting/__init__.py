@@ -1,0 +1,1 @@
+"""Stage 2: fusion, heads, folds, metrics and evaluation on cached features."""

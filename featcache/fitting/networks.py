@@ -1,0 +1,113 @@
+"""The torch modules of the attention fusion and of the MLP head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from featcache.errors import RecipeError
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Everything drawn on the CPU inside (initial weights, dropout) follows from `seed`.
+
+    The global random state is as before afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also reseed the GPUs, which this fork doesn't restore.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class MLP(nn.Module):
+    """(linear, ReLU, dropout) for each hidden width, then linear to the classes.
+
+    Parameters
+    ----------
+    width : int
+        Columns of the input.
+    hidden : sequence of int
+        Widths of the hidden layers; empty gives a linear classifier.
+    classes : int
+        Width of the output: one logit a class.
+    dropout : float, default 0.0
+        Share of the hidden units dropped in training.
+    """
+
+    def __init__(
+        self, width: int, hidden: Sequence[int], classes: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
+            width = size
+        self.layers = nn.Sequential(*layers, nn.Linear(width, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of x (n, width)."""
+        logits: Tensor = self.layers(x)  # (n, classes)
+        return logits
+
+
+class Attention(nn.Module):
+    """Cross-attention between the vectors of several backbones.
+
+    Each backbone's block is projected to a token of width `dim` and marked with a learned
+    embedding of its backbone. Every token attends to the others and itself; what it gathers is
+    added to it and layer-normalised.
+
+    Parameters
+    ----------
+    blocks : sequence of int
+        Width of each backbone's block (d1, …, dk).
+    dim : int, default 128
+        Width of a token; a multiple of `heads`.
+    heads : int, default 4
+        Attention heads.
+    dropout : float, default 0.0
+        Share of the attention weights dropped in training.
+
+    Raises
+    ------
+    RecipeError
+        Where `dim` is no multiple of `heads`.
+    """
+
+    def __init__(
+        self, blocks: Sequence[int], dim: int = 128, heads: int = 4, dropout: float = 0.0
+    ) -> None:
+        if heads < 1 or dim < 1 or dim % heads:
+            raise RecipeError(
+                f"attention of width {dim} can't be shared by {heads} heads",
+                "Make dim a multiple of heads, for instance dim 128 and heads 4.",
+            )
+        super().__init__()
+        self.blocks = tuple(blocks)
+        self.project = nn.ModuleList(nn.Linear(block, dim) for block in blocks)
+        self.embedding = nn.Parameter(torch.empty(len(self.blocks), dim))  # (k, dim)
+        nn.init.normal_(self.embedding, std=0.02)
+        self.attention = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The fused vectors (n, k * dim) of x (n, d1 + … + dk)."""
+        tokens = self._tokens(x)  # (n, k, dim)
+        gathered, _ = self.attention(tokens, tokens, tokens, need_weights=False)  # (n, k, dim)
+        fused: Tensor = self.norm(tokens + gathered)  # (n, k, dim)
+        return fused.flatten(1)  # (n, k * dim)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much token i attends to token j, mean over heads: (n, k, k), rows sum to 1."""
+        tokens = self._tokens(x)  # (n, k, dim)
+        _, weights = self.attention(tokens, tokens, tokens, need_weights=True)
+        return weights  # type: ignore[no-any-return]  # (n, k, k)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        parts = torch.split(x, list(self.blocks), dim=1)  # k of (n, d_i)
+        tokens = [project(part) for project, part in zip(self.project, parts, strict=True)]
+        return torch.stack(tokens, dim=1) + self.embedding  # (n, k, dim)

@@ -1,0 +1,212 @@
+"""One training loop for tensors that fit in memory."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedShuffleSplit
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featcache.errors import FeatcacheError, RecipeError
+
+History = dict[str, list[float]]
+Rows = NDArray[np.intp]
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train; AdamW on the cross entropy.
+
+    Attributes
+    ----------
+    epochs : int
+        Most passes over the training rows.
+    batch_size : int
+        Rows in one step.
+    lr : float
+        AdamW's learning rate.
+    weight_decay : float
+        AdamW's weight decay.
+    label_smoothing : float
+        Share of the target spread over all classes, in [0, 1).
+    patience : int
+        Epochs without a lower validation loss before training stops.
+    validation : float
+        Share of the rows, stratified, kept for early stopping, in [0, 1); 0 trains on all rows
+        for all epochs.
+
+    Raises
+    ------
+    RecipeError
+        For a value out of range.
+    """
+
+    epochs: int = 50
+    batch_size: int = 64
+    lr: float = 3e-4
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    patience: int = 5
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise RecipeError(f"{name} is {value!r}", "Give a whole number above 0.")
+        limits = {"lr": math.inf, "weight_decay": math.inf, "label_smoothing": 1, "validation": 1}
+        for name, most in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+                raise RecipeError(f"{name} is {value!r}", "Give a number.")
+            if not 0 <= value < most or (name == "lr" and value == 0):
+                raise RecipeError(f"{name} is {value!r}", f"Give a number from 0 to below {most}.")
+
+    @classmethod
+    def of(cls, estimator: Any) -> Schedule:
+        """The schedule among an estimator's parameters."""
+        return cls(**{field.name: getattr(estimator, field.name) for field in fields(cls)})
+
+
+def validation_rows(y: NDArray[Any], share: float, seed: int) -> tuple[Rows, Rows]:
+    """Rows to train on and rows to validate on, stratified by `y`.
+
+    No row is kept for validation (the second array is empty) where `share` is 0 or where the
+    share can't hold every class: a class with one row, or fewer validation rows than classes.
+
+    Returns
+    -------
+    (train, validation) : int arrays
+    """
+    everything, nothing = np.arange(len(y)), np.empty(0, dtype=np.intp)
+    classes, counts = np.unique(y, return_counts=True)
+    held = math.ceil(share * len(y))
+    if not share or counts.min() < 2 or held < len(classes) or len(y) - held < len(classes):
+        return everything, nothing
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+    train, validation = next(splitter.split(everything, y))
+    if len(np.unique(y[validation])) < len(classes):
+        return everything, nothing
+    return train, validation
+
+
+def train(network: nn.Module, X: Tensor, y: Tensor, schedule: Schedule, seed: int) -> History:
+    """Train a classifier in place; it is in evaluation mode afterwards.
+
+    With a validation share (see `validation_rows`) training stops early and the weights of the
+    epoch with the lowest validation loss are put back; without one, all epochs are run and the
+    last weights stay. Shuffling follows from `seed`; dropout from torch's global state, which
+    callers fix with `networks.seeded`.
+
+    Parameters
+    ----------
+    network : Module
+        From (n, d) to logits (n, classes).
+    X : float32 tensor of shape (n, d)
+    y : int64 tensor of shape (n,)
+        Class indices.
+    schedule : Schedule
+    seed : int
+
+    Returns
+    -------
+    dict of lists, one value an epoch
+        `train_loss` (smoothed, in training mode), `val_loss` (not smoothed) and `val_accuracy`;
+        the last two are empty without a validation share.
+
+    Raises
+    ------
+    FeatcacheError
+        Where the loss is no longer finite.
+    """
+    kept, held = (
+        torch.from_numpy(rows) for rows in validation_rows(y.numpy(), schedule.validation, seed)
+    )
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True
+    )
+    generator = torch.Generator().manual_seed(seed)
+    history: History = {"train_loss": [], "val_loss": [], "val_accuracy": []}
+    best, best_epoch, best_weights = math.inf, 0, None
+    for epoch in range(schedule.epochs):
+        order = kept[torch.randperm(len(kept), generator=generator)]
+        loss = _epoch(network, X, y, order, optimizer, schedule)
+        if not math.isfinite(loss):
+            raise FeatcacheError(
+                f"the training loss became {loss} in epoch {epoch + 1} (lr {schedule.lr:g})",
+                "Set a lower lr, and check that the features are standardised.",
+            )
+        history["train_loss"].append(loss)
+        if not len(held):
+            continue
+        val_loss, accuracy = _validate(network, X, y, held)
+        history["val_loss"].append(val_loss)
+        history["val_accuracy"].append(accuracy)
+        if val_loss < best:
+            best, best_epoch = val_loss, epoch
+            best_weights = copy.deepcopy(network.state_dict())
+        elif epoch - best_epoch >= schedule.patience:
+            break
+    if best_weights is not None:
+        network.load_state_dict(best_weights)
+    network.eval()
+    return history
+
+
+def _epoch(
+    network: nn.Module,
+    X: Tensor,
+    y: Tensor,
+    order: Tensor,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+) -> float:
+    """One pass over the rows in `order`; the mean loss."""
+    network.train()
+    total = torch.zeros(())
+    for rows in torch.split(order, schedule.batch_size):
+        logits = network(X.index_select(0, rows))  # (b, classes)
+        loss = functional.cross_entropy(
+            logits, y.index_select(0, rows), label_smoothing=schedule.label_smoothing
+        )
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        total += loss.detach() * len(rows)
+    return total.item() / len(order)
+
+
+def _validate(network: nn.Module, X: Tensor, y: Tensor, rows: Tensor) -> tuple[float, float]:
+    """Mean cross entropy and accuracy on `rows`."""
+    network.eval()
+    logits = infer(network, X, rows)  # (n, classes)
+    truth = y[rows]
+    loss = functional.cross_entropy(logits, truth).item()
+    return loss, (logits.argmax(1) == truth).float().mean().item()
+
+
+def infer(output: Callable[[Tensor], Tensor], X: Tensor, rows: Tensor | None = None) -> Tensor:
+    """The output for X, or its `rows`, of a network in evaluation mode, a piece at a time."""
+    with torch.inference_mode():
+        if rows is None:
+            return torch.cat([output(part) for part in torch.split(X, _CHUNK)])  # (n, out)
+        parts = [output(X.index_select(0, part)) for part in torch.split(rows, _CHUNK)]
+        return torch.cat(parts)  # (n, out)
+
+
+def as_tensor(X: NDArray[Any]) -> Tensor:
+    """A float32 tensor on X's memory where X allows it; a copy where X is read-only.
+
+    Workers of a parallel run get X as a read-only memory map, which torch doesn't take.
+    """
+    return torch.from_numpy(np.require(X, np.float32, ["C", "W"]))  # (n, d)

@@ -1,0 +1,150 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+from featcache.errors import FeatcacheError, RecipeError, UnknownName
+from featcache.fitting.boosting import XGBHead
+from featcache.fitting.heads import HEADS
+from featcache.fitting.mlp import MLPHead
+from featcache.fitting.svm import SVMHead
+
+from .conftest import make_features
+
+
+def small(name, seed=0):
+    head = HEADS[name](seed)
+    quick = {
+        "mlp": {"hidden": 16, "epochs": 15, "lr": 0.01},
+        "xgboost": {"n_estimators": 10, "colsample_bytree": 1.0, "n_jobs": 1},
+    }
+    return head.set_params(**quick.get(name, {}))
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("zebra", "ape", "yak")])
+@pytest.mark.parametrize("name", HEADS)
+def test_string_labels(name, classes):
+    features = make_features(classes=classes)
+    head = small(name).fit(features.X[:90], features.y[:90])
+    pred, proba = head.predict(features.X[90:]), head.predict_proba(features.X[90:])
+    assert (pred == features.y[90:]).mean() > 0.9
+    assert head.classes_.tolist() == sorted(classes)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(head.classes_[proba.argmax(axis=1)], pred)
+
+
+@pytest.mark.parametrize("name", ["mlp", "xgboost", "svm"])
+def test_seeds(name):
+    features = make_features(signal=0.3)
+
+    def proba(seed):
+        return small(name, seed).fit(features.X, features.y).predict_proba(features.X)
+
+    before = torch.get_rng_state()
+    np.testing.assert_array_equal(proba(0), proba(0))
+    assert not np.array_equal(proba(0), proba(1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_class_of_one_row(name):
+    features = make_features(n=60)
+    keep = np.flatnonzero((features.y != "owl") | (np.arange(60) == 2))
+    head = small(name).fit(features.X[keep], features.y[keep])
+    proba = head.predict_proba(features.X)
+    assert proba.shape == (60, 3)
+    assert np.isfinite(proba).all()
+    assert (head.predict(features.X[keep]) == features.y[keep]).mean() > 0.9
+
+
+@pytest.mark.parametrize("hidden", [8, (8,), [8]])
+def test_hidden_as_number_or_list(features, hidden):
+    head = MLPHead(hidden=hidden, epochs=1).fit(features.X, features.y)
+    assert head.network_.layers[0].out_features == 8
+
+
+@pytest.mark.parametrize("hidden", ["wide", [0], [8, 2.5], True])
+def test_hidden_of_another_kind(features, hidden):
+    with pytest.raises(RecipeError, match="hidden"):
+        MLPHead(hidden=hidden).fit(features.X, features.y)
+
+
+def test_joint_attention(features):
+    head = MLPHead(
+        16, fusion="attention", blocks=features.blocks, dim=8, heads=2, epochs=30, lr=0.01
+    )
+    head.fit(features.X, features.y)
+    assert head.score(features.X, features.y) > 0.9
+    weights = head.attention_weights(features.X)
+    assert weights.shape == (120, 2, 2)
+    np.testing.assert_allclose(weights.sum(axis=2), 1, rtol=1e-5)
+
+
+def test_joint_is_trained_end_to_end(features):
+    head = MLPHead(16, fusion="attention", blocks=(6, 4), dim=8, heads=2, epochs=1, validation=0)
+    first = head.fit(features.X, features.y).network_[0].project[0].weight.clone()
+    again = head.set_params(epochs=2).fit(features.X, features.y).network_[0].project[0].weight
+    assert not torch.equal(first, again)
+
+
+def test_attention_weights_without_attention(features):
+    head = MLPHead(8, epochs=1).fit(features.X, features.y)
+    with pytest.raises(RecipeError, match="no attention"):
+        head.attention_weights(features.X)
+
+
+def test_unknown_fusion_in_the_head(features):
+    with pytest.raises(UnknownName, match="concat"):
+        MLPHead(fusion="concat").fit(features.X, features.y)
+
+
+def test_boosting_stops_early():
+    features = make_features(n=300, signal=0.2)
+    head = XGBHead(n_jobs=1, patience=3).fit(features.X, features.y)
+    losses = head.history_["val_loss"]
+    assert len(losses) == int(np.argmin(losses)) + 1 + 3 < 100
+    everything = XGBHead(n_jobs=1, validation=0, n_estimators=7).fit(features.X, features.y)
+    assert everything.history_["val_loss"] == []
+    assert everything.booster_.get_booster().num_boosted_rounds() == 7
+
+
+def test_boosting_share_out_of_range(features):
+    with pytest.raises(RecipeError, match="validation"):
+        XGBHead(validation=1.5).fit(features.X, features.y)
+
+
+def test_svm_kernel_matrix_changes_nothing():
+    features = make_features(signal=0.5)
+    whole = SVMHead(gamma=0.1).fit(features.X, features.y).predict_proba(features.X)
+    row_by_row = (
+        SVMHead(gamma=0.1, gram_rows=0).fit(features.X, features.y).predict_proba(features.X)
+    )
+    np.testing.assert_allclose(whole, row_by_row, atol=1e-3)
+
+
+def test_svm_agrees_with_a_bare_svc():
+    features = make_features(n=400, signal=0.6)
+    ours = SVMHead().fit(features.X[:200], features.y[:200]).predict(features.X[200:])
+    bare = SVC(C=10).fit(features.X[:200], features.y[:200]).predict(features.X[200:])
+    assert (ours == bare).mean() > 0.95
+
+
+def test_svm_unknown_gamma(features):
+    with pytest.raises(UnknownName, match="skale"):
+        SVMHead(gamma="skale").fit(features.X, features.y)
+
+
+def test_logreg_is_sklearns():
+    assert isinstance(HEADS["logreg"](0), LogisticRegression)
+
+
+def test_without_xgboost(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    monkeypatch.delitem(sys.modules, "featcache.fitting.boosting")
+    with pytest.raises(FeatcacheError, match="xgboost") as caught:
+        HEADS["xgboost"](0)
+    assert "pip install" in caught.value.remedy
+    HEADS["mlp"](0)

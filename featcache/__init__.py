@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from featcache.errors import FeatcacheError
-    from featcache.extraction.architectures import BACKBONES
-    from featcache.extraction.backbone import Backbone, open_backbone
+    from featcache.extraction.backbone import Backbone
     from featcache.extraction.engine import Engine, open_engine
     from featcache.extraction.extract import extract, fill_cache
     from featcache.extraction.preprocess import Preprocess
+    from featcache.extraction.registry import BACKBONES, open_backbone
     from featcache.fitting.classifier import make_classifier
     from featcache.fitting.evaluate import Result, evaluate
     from featcache.fitting.fusion import FUSIONS
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 # Where each public name lives; imported when first used, so that `import featcache` is light.
 _HOMES = {
     "errors": ("FeatcacheError",),
-    "extraction.architectures": ("BACKBONES",),
-    "extraction.backbone": ("Backbone", "open_backbone"),
+    "extraction.backbone": ("Backbone",),
     "extraction.engine": ("Engine", "open_engine"),
     "extraction.extract": ("extract", "fill_cache"),
     "extraction.preprocess": ("Preprocess",),
+    "extraction.registry": ("BACKBONES", "open_backbone"),
     "fitting.classifier": ("make_classifier",),
     "fitting.evaluate": ("Result", "evaluate"),
     "fitting.fusion": ("FUSIONS",),

@@ -6,6 +6,7 @@ FeatcacheError              exit 1
 ├── DataError               exit 1   images, tables or labels that can't be used (ValueError)
 ├── WeightsError            exit 1   weights absent, unreadable or of another architecture (OSError)
 ├── CacheMissing            exit 1   nothing was extracted yet (FileNotFoundError)
+├── CacheUnwritable         exit 1   no permission, or the disk is full (OSError)
 └── CacheRefused            exit 4   what is cached must not be used as it is
     └── CacheBusy           exit 4   another process is writing
 """
@@ -60,6 +61,10 @@ class WeightsError(FeatcacheError, OSError):
 
 class CacheMissing(FeatcacheError, FileNotFoundError):
     """Nothing was extracted yet for what is asked."""
+
+
+class CacheUnwritable(FeatcacheError, OSError):
+    """The cache folder can't be written: no permission, or the disk is full."""
 
 
 class CacheRefused(FeatcacheError):

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from featcache.errors import RecipeError, did_you_mean
-from featcache.extraction.extract import Progress, Report, fill_cache
+from featcache.extraction.extract import Progress, fill_cache
+from featcache.extraction.report import Report
 from featcache.images.sources import open_images
 from featcache.reporting.compare import Comparison, compare
 from featcache.reporting.run_folder import Run
@@ -50,6 +51,7 @@ class Recipe(BaseModel):
     test_split: bool | None = None
     seed: int = 0
     set: dict[str, Any] = {}
+    gate: str = "refuse"
     jobs: int = 1
 
     cache: str = "cache"
@@ -153,6 +155,7 @@ def compare_for(recipe: Recipe, report: Report, fitted: Fitted | None = None) ->
         test_split=recipe.test_split,
         seed=recipe.seed,
         settings=recipe.set,
+        gate=recipe.gate,
         jobs=recipe.jobs,
         reports=recipe.reports,
         fitted=fitted,

@@ -68,10 +68,10 @@ def test_the_two_commands_of_the_mission_run_as_they_stand(
     with torch.random.fork_rng():
         save_file(get_model("resnet18").state_dict(), here / "resnet18.safetensors")
     monkeypatch.setenv("FEATCACHE_WEIGHTS", str(here))
-    whole = sources.digits("", sources._Options(None, None, None, None, False, "digits"))
+    whole = sources.digits("", sources.Options("digits"))
     few = sources.from_arrays(
-        "digits", [whole.read(i) for i in range(60)], ids=whole.ids[:60].tolist(),
-        labels=whole.labels[:60].tolist(),
+        "digits", [whole.read(i) for i in range(100)], ids=whole.ids[:100].tolist(),
+        labels=whole.labels[:100].tolist(),
     )  # fmt: skip
     monkeypatch.setitem(sources.SOURCES, "digits", lambda *_: few)
     assert run(shlex.split("extract --backbone resnet18")) == 0

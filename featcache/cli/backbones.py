@@ -18,7 +18,7 @@ def backbones(part: str) -> None:
       featcache backbones resnet
     """
     from featcache.errors import unknown
-    from featcache.extraction.architectures import BACKBONES
+    from featcache.extraction.registry import BACKBONES
 
     found = {name: family for name, family in BACKBONES.items() if part in name}
     if not found:

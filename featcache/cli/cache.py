@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from featcache.cli.console import show_table
-from featcache.cli.options import cache_option, with_log
+from featcache.cli.console import note, show_table
+from featcache.cli.options import (
+    backbone_option,
+    cache_option,
+    data_options,
+    extract_options,
+    with_log,
+)
+
+_DATA = click.option("--data", metavar="NAME", help="A data set of the cache; all by default.")
 
 
 @click.group()
@@ -15,6 +25,7 @@ def cache() -> None:
     \b
     Example:
       featcache cache ls
+      featcache cache status --data photos --backbone resnet18
     """
 
 
@@ -22,7 +33,7 @@ def cache() -> None:
 @cache_option
 @with_log
 def ls(cache: str, quiet: bool) -> None:
-    """List what the cache holds.
+    """List the files of the cache.
 
     \b
     Example:
@@ -39,3 +50,197 @@ def ls(cache: str, quiet: bool) -> None:
     ]  # fmt: skip
     columns = ("data", "backbone@key", "weights", "size", "precision", "rows", "width", "on disk")
     show_table(columns, rows)
+
+
+@cache.command()
+@data_options
+@backbone_option
+@extract_options
+@cache_option
+@click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
+@with_log
+def status(
+    data: str | None,
+    name: str | None,
+    data_root: str | None,
+    group: str | None,
+    backbone: list[str],
+    cache: str,
+    rehash: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Say what `extract` with the same options would find: HIT, PARTIAL or MISS, and why.
+
+    Without --backbone, every file of the data set is held against the images as they are now.
+
+    \b
+    Example:
+      featcache cache status --data photos --backbone resnet18 --image-size 320
+    """
+    from featcache.extraction.engine import open_engine
+    from featcache.extraction.registry import open_backbones
+    from featcache.images.sources import open_images
+    from featcache.store.cache import Cache
+    from featcache.store.status import status as status_of
+
+    images = open_images(
+        data or "digits", name=name, data_root=data_root, group=group, cache=cache, rehash=rehash
+    )
+    note(images.describe())
+    store = Cache(cache)
+    if backbone:
+        which = ("weights", "weights_dir", "layer", "image_size")
+        how = ("device", "precision", "engine", "batch_size")
+        engine = open_engine(*(options[name] for name in how))
+        chosen = open_backbones(backbone, **{name: options[name] for name in which})
+        keys = [one.key(engine.precision) for one in chosen]
+    else:
+        keys = [entry.key for entry in store.entries(images.name)]
+    for key in keys:
+        click.echo(status_of(store, images, key))
+
+
+@cache.command()
+@_DATA
+@cache_option
+@click.option(
+    "--deep",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also embed N images of each file again and compare; of the data set that --source opens.",
+)
+@click.option(
+    "--source", metavar="SPEC", help="For --deep: where the images are, as for extract --data."
+)
+@click.option("--weights-dir", metavar="FOLDER", help="For --deep: a folder of weight files.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Take damaged files out of use; extract then redoes what is damaged.",
+)
+@with_log
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    /,
+    data: str | None,
+    cache: str,
+    deep: int | None,
+    source: str | None,
+    weights_dir: str | None,
+    repair: bool,
+    quiet: bool,
+) -> None:
+    """Read every byte of the feature files and locate what is damaged.
+
+    Exit code 4 where something is.
+
+    \b
+    Example:
+      featcache cache verify
+      featcache cache verify --data photos --deep 20 --source photos
+    """  # fmt: skip
+    from featcache.store.cache import Cache
+    from featcache.store.verify import repair as take_out
+    from featcache.store.verify import verify as verify_files
+
+    store = Cache(cache)
+    findings = [f for name in _data_sets(store, data) for f in verify_files(store, name)]
+    for finding in findings:
+        click.echo(finding)
+        if repair and finding.problem:
+            click.echo(f"         {take_out(finding)}")
+    bad = any(finding.problem for finding in findings)
+    if deep:
+        from featcache.extraction.deep_verify import deep_verify
+
+        for checked in deep_verify(
+            source or data or "digits", deep, cache=cache, weights_dir=weights_dir
+        ):
+            click.echo(checked)
+            bad |= not checked.agrees
+    if bad:
+        ctx.exit(4)
+
+
+@cache.command()
+@_DATA
+@cache_option
+@click.option(
+    "--superseded", is_flag=True, help="Files for which the same backbone has a newer one."
+)
+@click.option(
+    "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Files last written longer ago."
+)
+@click.option(
+    "--max-size",
+    type=click.FloatRange(0),
+    metavar="GB",
+    help="The oldest files, until the rest fits.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@with_log
+def prune(
+    data: str | None,
+    cache: str,
+    superseded: bool,
+    older_than: float | None,
+    max_size: float | None,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Delete feature files that are not needed any more.
+
+    Always what unfinished runs left behind; finished files only by the rules you name.
+
+    \b
+    Example:
+      featcache cache prune --superseded --dry-run
+      featcache cache prune --older-than 90 --max-size 20
+    """  # fmt: skip
+    from featcache.store.cache import Cache
+    from featcache.store.prune import choose_victims, delete
+
+    store = Cache(cache)
+    victims = choose_victims(
+        store,
+        _data_sets(store, data),
+        superseded=superseded,
+        older_than=older_than,
+        max_bytes=None if max_size is None else int(max_size * 1e9),
+    )
+    gone = victims if dry_run else delete(victims)
+    verb = "would delete" if dry_run else "deleted"
+    for victim in gone:
+        click.echo(f"{verb} {victim.path}, {victim.bytes / 1e6:,.1f} MB: {victim.why}")
+    total = sum(victim.bytes for victim in gone) / 1e6
+    click.echo(f"{verb} {len(gone)} files, {total:,.1f} MB")
+    if len(gone) < len(victims):
+        click.echo(f"{len(victims) - len(gone)} files are being written and were left", err=True)
+
+
+@cache.command()
+@click.argument("path", type=click.Path(), metavar="FILE")
+@_DATA
+@backbone_option
+@cache_option
+@with_log
+def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: bool) -> None:
+    """Write features, aligned with ids and labels, to FILE: .npz, .parquet or .csv.
+
+    \b
+    Example:
+      featcache cache export photos.parquet --data photos
+    """
+    from featcache.cli.cached import cached_features
+    from featcache.store.export import export as write
+
+    features = cached_features(data, None, None, None, backbone, cache)
+    write(features, path)
+    click.echo(f"{path}: {len(features):,} rows, {features.X.shape[1]:,} columns of features")
+
+
+def _data_sets(store: Any, data: str | None) -> list[str]:
+    """The one named, or all."""
+    return [store.images(data).name] if data else store.data_sets()

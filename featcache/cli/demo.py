@@ -34,7 +34,7 @@ def demo(cache: str, reports: str, quiet: bool) -> None:
       featcache demo
     """
     from featcache.errors import WeightsError
-    from featcache.extraction.backbone import open_backbones
+    from featcache.extraction.registry import open_backbones
     from featcache.recipe import compare_for, extract_for, make_recipe
 
     plain = {**_RECIPE, "cache": cache, "reports": reports}

@@ -16,7 +16,7 @@ from featcache.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from featcache.extraction.extract import Report
+    from featcache.extraction.report import Report
 
 
 @click.command()
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @extract_options
 @cache_option
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
+@click.option("--max-failures", metavar="N|P%", help="Stop when more images than this fail.")
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
 @with_log
 @click.pass_context

@@ -104,6 +104,7 @@ fit_options = _stack([
     click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter, for instance head.hidden=512 or attention.dim=64."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of folds and training."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
+    click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
     click.option("--again", is_flag=True, help="Fit even what was run before."),
 ])  # fmt: skip
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.errors import FeatcacheError, UnknownName, unknown
+from featcache.errors import FeatcacheError, unknown
 from featcache.extraction.preprocess import Preprocess
 from featcache.store.key import Key
 
@@ -62,46 +61,6 @@ class Backbone:
         )
 
 
-def open_backbone(
-    backbone: str | Backbone,
-    *,
-    weights: str = "auto",
-    weights_dir: str | Path | None = None,
-    layer: str = PENULTIMATE,
-    image_size: int | None = None,
-) -> Backbone:
-    """Find a backbone by name, with its weights and its own preprocessing.
-
-    Parameters
-    ----------
-    backbone : str or Backbone
-        A name in `BACKBONES`, or an object of your own, returned as it is.
-    weights : str, default "auto"
-        "auto" (the library's default), a tag, a file, or "random[:SEED]".
-    weights_dir : str or Path, optional
-        A folder of weight files, searched first (default: FEATCACHE_WEIGHTS).
-    layer : str, default "penultimate"
-        Or the name of a module of the network, whose output is averaged over positions.
-    image_size : int, optional
-        Side of the square that the network sees, in pixels; its own by default.
-
-    Raises
-    ------
-    UnknownName
-        Where there is no such backbone.
-    WeightsError
-        Where its weights can't be found or read.
-    """
-    from featcache.extraction.architectures import BACKBONES
-
-    if isinstance(backbone, Backbone):
-        return backbone
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES, "See: featcache backbones")
-    folder = None if weights_dir is None else Path(weights_dir).expanduser()
-    return BACKBONES[backbone].open(backbone, weights, folder, layer, image_size)
-
-
 def at_layer(network: torch.nn.Module, layer: str) -> torch.nn.Module:
     """The network cut at a named module; maps and token sequences are averaged over positions."""
     from torch import nn
@@ -130,31 +89,3 @@ def at_layer(network: torch.nn.Module, layer: str) -> torch.nn.Module:
             return output.mean(dim=1) if output.ndim == 3 else output  # (n, d)
 
     return AtLayer()
-
-
-def open_backbones(
-    backbone: str | Backbone | Sequence[str | Backbone],
-    *,
-    weights: str = "auto",
-    weights_dir: str | Path | None = None,
-    layer: str = PENULTIMATE,
-    image_size: int | None = None,
-) -> list[Backbone]:
-    """`open_backbone` for one or several names."""
-    several = [backbone] if isinstance(backbone, str | Backbone) else list(backbone)
-    names = [b.name if isinstance(b, Backbone) else b for b in several]
-    if not several:
-        raise UnknownName("no backbone named", "For instance --backbone resnet18.")
-    if len(set(names)) < len(names):
-        raise UnknownName(f"the same backbone twice: {', '.join(names)}", "Name each once.")
-    if len(several) > 1 and Path(weights).suffix in (".pth", ".pt", ".safetensors"):
-        raise UnknownName(
-            f"--weights {weights} is one file, and there are {len(several)} backbones",
-            "Put a file for each into one folder and pass --weights-dir FOLDER.",
-        )
-    return [
-        open_backbone(
-            b, weights=weights, weights_dir=weights_dir, layer=layer, image_size=image_size
-        )
-        for b in several
-    ]

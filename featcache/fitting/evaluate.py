@@ -141,7 +141,7 @@ def evaluate(
     seed: int = 0,
     n_jobs: int = 1,
     split: Sequence[Fold] | None = None,
-    allow: bool = False,
+    gate: str = "refuse",
     keep: bool = False,
 ) -> Result:
     """Fit a clone of the classifier on each fold's training rows and score its test rows.
@@ -162,8 +162,8 @@ def evaluate(
         Folds at a time, each in a process of its own.
     split : sequence of Fold, default None
         Ready-made folds, so that several candidates share them.
-    allow : bool, default False
-        Log features that look broken instead of refusing them, see `gate.check_features`.
+    gate : {"refuse", "warn", "off"}, default "refuse"
+        What to do about features that look broken, see `gate.check_features`.
     keep : bool, default False
         Keep each fold's fitted classifier.
 
@@ -178,7 +178,7 @@ def evaluate(
     DataError
         Where no folds can be made, or a fold is empty or has one class to train on.
     """
-    check_features(features, allow)
+    check_features(features, gate)
     if split is None:
         split = make_folds(features, folds, test_split, seed=seed)
     for fold in split:

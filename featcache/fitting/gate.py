@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheRefused
+from featcache.errors import CacheRefused, unknown
 from featcache.fitting.blocks import slices
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")
 
+GATES = ("refuse", "warn", "off")
+
 _CHUNK = 2048
 _SHOWN = 3
 
 
-def check_features(features: Features, allow: bool = False) -> None:
+def check_features(features: Features, gate: str = "refuse") -> None:
     """Check every block of the features for signs of a failed extraction.
 
     Refused are: NaN and infinities; rows that are all zero; equal rows from different images
@@ -29,14 +31,18 @@ def check_features(features: Features, allow: bool = False) -> None:
     Parameters
     ----------
     features : Features
-    allow : bool, default False
-        Log instead of refuse.
+    gate : {"refuse", "warn", "off"}, default "refuse"
+        "warn" logs instead of refusing; "off" checks nothing.
 
     Raises
     ------
     CacheRefused
         Naming the backbone, how many rows, and the first ids.
     """
+    if gate not in GATES:
+        raise unknown("gate", str(gate), GATES)
+    if gate == "off":
+        return
     for name, part in zip(features.names, slices(features.blocks), strict=True):
         found = _scan(features.X[:, part])
         problems = [
@@ -50,15 +56,15 @@ def check_features(features: Features, allow: bool = False) -> None:
             else "",
         ]
         for problem in filter(None, problems):
-            if not allow:
+            if gate == "refuse":
                 raise CacheRefused(
                     problem,
-                    "Extract these images again, or take them out of the data; if this is how "
-                    "they should be, allow it.",
+                    "Extract these images again, or take them out of the data; --gate warn fits "
+                    "on them as they are.",
                 )
             log.warning("%s", problem)
         if len(features) > 1 and found.constant.any() and not found.constant.all():
-            log.warning(
+            log.info(
                 "%s: %.1f %% of %d columns are constant",
                 name,
                 100 * found.constant.mean(),

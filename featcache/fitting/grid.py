@@ -71,7 +71,7 @@ def run_candidate(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     n_jobs: int = 1,
-    allow: bool = False,
+    gate: str = "refuse",
     keep: bool = False,
 ) -> Result:
     """Evaluate one candidate on shared folds; see `make_classifier` and `evaluate`.
@@ -81,6 +81,6 @@ def run_candidate(
     chosen = features.select(candidate.backbones)
     classifier = make_classifier(candidate.fusion, candidate.head, seed=seed, settings=settings)
     result = evaluate(
-        classifier, chosen, seed=seed, n_jobs=n_jobs, split=folds, allow=allow, keep=keep
+        classifier, chosen, seed=seed, n_jobs=n_jobs, split=folds, gate=gate, keep=keep
     )
     return replace(result, fusion=candidate.fusion, head=candidate.head)

@@ -10,10 +10,12 @@
 | float | 0 … 1 scaled to 0 … 255 if it fits, else its own minimum … maximum |
 | several frames | the first |
 | more pixels than Pillow allows | refused: a decompression bomb |
+| another format than `SUFFIXES` name | refused: Pillow runs Ghostscript on EPS |
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -22,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featcache.errors import FeatcacheError
+from featcache.images.files import SUFFIXES
 from featcache.images.manifest import Content
 
 POLICY = 1  # part of every cache key: raise it when a change here can change a pixel
@@ -62,7 +65,7 @@ def decode(content: Content, alpha: str = "white") -> Image.Image:
         raise BadImage("the file is empty")
     try:
         image = (
-            Image.open(io.BytesIO(content))
+            Image.open(io.BytesIO(content), formats=_formats())
             if isinstance(content, bytes)
             else Image.fromarray(content)
         )
@@ -77,6 +80,13 @@ def decode(content: Content, alpha: str = "white") -> Image.Image:
         return _to_rgb(_upright(image), alpha)
     except _BROKEN as error:
         raise BadImage(f"can't be converted to RGB: {error or type(error).__name__}") from None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that `SUFFIXES` stand for, as far as it was built with them."""
+    known = Image.registered_extensions()
+    return tuple(sorted({known[suffix] for suffix in SUFFIXES if suffix in known}))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,7 @@ def from_files(
     _check_utf8(ids)
     known = Path() if cache is None else cache / name / IMAGES_CSV
     scan_ns = time.time_ns()
-    stats = [os.stat(path) for path in paths]
+    stats = _stats(paths)
     size = np.array([s.st_size for s in stats], np.int64)
     mtime_ns = np.array([s.st_mtime_ns for s in stats], np.int64)
     digests = [""] * len(paths)
@@ -108,6 +109,23 @@ def _recall(
             digests[row] = digest
 
 
+def _stats(paths: Sequence[Path]) -> list[os.stat_result]:
+    stats, bad = [], []
+    for path in paths:
+        try:
+            stats.append(os.stat(path))
+            if not (stat.S_ISREG(stats[-1].st_mode) and os.access(path, os.R_OK)):
+                bad.append(path)
+        except OSError:  # a dangling link, for instance
+            bad.append(path)
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(paths)} image files can't be read, for instance {bad[0]}",
+            "Look at its permissions, and whether it is a link to nowhere; then mend or remove it.",
+        )
+    return stats
+
+
 def _check_utf8(ids: Sequence[str]) -> None:
     odd = [id_ for id_ in ids if not _is_utf8(id_)]
     if odd:
@@ -134,7 +152,8 @@ def list_images(root: Path) -> list[str]:
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        subfolders[:] = [] if real in seen else [s for s in subfolders if not s.startswith(".")]
+        shown = sorted(s for s in subfolders if not s.startswith("."))
+        subfolders[:] = [] if real in seen else shown
         if real in seen:
             continue
         seen.add(real)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ _SPLIT_NAMES = {
     "test": "test", "testing": "test",
     "": "",
 }  # fmt: skip
+_SHA256 = re.compile("[0-9a-f]{64}")
 _COLUMNS = ("id", "sha256", "label", "group", "split", "size", "mtime_ns")
 
 Content = bytes | NDArray[Any]
@@ -68,6 +70,14 @@ class Images:
     size: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     mtime_ns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     source: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        for name in ("sha256", "labels", "groups", "split"):
+            if len(getattr(self, name)) != n:
+                raise DataError(f"{name} has {len(getattr(self, name))} rows, ids has {n}")
+        if len(set(self.ids.tolist())) != n:
+            raise DataError(f"image ids repeat in {self.name}", "Give every image its own id.")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,13 +128,21 @@ def write_images_csv(path: Path, images: Images) -> None:
         images.size if len(images.size) else none,
         images.mtime_ns if len(images.mtime_ns) else none,
     )  # fmt: skip
+    write_csv(path, _COLUMNS, list(zip(*(column.tolist() for column in columns), strict=True)))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table, all or nothing."""
+    # Before Python 3.13, csv leaves a carriage return unquoted, and then can't read it.
+    odd = any("\r" in cell for row in rows for cell in row if isinstance(cell, str))
+    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+            writer = csv.writer(file, lineterminator="\n", quoting=quoting)
+            writer.writerow(header)
+            writer.writerows(rows)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -145,11 +163,12 @@ def read_images_csv(path: Path, name: str) -> Images:
     ids, sha256, labels, groups, split = (strings(column) for column in columns[:5])
     try:
         size, mtime_ns = (np.array(column, dtype=np.int64) for column in columns[5:])
-    except ValueError as error:
+        return Images(
+            name, ids, sha256, labels, groups, split, size=size, mtime_ns=mtime_ns,
+            source=str(path),
+        )  # fmt: skip
+    except (ValueError, OverflowError) as error:
         raise _unreadable(path, str(error)) from None
-    return Images(
-        name, ids, sha256, labels, groups, split, size=size, mtime_ns=mtime_ns, source=str(path)
-    )
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
@@ -162,6 +181,8 @@ def _rows(path: Path) -> Iterator[list[str]]:
             for row in reader:
                 if len(row) != len(_COLUMNS):
                     raise _unreadable(path, f"line {reader.line_num} has {len(row)} cells")
+                if not _SHA256.fullmatch(row[1]):
+                    raise _unreadable(path, f"line {reader.line_num} has no sha256: {row[1]!r}")
                 yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, str(error)) from None

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featcache.errors import DataError, did_you_mean, unknown
-from featcache.hashing import sha256_array
+from featcache.images.arrays import from_arrays
 from featcache.images.files import SUFFIXES, from_files, list_images
-from featcache.images.manifest import Images, check_name, split_name, strings
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-TABLES = frozenset((".csv", ".tsv", ".parquet", ".pq"))
+from featcache.images.manifest import Images, check_name, split_name
+from featcache.images.options import Options
+from featcache.images.table import TABLES, table
 
 
 def open_images(
@@ -65,7 +61,7 @@ def open_images(
     if isinstance(data, Images):
         return data
     kind, argument = _parse(str(data))
-    options = _Options(
+    options = Options(
         name=None if name is None else check_name(name),
         root=None if data_root is None else Path(data_root),
         group=group,
@@ -77,33 +73,6 @@ def open_images(
     if not len(images):
         raise DataError(f"{data} holds no images")
     return images
-
-
-class _Options:
-    """What every source may want to know besides its own argument."""
-
-    def __init__(
-        self,
-        name: str | None,
-        root: Path | None,
-        group: str | None,
-        cache: Path | None,
-        rehash: bool,
-        source: str,
-    ) -> None:
-        self.name = name
-        self.root = root
-        self.group = group
-        self.cache = cache
-        self.rehash = rehash
-        self.source = source
-
-    def refuse_group(self, kind: str) -> None:
-        if self.group not in (None, "image"):
-            raise DataError(
-                f"{kind} has no column {self.group!r} to group by",
-                "Groups by column need a CSV or Parquet file: path,label,group.",
-            )
 
 
 def _parse(data: str) -> tuple[str, str]:
@@ -130,7 +99,7 @@ def _parse(data: str) -> tuple[str, str]:
     )
 
 
-def folder(argument: str, options: _Options) -> Images:
+def folder(argument: str, options: Options) -> Images:
     """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`."""
     root = Path(argument).expanduser()
     if not root.is_dir():
@@ -181,93 +150,7 @@ def _has_splits(root: Path, top: set[str]) -> bool:
     return True
 
 
-def table(argument: str, options: _Options) -> Images:
-    """A CSV, TSV or Parquet file with columns path, label and perhaps split and group."""
-    path = Path(argument).expanduser()
-    frame = _read_table(path)
-    group = options.group if options.group not in (None, "image") else None
-    _need_columns(path, frame, ["path", "label", *([group] if group else [])])
-    root = options.root or path.parent
-    ids = [Path(cell).as_posix() for cell in frame["path"]]
-    labels, split = frame["label"].tolist(), None
-    blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
-             if not id_.strip() or not y.strip()]  # fmt: skip
-    if blank:
-        raise DataError(
-            f"{path}: {len(blank)} rows without a path or a label (first: line {blank[0]})"
-        )
-    _refuse_repeats(path, ids)
-    _refuse_missing(path, root, ids)
-    if "split" in frame.columns:
-        split = [split_name(cell) for cell in frame["split"]]
-        if None in split:
-            odd = frame["split"][split.index(None)]
-            raise DataError(f"{path}: {odd!r} is no split", "Use train, val, test or nothing.")
-    column = group or ("group" if "group" in frame.columns else None)
-    return from_files(
-        options.name or check_name(path.stem),
-        [root / id_ for id_ in ids],
-        ids=ids,
-        labels=labels,
-        split=[cell or "" for cell in split] if split else None,
-        groups=frame[column].tolist() if column else None,
-        cache=options.cache,
-        rehash=options.rehash,
-        source=options.source,
-    )
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if not path.is_file():
-        raise DataError(f"no file {str(path)!r}")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path).fillna("").astype(str)
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        return pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-    except ImportError:
-        raise DataError(
-            "reading Parquet needs pyarrow", 'pip install "featcache[parquet]"'
-        ) from None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} can't be read as a table: {error}") from None
-
-
-def _need_columns(path: Path, frame: pd.DataFrame, needed: Sequence[str]) -> None:
-    for column in needed:
-        if column not in frame.columns:
-            have = ", ".join(str(name) for name in frame.columns)
-            raise DataError(
-                f"{path} has no column {column!r}",
-                f"It has: {have}. {did_you_mean(column, [str(c) for c in frame.columns])}",
-            )
-
-
-def _refuse_repeats(path: Path, ids: Sequence[str]) -> None:
-    seen: set[str] = set()
-    twice = [id_ for id_ in ids if id_ in seen or seen.add(id_)]  # type: ignore[func-returns-value]
-    if twice:
-        raise DataError(
-            f"{path} lists {len(twice)} images twice, for instance {twice[0]}",
-            "Keep one row for each image.",
-        )
-
-
-def _refuse_missing(path: Path, root: Path, ids: Sequence[str]) -> None:
-    missing = [id_ for id_ in ids if not (root / id_).is_file()]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise DataError(
-            f"{path}: {len(missing)} of {len(ids)} image files are not below {root}: {shown}",
-            "Pass the folder that the paths are relative to with --data-root.",
-        )
-
-
-def digits(argument: str, options: _Options) -> Images:
+def digits(argument: str, options: Options) -> Images:
     """The 1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn.
 
     E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
@@ -288,7 +171,7 @@ def digits(argument: str, options: _Options) -> Images:
     )
 
 
-def torchvision(argument: str, options: _Options) -> Images:
+def torchvision(argument: str, options: Options) -> Images:
     """A classification data set of `torchvision.datasets`, downloaded if it is not there."""
     from featcache.images.torchvision_datasets import load
 
@@ -314,43 +197,7 @@ def _count_within(split: Sequence[str]) -> list[tuple[str, int]]:
     return rows
 
 
-def from_arrays(
-    name: str,
-    arrays: Sequence[np.ndarray[Any, Any]],
-    *,
-    ids: Sequence[str],
-    labels: Sequence[str],
-    split: Sequence[str] | None = None,
-    groups: Sequence[str] | None = None,
-    source: str = "memory",
-) -> Images:
-    """The manifest of images in memory.
-
-    Parameters
-    ----------
-    name : str
-        The data set's name.
-    arrays : sequence of uint8 arrays of shape (h, w) or (h, w, 3)
-        The images.
-    ids, labels, split, groups : sequence of str
-        One for each image; split and groups may be left out.
-    source : str, default "memory"
-        What the manifest says of its origin.
-    """
-    empty = [""] * len(arrays)
-    return Images(
-        name=check_name(name),
-        ids=strings(ids),
-        sha256=strings(sha256_array(array) for array in arrays),
-        labels=strings(labels),
-        groups=strings(groups or empty),
-        split=strings(split or empty),
-        read=arrays.__getitem__,
-        source=source,
-    )
-
-
-SOURCES: dict[str, Callable[[str, _Options], Images]] = {
+SOURCES: dict[str, Callable[[str, Options], Images]] = {
     "digits": digits,
     "folder": folder,
     "csv": table,

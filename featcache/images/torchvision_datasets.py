@@ -72,8 +72,9 @@ def _splits(name: str, cls: Any, root: Path) -> Iterator[tuple[str, Any]]:
     elif "split" in accepted:
         found = False
         for theirs, ours in _SPLITS:
+            here = {"download": False} if "download" in options else {}
             try:
-                dataset = cls(**{**options, "split": theirs, "download": False})
+                dataset = cls(**{**options, **here, "split": theirs})
             except (ValueError, TypeError):  # this data set has no split of that name
                 continue
             except (RuntimeError, OSError):

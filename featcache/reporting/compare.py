@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.fitting.gate import check_features
 from featcache.fitting.grid import Candidate, candidates, run_candidate
 from featcache.fitting.splits import Fold, make_folds
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
@@ -27,6 +28,7 @@ def compare(
     settings: Mapping[str, Any] | None = None,
     jobs: int = 1,
     reports: str | Path = "reports",
+    gate: str = "refuse",
     again: bool = False,
     fitted: Callable[[int, int, Run], None] | None = None,
 ) -> Comparison:
@@ -54,6 +56,8 @@ def compare(
         Folds fitted at the same time.
     reports : str or Path, default "reports"
         Where run folders go.
+    gate : {"refuse", "warn", "off"}, default "refuse"
+        What to do about features that look broken.
     again : bool, default False
         Fit even what was run before.
     fitted : callable, optional
@@ -64,6 +68,7 @@ def compare(
     Comparison
         Of this grid, best first. The comparison files below `reports` cover every run there.
     """
+    check_features(features, gate)
     grid = candidates(features.names, _several(fusion), _several(head), singles)
     split = make_folds(features, folds, test_split, seed=seed)
     rows = rows_digest(features, split)
@@ -100,7 +105,7 @@ def _run_once(
     folder = reports / features.data / f"{candidate.name}.{digest[:8]}"
     if (folder / "run.json").is_file() and not again:
         return read_run(folder)
-    result = run_candidate(candidate, chosen, folds, seed, settings, jobs)
+    result = run_candidate(candidate, chosen, folds, seed, settings, jobs, gate="off")
     return save_run(folder, result, chosen, folds, rows=rows, seed=seed, settings=mine)
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from featcache.errors import CacheBusy, CacheMissing, CacheRefused, unknown
+from featcache.errors import CacheMissing, CacheRefused, unknown
 from featcache.images.manifest import (
     IMAGES_CSV,
     Images,
@@ -21,8 +19,9 @@ from featcache.images.manifest import (
     read_images_csv,
     write_images_csv,
 )
+from featcache.store.disk import guard_writes
 from featcache.store.features import Features
-from featcache.store.file import Digests, FeatureFile, create, to_digests
+from featcache.store.file import Digests, FeatureFile, to_digests
 from featcache.store.key import Key
 
 FAILED_CSV = "failed.csv"
@@ -107,7 +106,9 @@ class Cache:
 
     def note_images(self, images: Images) -> None:
         """Write the manifest beside its features."""
-        write_images_csv(self.folder / images.name / IMAGES_CSV, images)
+        path = self.folder / images.name / IMAGES_CSV
+        with guard_writes(path):
+            write_images_csv(path, images)
 
     def missing(self, data: str, key: Key, digests: Digests) -> NDArray[np.bool_]:
         """Which of these contents have no row under this key in this data set's file."""
@@ -117,60 +118,6 @@ class Cache:
         with FeatureFile(path) as file:
             _check_key(file, key)
             return positions(digests, file.digests) < 0
-
-    @contextmanager
-    def lock(self, data: str, key: Key, wait: bool = False) -> Iterator[None]:
-        """Hold the right to write this file.
-
-        Raises
-        ------
-        CacheBusy
-            Where another process holds it, unless `wait`.
-        """
-        path = self.path(data, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0):
-                yield
-        except Timeout:
-            raise CacheBusy(
-                f"another process is writing {path}",
-                "Let it finish and run the same command again, or wait for it with --wait.",
-            ) from None
-
-    def begin(self, data: str, key: Key, digests: Digests, dim: int) -> FeatureFile:
-        """Open the file in progress for these contents, with every row known already filled in.
-
-        Rows come from the finished file that this one will replace, from an interrupted
-        attempt, and from other data sets' files under the same key; each only if its checksum
-        agrees. Call with the lock held; `finish(path)` puts the file in its place.
-
-        Parameters
-        ----------
-        data : str
-        key : Key
-        digests : uint8 array of shape (n, 32)
-            The contents wanted, without repeats. Rows that the finished file has besides are
-            kept.
-        dim : int
-            Width of a vector.
-        """
-        final = self.path(data, key)
-        partial = final.with_name(f".{final.name}.partial")
-        rows = digests
-        if final.is_file():
-            with FeatureFile(final) as old:
-                rows = np.concatenate([old.digests, digests[positions(digests, old.digests) < 0]])
-        resumed = _resume(partial, key, rows, dim)
-        if resumed is not None:
-            return resumed
-        fresh = partial.with_name(f"{partial.name}.new")
-        with create(fresh, key, rows, dim) as file:
-            others = self.folder.glob(f"*/{final.name}")
-            for donor in [final, partial, *sorted(set(others) - {final})]:
-                _copy_rows(donor, file)
-        fresh.replace(partial)
-        return FeatureFile(partial, writable=True)
 
     def known_dim(self, key: Key) -> int | None:
         """Width of the vectors under this key, if any file of the cache holds some."""
@@ -327,37 +274,3 @@ def _check_key(file: FeatureFile, key: Key) -> None:
             f"{file.path} holds features of another key ({changed})",
             "Move it out of the cache folder.",
         )
-
-
-def _resume(partial: Path, key: Key, rows: Digests, dim: int) -> FeatureFile | None:
-    """The interrupted file, if it is one for the same rows; rows that don't check are undone."""
-    try:
-        file = FeatureFile(partial, writable=True)
-    except (FileNotFoundError, CacheRefused):
-        return None
-    if file.key != key or file.dim != dim or not np.array_equal(file.digests, rows):
-        file.close()
-        return None
-    file.undo(np.flatnonzero(file.done() & ~file.good()))
-    return file
-
-
-def _copy_rows(donor: Path, file: FeatureFile) -> None:
-    """Fill rows of `file` that are not done from the good rows of another file."""
-    try:
-        with FeatureFile(donor) as source:
-            if source.key != file.key or source.dim != file.dim:
-                return
-            todo = np.flatnonzero(~file.done())
-            rows = positions(file.digests[todo], source.digests)
-            usable = (rows >= 0) & source.good()[rows]
-            todo, rows = todo[usable], rows[usable]
-            for start in range(0, len(todo), 8192):
-                part = slice(start, start + 8192)
-                values = np.empty((len(rows[part]), source.dim), source.key.dtype)
-                source.read(rows[part], values)
-                file.write(todo[part], values)
-    except FileNotFoundError:
-        return
-    except CacheRefused as error:
-        log.warning("not reused: %s", error.problem)

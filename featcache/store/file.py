@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused
+from featcache.store.disk import check_space, guard_writes, sync
 from featcache.store.key import FORMAT, Key, read_key
 
 Digests = NDArray[np.uint8]
@@ -89,7 +90,11 @@ class FeatureFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except (OSError, RuntimeError):  # a disk that refused a write refuses the rest too
+            if error is None:
+                raise
 
     def close(self) -> None:
         """Close the file; what was written stays."""
@@ -135,11 +140,12 @@ class FeatureFile:
         """Write vectors of shape (len(rows), dim), and only when they are down mark them done."""
         order = np.argsort(rows)
         rows, values = rows[order], values[order].astype(self._file["features"].dtype)
-        _put(self._file["features"], rows, values)
-        _put(self._file["checksum"], rows, checksums(self.digests[rows], values))
-        self._file.flush()
-        _put(self._file["done"], rows, np.ones(len(rows), np.uint8))
-        self._file.flush()
+        with guard_writes(self.path):
+            _put(self._file["features"], rows, values)
+            _put(self._file["checksum"], rows, checksums(self.digests[rows], values))
+            self._file.flush()
+            _put(self._file["done"], rows, np.ones(len(rows), np.uint8))
+            self._file.flush()
 
     def undo(self, rows: NDArray[np.intp]) -> None:
         """Mark rows as not done."""
@@ -170,11 +176,12 @@ class FeatureFile:
         if missing:
             raise CacheRefused(f"{self.path}: {missing} of {len(self)} rows were not written")
         self._refuse_infinite()
-        self._file.attrs["complete"] = True
-        self.close()
-        sync(self.path)
-        self.path.replace(final)
-        sync(final.parent)
+        with guard_writes(final):
+            self._file.attrs["complete"] = True
+            self.close()
+            sync(self.path)
+            self.path.replace(final)
+            sync(final.parent)
 
     def _without(self, leave_out: NDArray[np.bool_]) -> FeatureFile:
         rows = np.flatnonzero(~leave_out)
@@ -214,43 +221,36 @@ def create(path: Path, key: Key, digests: Digests, dim: int) -> FeatureFile:
     dim : int
         Width of a vector.
     """
+    row = dim * np.dtype(key.dtype).itemsize + 64  # bytes, with digest, mark and checksum
+    check_space(path, f"{len(digests):,} vectors of {key.backbone}", len(digests) * row)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w", locking="best-effort") as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["key"] = key.json()
-            file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-            file.attrs["complete"] = False
-            file.create_dataset("sha256", data=digests)
-            for name, shape, dtype in (
-                ("features", (len(digests), dim), key.dtype),
-                ("done", (len(digests),), "uint8"),
-                ("checksum", (len(digests),), "uint32"),
-            ):
-                # Space is taken and zeroed now: a disk that is too small says so before
-                # the first forward pass.
-                layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                layout.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
-                file.create_dataset(name, shape, dtype, dcpl=layout)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with guard_writes(path):
+        try:
+            _lay_out(temporary, key, digests, dim)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return FeatureFile(path, writable=True)
 
 
-def sync(path: Path) -> None:
-    """Push a file or folder to the disk, where the system can."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems refuse to sync a folder
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(handle)
+def _lay_out(path: Path, key: Key, digests: Digests, dim: int) -> None:
+    with h5py.File(path, "w", locking=False) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["key"] = key.json()
+        file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        file.attrs["complete"] = False
+        file.create_dataset("sha256", data=digests)
+        for name, shape, dtype in (
+            ("features", (len(digests), dim), key.dtype),
+            ("done", (len(digests),), "uint8"),
+            ("checksum", (len(digests),), "uint32"),
+        ):
+            # Space is taken and zeroed now: a disk that is too small says so before the first
+            # forward pass.
+            layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            layout.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
+            file.create_dataset(name, shape, dtype, dcpl=layout)
 
 
 def _open(path: Path, mode: str) -> h5py.File:

@@ -1,0 +1,47 @@
+"""Content: the distinct images of a manifest, and those known to be broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.extraction.loading import Problem
+from featcache.extraction.report import Report
+from featcache.images.manifest import Images
+from featcache.store.cache import FAILED_CSV, Cache
+from featcache.store.file import Digests, to_digests
+
+
+class Content:
+    """The distinct contents of a manifest, and those known to be broken."""
+
+    def __init__(self, images: Images, store: Cache) -> None:
+        self.images = images
+        self._store = store
+        distinct = images.distinct()
+        hopeless = store.failed(images.name)
+        bad = np.array([str(s) in hopeless for s in images.sha256[distinct]], np.bool_)
+        self.problems: dict[int, Problem] = {
+            int(row): Problem("decode", hopeless[str(images.sha256[row])])
+            for row in distinct[bad]
+        }  # fmt: skip
+        self.rows: NDArray[np.intp] = distinct[~bad]
+        self.digests: Digests = to_digests(images.sha256[self.rows])
+
+    @property
+    def failed_csv(self) -> Path:
+        """Where failures are listed."""
+        return self._store.folder / self.images.name / FAILED_CSV
+
+    def note_failed(self, report: Report) -> None:
+        """Write failed.csv, and the report's list, with a line for every image of the content."""
+        broken = {str(self.images.sha256[row]): p for row, p in self.problems.items()}
+        rows = {
+            row: broken[sha256]
+            for row, sha256 in enumerate(self.images.sha256.tolist())
+            if sha256 in broken
+        }
+        self._store.note_failed(self.images, {row: (p.kind, p.text) for row, p in rows.items()})
+        report.failed = {str(self.images.ids[row]): p.text for row, p in rows.items()}

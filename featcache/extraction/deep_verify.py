@@ -1,0 +1,119 @@
+"""Deep verification: embed some images again, and hold them against what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featcache.errors import WeightsError
+from featcache.extraction.backbone import Backbone
+from featcache.extraction.drift import TOLERANCE, cosines
+from featcache.extraction.engine import open_engine
+from featcache.extraction.registry import open_backbone
+from featcache.images.manifest import Images
+from featcache.images.sources import open_images
+from featcache.store.cache import Cache, Entry, positions
+from featcache.store.file import FeatureFile, to_digests
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What embedding some images again has shown.
+
+    Attributes
+    ----------
+    path : Path
+    rows : int
+        Images embedded again.
+    cosine : float
+        The least cosine with the stored vector.
+    agrees : bool
+        Whether it is within the tolerance of the file's precision.
+    """
+
+    path: Path
+    rows: int
+    cosine: float
+    agrees: bool
+
+    def __str__(self) -> str:
+        word = "ok       " if self.agrees else "DIFFERS  "
+        return (
+            f"{word}{self.path}: {self.rows} images embedded again, least cosine {self.cosine:.6f}"
+        )
+
+
+def deep_verify(
+    data: str | Path | Images,
+    rows: int,
+    *,
+    cache: str | Path = "cache",
+    weights_dir: str | Path | None = None,
+    seed: int = 0,
+) -> Iterator[Checked]:
+    """Embed `rows` random images of each file of a data set again.
+
+    Parameters
+    ----------
+    data : str, Path or Images
+        Where the images are, as for `open_images`.
+    rows : int
+    cache : str or Path, default "cache"
+    weights_dir : str or Path, optional
+        Where the weights are that the files were made with.
+    seed : int, default 0
+        Which images are drawn.
+
+    Raises
+    ------
+    WeightsError
+        Where the weights of a file can't be found again.
+    """
+    images = open_images(data, cache=cache)
+    for entry in Cache(cache).entries(images.name):
+        yield _check(entry, _reopen(entry, weights_dir), images, rows, seed)
+
+
+def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
+    """The backbone that a file was made with."""
+    key = entry.key
+    spec = {"random": key.weights_sha256, "local": "auto"}.get(key.weights, key.weights)
+    backbone = open_backbone(
+        key.backbone,
+        weights=spec,
+        weights_dir=weights_dir,
+        layer=key.layer.removesuffix(":mean"),
+        image_size=key.preprocess["crop"],
+    )
+    found = backbone.key(key.precision, key.dtype)
+    if found != key:
+        raise WeightsError(
+            f"{entry.path} was made with something else than what is found now: "
+            f"{'; '.join(key.differences(found))}",
+            "Name the folder of its weights with --weights-dir.",
+        )
+    return backbone
+
+
+def _check(entry: Entry, backbone: Backbone, images: Images, rows: int, seed: int) -> Checked:
+    distinct = images.distinct()
+    with FeatureFile(entry.path) as file:
+        where = positions(to_digests(images.sha256[distinct]), file.digests)
+        there = np.flatnonzero(where >= 0)
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(there, size=min(rows, len(there)), replace=False)
+        stored = np.empty((len(drawn), file.dim), np.float32)
+        file.read(where[drawn], stored)
+    precision = entry.key.precision
+    engine = open_engine(precision=precision)
+    network = engine.load(backbone)
+    found = [
+        cosines(network, backbone.preprocess, images, distinct[drawn[part]], stored[part])
+        for part in np.array_split(np.arange(len(drawn)), max(1, -(-len(drawn) // engine.batch_size)))
+    ]
+    cosine = np.concatenate(found)
+    least = float(cosine.min(initial=1.0))
+    return Checked(entry.path, len(cosine), least, least >= TOLERANCE[precision])

@@ -1,0 +1,47 @@
+"""Images in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from featcache.hashing import sha256_array
+from featcache.images.manifest import Images, check_name, strings
+
+
+def from_arrays(
+    name: str,
+    arrays: Sequence[np.ndarray[Any, Any]],
+    *,
+    ids: Sequence[str],
+    labels: Sequence[str],
+    split: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    source: str = "memory",
+) -> Images:
+    """The manifest of images in memory.
+
+    Parameters
+    ----------
+    name : str
+        The data set's name.
+    arrays : sequence of uint8 arrays of shape (h, w) or (h, w, 3)
+        The images.
+    ids, labels, split, groups : sequence of str
+        One for each image; split and groups may be left out.
+    source : str, default "memory"
+        What the manifest says of its origin.
+    """
+    empty = [""] * len(arrays)
+    return Images(
+        name=check_name(name),
+        ids=strings(ids),
+        sha256=strings(sha256_array(array) for array in arrays),
+        labels=strings(labels),
+        groups=strings(groups or empty),
+        split=strings(split or empty),
+        read=arrays.__getitem__,
+        source=source,
+    )

@@ -1,0 +1,44 @@
+"""Options: what every source of images may want to know besides its own argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import DataError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `open_images` was asked besides the source.
+
+    Attributes
+    ----------
+    source : str
+        What the user named.
+    name : str or None
+        The data set's name.
+    root : Path or None
+        The folder that a table's paths are relative to, or where torchvision keeps its data.
+    group : str or None
+        What says which images belong together.
+    cache : Path or None
+        The cache folder, which knows the digests of unchanged files.
+    rehash : bool
+        Take every digest again.
+    """
+
+    source: str
+    name: str | None = None
+    root: Path | None = None
+    group: str | None = None
+    cache: Path | None = None
+    rehash: bool = False
+
+    def refuse_group(self, kind: str) -> None:
+        """For a source that has no columns to group by."""
+        if self.group not in (None, "image"):
+            raise DataError(
+                f"{kind} has no column {self.group!r} to group by",
+                "Groups by column need a CSV or Parquet file: path,label,group.",
+            )

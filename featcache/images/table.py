@@ -1,0 +1,107 @@
+"""Images listed in a CSV, TSV or Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featcache.errors import DataError, did_you_mean
+from featcache.images.files import from_files
+from featcache.images.manifest import Images, check_name, split_name
+from featcache.images.options import Options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = frozenset((".csv", ".tsv", ".parquet", ".pq"))
+
+
+def table(argument: str, options: Options) -> Images:
+    """A CSV, TSV or Parquet file with columns path, label and perhaps split and group."""
+    path = Path(argument).expanduser()
+    frame = _read_table(path)
+    group = options.group if options.group not in (None, "image") else None
+    _need_columns(path, frame, ["path", "label", *([group] if group else [])])
+    root = options.root or path.parent
+    ids = [Path(cell).as_posix() for cell in frame["path"]]
+    labels, split = frame["label"].tolist(), None
+    blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
+             if not id_.strip() or not y.strip()]  # fmt: skip
+    if blank:
+        raise DataError(
+            f"{path}: {len(blank)} rows without a path or a label (first: line {blank[0]})"
+        )
+    _refuse_repeats(path, ids)
+    _refuse_missing(path, root, ids)
+    if "split" in frame.columns:
+        split = [split_name(cell) for cell in frame["split"]]
+        if None in split:
+            odd = frame["split"][split.index(None)]
+            raise DataError(f"{path}: {odd!r} is no split", "Use train, val, test or nothing.")
+    column = group or ("group" if "group" in frame.columns else None)
+    return from_files(
+        options.name or check_name(path.stem),
+        [root / id_ for id_ in ids],
+        ids=ids,
+        labels=labels,
+        split=[cell or "" for cell in split] if split else None,
+        groups=frame[column].tolist() if column else None,
+        cache=options.cache,
+        rehash=options.rehash,
+        source=options.source,
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise DataError(f"no file {str(path)!r}")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            frame = pd.read_parquet(path).astype(object)
+            return frame.where(frame.notna(), "").astype(str)
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        frame = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+        if len(frame) and not isinstance(frame.index, pd.RangeIndex):  # it shifted the columns
+            raise ValueError("its rows have more cells than its header")
+        return frame
+    except ImportError:
+        raise DataError(
+            "reading Parquet needs pyarrow", 'pip install "featcache[parquet]"'
+        ) from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} can't be read as a table: {error}") from None
+
+
+def _need_columns(path: Path, frame: pd.DataFrame, needed: Sequence[str]) -> None:
+    for column in needed:
+        if column not in frame.columns:
+            have = ", ".join(str(name) for name in frame.columns)
+            raise DataError(
+                f"{path} has no column {column!r}",
+                f"It has: {have}. {did_you_mean(column, [str(c) for c in frame.columns])}",
+            )
+
+
+def _refuse_repeats(path: Path, ids: Sequence[str]) -> None:
+    seen: set[str] = set()
+    twice = [id_ for id_ in ids if id_ in seen or seen.add(id_)]  # type: ignore[func-returns-value]
+    if twice:
+        raise DataError(
+            f"{path} lists {len(twice)} images twice, for instance {twice[0]}",
+            "Keep one row for each image.",
+        )
+
+
+def _refuse_missing(path: Path, root: Path, ids: Sequence[str]) -> None:
+    missing = [id_ for id_ in ids if not (root / id_).is_file()]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise DataError(
+            f"{path}: {len(missing)} of {len(ids)} image files are not below {root}: {shown}",
+            "Pass the folder that the paths are relative to with --data-root.",
+        )

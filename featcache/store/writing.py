@@ -1,0 +1,142 @@
+"""Writing: one process at a time, on top of every vector that is known already."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from featcache.errors import CacheBusy, CacheRefused, CacheUnwritable, RecipeError
+from featcache.store.cache import Cache, positions
+from featcache.store.disk import guard_writes
+from featcache.store.file import Digests, FeatureFile, create
+from featcache.store.key import Key
+
+log = logging.getLogger("featcache")
+
+LOCK_VARIABLE = "FEATCACHE_LOCK"
+_REFUSED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_OF_THE_FILE_ITSELF = ("format", "key", "created", "complete")
+
+
+@contextmanager
+def lock(cache: Cache, data: str, key: Key, wait: bool = False) -> Iterator[None]:
+    """Hold the right to write one feature file.
+
+    Raises
+    ------
+    CacheBusy
+        Where another process holds it, unless `wait`.
+    """
+    path = cache.path(data, key)
+    with guard_writes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    held = lock_for(path)
+    try:
+        held.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise CacheBusy(
+            f"another process is writing {path}",
+            "Let it finish and run the same command again, or wait for it with --wait.",
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, NotImplementedError) or error.errno in _REFUSED:
+            raise CacheUnwritable(
+                f"the file system of {path.parent} refuses locks",
+                f"Set {LOCK_VARIABLE}=soft: a lock file then stands for the lock, and must be "
+                "deleted by hand after a crash.",
+            ) from None
+        with guard_writes(path):
+            raise
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def lock_for(path: Path) -> BaseFileLock:
+    """The lock of a feature file, as FEATCACHE_LOCK says: "hard" (the default) or "soft"."""
+    kind = os.environ.get(LOCK_VARIABLE, "hard")
+    if kind not in ("hard", "soft"):
+        raise RecipeError(f"{LOCK_VARIABLE} is {kind!r}", "Use hard or soft.")
+    name = path.with_name(f".{path.name}.lock")
+    return FileLock(name) if kind == "hard" else SoftFileLock(name)
+
+
+def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> FeatureFile:
+    """Open the file in progress for these contents, with every row known already filled in.
+
+    Rows come from the finished file that this one will replace, from an interrupted attempt,
+    and from other data sets' files under the same key; each only if its checksum agrees. Call
+    with the lock held; `finish(path)` puts the file in its place.
+
+    Parameters
+    ----------
+    cache : Cache
+    data : str
+    key : Key
+    digests : uint8 array of shape (n, 32)
+        The contents wanted, without repeats. Rows that the finished file has besides are kept.
+    dim : int
+        Width of a vector.
+    """
+    final = cache.path(data, key)
+    partial = final.with_name(f".{final.name}.partial")
+    rows = digests
+    if final.is_file():
+        with FeatureFile(final) as old:
+            rows = np.concatenate([old.digests, digests[positions(digests, old.digests) < 0]])
+    resumed = _resume(partial, key, rows, dim)
+    if resumed is not None:
+        return resumed
+    fresh = partial.with_name(f"{partial.name}.new")
+    with create(fresh, key, rows, dim) as file:
+        others = cache.folder.glob(f"*/{final.name}")
+        for donor in [final, partial, *sorted(set(others) - {final})]:
+            _copy_rows(donor, file)
+    fresh.replace(partial)
+    return FeatureFile(partial, writable=True)
+
+
+def _resume(partial: Path, key: Key, rows: Digests, dim: int) -> FeatureFile | None:
+    """The interrupted file, if it is one for the same rows; rows that don't check are undone."""
+    try:
+        file = FeatureFile(partial, writable=True)
+    except (FileNotFoundError, CacheRefused):
+        return None
+    if file.key != key or file.dim != dim or not np.array_equal(file.digests, rows):
+        file.close()
+        return None
+    file.undo(np.flatnonzero(file.done() & ~file.good()))
+    return file
+
+
+def _copy_rows(donor: Path, file: FeatureFile) -> None:
+    """Fill rows of `file` that are not done from the good rows of another file."""
+    try:
+        with FeatureFile(donor) as source:
+            if source.key != file.key or source.dim != file.dim:
+                return
+            todo = np.flatnonzero(~file.done())
+            rows = positions(file.digests[todo], source.digests)
+            usable = (rows >= 0) & source.good()[rows]
+            todo, rows = todo[usable], rows[usable]
+            if len(todo):
+                file.annotate(
+                    {k: v for k, v in source.attributes.items() if k not in _OF_THE_FILE_ITSELF}
+                )
+            for start in range(0, len(todo), 8192):
+                part = slice(start, start + 8192)
+                values = np.empty((len(rows[part]), source.dim), source.key.dtype)
+                source.read(rows[part], values)
+                file.write(todo[part], values)
+    except FileNotFoundError:
+        return
+    except CacheRefused as error:
+        log.warning("not reused: %s", error.problem)

@@ -1,0 +1,32 @@
+"""What every test may use: generated images, an empty cache, and no way to the internet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from noise import noise
+
+
+@pytest.fixture(autouse=True)
+def _no_weights_of_this_machine(monkeypatch, tmp_path):
+    """Neither a weights folder nor torch's hub folder of whoever runs the tests is seen."""
+    monkeypatch.delenv("FEATCACHE_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of 3 classes with 4 different PNG images each."""
+    root = tmp_path / "pictures"
+    for i in range(12):
+        path = root / ("cat", "dog", "owl")[i % 3] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(i).save(path)
+    return root
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """An empty cache folder."""
+    return tmp_path / "cache"

@@ -1,0 +1,143 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from featcache.errors import DataError
+from featcache.images.arrays import from_arrays
+from featcache.images.manifest import (
+    Images,
+    check_name,
+    read_images_csv,
+    split_name,
+    strings,
+    write_images_csv,
+)
+
+PER_ROW = ("ids", "sha256", "labels", "groups", "split", "size", "mtime_ns")
+# numpy drops NULs at the end of a text; no path can hold one.
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+digest = st.binary(min_size=32, max_size=32).map(bytes.hex)
+
+
+@st.composite
+def manifests(draw):
+    ids = draw(st.lists(text, unique=True, max_size=6))
+    n = len(ids)
+
+    def column(values):
+        return strings(draw(st.lists(values, min_size=n, max_size=n)))
+
+    numbers = [
+        np.array(draw(st.lists(st.integers(0, 2**63 - 1), min_size=n, max_size=n)), np.int64)
+        for _ in range(2)
+    ]
+    return Images(
+        "data", strings(ids), column(digest), column(text), column(text),
+        column(st.sampled_from(["train", "val", "test", ""])), size=numbers[0],
+        mtime_ns=numbers[1],
+    )  # fmt: skip
+
+
+@given(manifests())
+@example(replace(from_arrays("d", [np.zeros((2, 2), np.uint8)], ids=["a\rb,\n\"c'"], labels=["\r"]),
+                 size=np.zeros(1, np.int64), mtime_ns=np.zeros(1, np.int64)))  # fmt: skip
+def test_images_csv_reads_back(tmp_path_factory, images):
+    path = tmp_path_factory.mktemp("csv") / "images.csv"
+    write_images_csv(path, images)
+    back = read_images_csv(path, "data")
+    for name in PER_ROW:
+        assert getattr(back, name).tolist() == getattr(images, name).tolist()
+    assert [p.name for p in path.parent.iterdir()] == ["images.csv"]
+
+
+def test_images_csv_reads_plainly(tmp_path):
+    import pandas as pd
+
+    write_images_csv(tmp_path / "images.csv", small())
+    frame = pd.read_csv(tmp_path / "images.csv", dtype=str, keep_default_na=False)
+    assert list(frame) == ["id", "sha256", "label", "group", "split", "size", "mtime_ns"]
+    assert frame["label"].tolist() == ["cat", "NA", ""]
+
+
+def small(**changes):
+    arrays = [np.full((2, 2), i, np.uint8) for i in range(3)]
+    return from_arrays("small", arrays, ids=list("abc"), labels=["cat", "NA", ""], **changes)
+
+
+DIGEST = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"id,label\na,cat\n",
+        b"id,sha256,label,group,split,size,mtime_ns\na,b\n",
+        f"id,sha256,label,group,split,size,mtime_ns\na,{DIGEST},x,,,big,0\n".encode(),
+        f"id,sha256,label,group,split,size,mtime_ns\na,{DIGEST},x,,,{10**30},0\n".encode(),
+        b"id,sha256,label,group,split,size,mtime_ns\na,1.2E+63,x,,,0,0\n",
+        ("id,sha256,label,group,split,size,mtime_ns\n" + f"a,{DIGEST},x,,,0,0\n" * 2).encode(),
+        b"id,sha256,label,group,split,size,mtime_ns\n\xff\xfe,b,c,,,0,0\n",
+        b'id,sha256,label,group,split,size,mtime_ns\n"a' + b"x" * 200_000,
+        np.random.default_rng(0).bytes(500),
+    ],
+    ids="empty header cells number overflow digest repeat utf8 field random".split(),
+)
+def test_a_damaged_images_csv_is_refused_with_a_remedy(tmp_path, content):
+    path = tmp_path / "images.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(str(path))) as caught:
+        read_images_csv(path, "data")
+    assert "Delete it" in caught.value.remedy
+
+
+def test_a_manifest_from_the_cache_says_that_it_has_no_images(tmp_path):
+    write_images_csv(tmp_path / "images.csv", small())
+    with pytest.raises(DataError, match="knows no images"):
+        read_images_csv(tmp_path / "images.csv", "small").read(0)
+
+
+def test_columns_of_another_length_are_refused():
+    with pytest.raises(DataError, match="labels has 2 rows, ids has 3"):
+        replace(small(), labels=strings(["a", "b"]))
+
+
+def test_repeated_ids_are_refused_before_any_work():
+    with pytest.raises(DataError, match="ids repeat"):
+        replace(small(), ids=strings(["a", "b", "a"]))
+
+
+def test_distinct_takes_the_first_of_each_content_in_order():
+    images = replace(small(), sha256=strings(["b", "a", "b"]))
+    assert images.distinct().tolist() == [0, 1]
+
+
+def test_describe():
+    images = small(split=["train", "train", "test"], groups=["p1", "p1", ""])
+    assert images.describe() == "small: 3 images, 2 classes, 2 train, 1 test, 1 groups"
+    assert repr(images) == f"Images({images.describe()})"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("Train", "train"), (" training ", "train"), ("valid", "val"), ("DEV", "val"),
+     ("testing", "test"), ("", ""), ("trained", None), ("cat", None)],
+)  # fmt: skip
+def test_split_names(said, meant):
+    assert split_name(said) == meant
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a:b", "a\0", "*"])
+def test_names_that_are_no_folder_names_are_refused(name):
+    with pytest.raises(DataError, match="data set's name"):
+        check_name(name)
+
+
+def test_odd_but_good_names():
+    assert [check_name(n) for n in ("ISIC 2019", "Zellen-β", "a.b")] == [
+        "ISIC 2019", "Zellen-β", "a.b",
+    ]  # fmt: skip

@@ -10,7 +10,9 @@ from featcache.cli.console import show_table
 @click.command()
 @click.argument("part", default="")
 def backbones(part: str) -> None:
-    """List the backbones, or those whose name contains PART, with size and source.
+    """List the backbones.
+
+    With size and source; only those whose name contains PART, if it is given.
 
     \b
     Example:

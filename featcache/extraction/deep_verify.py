@@ -110,9 +110,10 @@ def _check(entry: Entry, backbone: Backbone, images: Images, rows: int, seed: in
     precision = entry.key.precision
     engine = open_engine(precision=precision)
     network = engine.load(backbone)
+    pieces = max(1, -(-len(drawn) // engine.batch_size))
     found = [
         cosines(network, backbone.preprocess, images, distinct[drawn[part]], stored[part])
-        for part in np.array_split(np.arange(len(drawn)), max(1, -(-len(drawn) // engine.batch_size)))
+        for part in np.array_split(np.arange(len(drawn)), pieces)
     ]
     cosine = np.concatenate(found)
     least = float(cosine.min(initial=1.0))

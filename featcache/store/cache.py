@@ -17,6 +17,7 @@ from featcache.images.manifest import (
     Images,
     check_name,
     read_images_csv,
+    write_csv,
     write_images_csv,
 )
 from featcache.store.disk import guard_writes
@@ -71,7 +72,7 @@ class Cache:
         found = []
         for path in sorted((self.folder / check_name(data)).glob("[!.]*.h5")):
             try:
-                with FeatureFile(path) as file:
+                with _finished(path) as file:
                     stat = path.stat()
                     found.append(
                         Entry(data, path, file.key, len(file), file.dim, stat.st_size,
@@ -115,7 +116,7 @@ class Cache:
         path = self.path(data, key)
         if not path.is_file():
             return np.ones(len(digests), np.bool_)
-        with FeatureFile(path) as file:
+        with _finished(path) as file:
             _check_key(file, key)
             return positions(digests, file.digests) < 0
 
@@ -139,7 +140,7 @@ class Cache:
             return {
                 row["sha256"]: row["problem"]
                 for row in csv.DictReader(file)
-                if row["kind"] == "decode"
+                if row.get("kind") == "decode" and row.get("sha256") and row.get("problem")
             }
 
     def note_failed(self, images: Images, problems: Mapping[int, tuple[str, str]]) -> None:
@@ -148,11 +149,14 @@ class Cache:
         if not problems:
             path.unlink(missing_ok=True)
             return
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("id", "sha256", "kind", "problem"))
-            for row, (kind, problem) in sorted(problems.items()):
-                writer.writerow((images.ids[row], images.sha256[row], kind, problem))
+        write_csv(
+            path,
+            ("id", "sha256", "kind", "problem"),
+            [
+                (str(images.ids[row]), str(images.sha256[row]), kind, problem)
+                for row, (kind, problem) in sorted(problems.items())
+            ],
+        )
 
     def choose(self, data: str, backbone: Sequence[str] = ()) -> list[Entry]:
         """The finished files that stand for these backbones.
@@ -170,12 +174,14 @@ class Cache:
         CacheMissing
             Where a backbone was not extracted for this data set.
         """
-        entries = [e for e in self.entries(data) if e.key.preprocess.get("view", "none") == "none"]
-        names = list(dict.fromkeys(entry.key.backbone for entry in entries))
+        entries = self.entries(data)
+        plain = [e for e in entries if e.key.preprocess.get("view", "none") == "none"]
+        names = list(dict.fromkeys(entry.key.backbone for entry in plain))
         chosen = []
         for wanted in backbone or sorted(names):
             name, _, prefix = wanted.partition("@")
-            of_name = [entry for entry in entries if entry.key.backbone == name]
+            # A view, such as hflip, is taken only where its key is named.
+            of_name = [e for e in (entries if prefix else plain) if e.key.backbone == name]
             fitting = [entry for entry in of_name if entry.key.digest.startswith(prefix)]
             if not fitting:
                 have = ", ".join(e.selector for e in of_name) or ", ".join(names) or "nothing"
@@ -210,11 +216,13 @@ class Cache:
         digests = to_digests(images.sha256)
         where = []
         for entry in entries:
-            with FeatureFile(entry.path) as file:
+            with _finished(entry.path) as file:
                 where.append(positions(digests, file.digests))
         absent = np.any([w < 0 for w in where], axis=0)
         if absent.any():
             self._refuse_absent(images, absent, entries)
+        if absent.all():
+            raise CacheRefused(f"not one of {len(images)} images of {images.name} has a vector")
         keep = np.flatnonzero(~absent)
         X = np.empty((len(keep), sum(entry.dim for entry in entries)), np.float32)
         start = 0
@@ -264,6 +272,18 @@ def positions(wanted: Digests, have: Digests) -> NDArray[np.intp]:
     return np.fromiter(
         (where.get(wanted[i].tobytes(), -1) for i in range(len(wanted))), np.intp, len(wanted)
     )
+
+
+def _finished(path: Path) -> FeatureFile:
+    """Open a file under a final name, where nobody else may have put one that is not done."""
+    file = FeatureFile(path)
+    if not file.complete:
+        file.close()
+        raise CacheRefused(
+            f"{path} was never finished: rows may be absent",
+            "Delete it and run the extract command again.",
+        )
+    return file
 
 
 def _check_key(file: FeatureFile, key: Key) -> None:

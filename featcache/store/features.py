@@ -66,6 +66,8 @@ class Features:
             raise DataError(
                 f"{len(self.blocks)} blocks, {len(self.names)} names, {len(self.keys)} keys"
             )
+        if len(set(self.names)) < len(self.names):
+            raise DataError(f"the same backbone twice in {', '.join(self.names)}")
         if len(set(self.ids.tolist())) != n:
             raise DataError("image ids repeat", "Give every image an id of its own.")
 
@@ -74,6 +76,8 @@ class Features:
 
     def select(self, names: Sequence[str]) -> Features:
         """The same rows with only these backbones' blocks, in the order given."""
+        if not names:
+            raise DataError("no backbone to select", f"These features have: {', '.join(self.names)}.")
         starts = dict(zip(self.names, np.cumsum((0, *self.blocks[:-1])), strict=True))
         for name in names:
             if name not in starts:
@@ -141,8 +145,9 @@ def join(parts: Sequence[Features]) -> Features:
             if differs.any():
                 row = int(np.flatnonzero(differs)[0])
                 raise DataError(
-                    f"{name} of {first.ids[row]} is {getattr(first, name)[row]!r} for "
-                    f"{first.names[0]} and {getattr(aligned, name)[row]!r} for {part.names[0]}",
+                    f"{name} of {first.ids[row]} is {str(getattr(first, name)[row])!r} for "
+                    f"{first.names[0]} and {str(getattr(aligned, name)[row])!r} for "
+                    f"{part.names[0]}",
                     "Extract both backbones from the same images.",
                 )
         blocks.append(aligned.X)

@@ -95,8 +95,11 @@ def read_key(text: str, where: str) -> Key:
         plain = json.loads(text)
         version = plain["format"]
         if version == FORMAT:
-            return Key(**{field.name: plain[field.name] for field in fields(Key)})
-    except (ValueError, KeyError, TypeError):
+            key = Key(**{field.name: plain[field.name] for field in fields(Key)})
+            if not isinstance(key.preprocess, dict):
+                raise TypeError("preprocess is no mapping")
+            return key
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CacheRefused(
             f"{where} holds no readable key", "Delete it and run the extract command again."
         ) from None

@@ -125,7 +125,7 @@ def _copy_rows(donor: Path, file: FeatureFile) -> None:
                 return
             todo = np.flatnonzero(~file.done())
             rows = positions(file.digests[todo], source.digests)
-            usable = (rows >= 0) & source.good()[rows]
+            usable = np.append(source.good(), False)[rows]  # position -1 is not usable
             todo, rows = todo[usable], rows[usable]
             if len(todo):
                 file.annotate(

@@ -1,0 +1,51 @@
+"""Ctrl-C on the real command: what is done is kept, and the same command goes on from there."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from featcache.store.file import FeatureFile
+
+COMMAND = [
+    sys.executable, "-m", "featcache", "extract", "--backbone", "resnet18",
+    "--weights", "random:0", "--image-size", "96", "-b", "16",
+]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        COMMAND, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        _wait_for_rows(tmp_path, 64)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "kept" in err
+    assert "Traceback" not in err
+    (partial,) = tmp_path.glob("cache/digits/.*.partial")
+    with FeatureFile(partial) as file:
+        kept = int(file.done().sum())
+        assert kept == file.good().sum() >= 64
+    again = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = re.search(r"1,797 vectors, ([\d,]+) computed", again.stdout)
+    assert found is not None
+    assert int(found[1].replace(",", "")) == 1797 - kept
+
+
+def _wait_for_rows(folder: Path, rows: int) -> None:
+    for _ in range(600):
+        time.sleep(0.1)
+        for partial in folder.glob("cache/digits/.*.partial"):
+            with FeatureFile(partial) as file:
+                if file.done().sum() >= rows:
+                    return
+    raise AssertionError("the extraction never began")

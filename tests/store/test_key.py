@@ -1,0 +1,116 @@
+import json
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featcache.errors import CacheRefused
+from featcache.extraction.preprocess import Preprocess
+from featcache.store.key import FORMAT, Key, read_key
+
+KEY = Key("resnet18", "torchvision", "IMAGENET1K_V1", "ab" * 32, "penultimate",
+          Preprocess().plain())  # fmt: skip
+
+CHANGES = {
+    "backbone": "resnet34",
+    "library": "timm",
+    "weights": "IMAGENET1K_V2",
+    "weights_sha256": "random:0",
+    "layer": "layer3:mean",
+    "preprocess": Preprocess(crop=200).plain(),
+    "precision": "bf16",
+    "dtype": "float16",
+    "format": 2,
+}
+PREPROCESS = {
+    "resize": 300,
+    "crop": 200,
+    "interpolation": "bicubic",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "antialias": False,
+    "colour": "L",
+    "alpha": "black",
+    "view": "hflip",
+    "decode": 99,
+}
+
+
+def test_no_field_is_forgotten_here():
+    assert set(CHANGES) == {field.name for field in fields(Key)}
+    assert set(PREPROCESS) == {field.name for field in fields(Preprocess)} == set(KEY.preprocess)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_field_changes_the_digest(name):
+    assert replace(KEY, **{name: CHANGES[name]}).digest != KEY.digest
+
+
+@pytest.mark.parametrize("name", PREPROCESS)
+def test_every_field_of_the_preprocessing_changes_the_digest_and_is_named(name):
+    other = replace(KEY, preprocess={**KEY.preprocess, name: PREPROCESS[name]})
+    assert other.digest != KEY.digest
+    assert KEY.differences(other) == [
+        f"preprocess.{name} {KEY.preprocess[name]} → {PREPROCESS[name]}"
+    ]
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(Preprocess)])
+def test_preprocess_itself_puts_every_field_into_the_key(field):
+    assert field in Preprocess().plain()
+
+
+def test_differences_read_as_in_the_manual():
+    theirs = replace(KEY, preprocess={**KEY.preprocess, "resize": 224})
+    assert KEY.differences(theirs) == ["preprocess.resize 256 → 224"]
+    assert KEY.differences(KEY) == []
+    older = {name: value for name, value in KEY.preprocess.items() if name != "view"}
+    assert replace(KEY, preprocess=older).differences(KEY) == ["preprocess.view absent → none"]
+
+
+def test_digest_does_not_depend_on_the_order_of_settings():
+    backwards = dict(reversed(KEY.preprocess.items()))
+    assert replace(KEY, preprocess=backwards).digest == KEY.digest
+
+
+@given(
+    st.builds(
+        Key, *[st.text(max_size=8)] * 5,
+        st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5)
+                        | st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3)),
+    )
+)  # fmt: skip
+def test_key_reads_back_and_its_stem_is_a_file_name(key):
+    back = read_key(key.json(), "here")
+    assert back == key
+    assert back.digest == key.digest
+    assert not set(key.stem) & set("/\\\0\n:*?\"<>|[]")
+    assert not key.stem.startswith(".")
+    assert key.stem.endswith(f".{key.digest[:8]}")
+
+
+def edited(**changes):
+    return json.dumps({**json.loads(KEY.json()), **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (edited(format=FORMAT + 1), "a newer featcache"),
+        (edited(format="2.0"), "a newer featcache"),
+        (edited(format=FORMAT - 1), "an older featcache"),
+        ("", "no readable key"),
+        ("{", "no readable key"),
+        ("[]", "no readable key"),
+        ("null", "no readable key"),
+        (json.dumps({"format": FORMAT, "backbone": "x"}), "no readable key"),
+        (edited(preprocess=["resize"]), "no readable key"),
+        ("[" * 100_000, "no readable key"),
+    ],
+)
+def test_what_is_no_key_of_this_version(text, message):
+    with pytest.raises(CacheRefused, match=f"^here .*{message}") as caught:
+        read_key(text, "here")
+    assert caught.value.exit_code == 4
+    assert caught.value.remedy

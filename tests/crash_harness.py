@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import tiny_backbone, tiny_images
 
 from featcache.extraction.extract import fill_cache
+from featcache.store import file as feature_file
 from featcache.store.file import FeatureFile
 
 IMAGES, BATCH, NAMES = 160, 8, ("one", "two")
@@ -56,6 +58,7 @@ class Figures:
 def work(cache: str, log: str, pause: float, ready: Event | None = None) -> None:
     """What the child does: extract, noting each forward pass, slowly enough to be killed."""
     if ready is not None:
+        _widen_the_gaps(pause)
         ready.set()
 
     def called(_: int, name: str) -> None:
@@ -70,6 +73,21 @@ def work(cache: str, log: str, pause: float, ready: Event | None = None) -> None
     fill_cache(
         tiny_images(IMAGES), backbone=backbones, cache=cache, batch_size=BATCH, workers=1, wait=True
     )
+
+
+def _widen_the_gaps(pause: float) -> None:
+    """Stop for a moment between the steps of a write, where a kill would hurt most."""
+    put, flush = feature_file._put, h5py.File.flush
+
+    def slow_put(*args: object) -> None:
+        put(*args)
+        time.sleep(pause)
+
+    def slow_flush(self: h5py.File) -> None:
+        flush(self)
+        time.sleep(pause)
+
+    feature_file._put, h5py.File.flush = slow_put, slow_flush
 
 
 def contents(cache: Path) -> dict[str, tuple[bytes, bytes]]:
@@ -136,6 +154,8 @@ def _round(
         killed = False
         if figures.kills < kills:
             ready.wait(10)  # a kill before anything has begun shows nothing
+            if rng.random() < 0.7:  # most of them while rows are being written
+                _wait_for_a_pass(child, log)
             child.join(rng.uniform(0.0, 0.12))
             killed = child.is_alive()
             child.kill()
@@ -148,6 +168,11 @@ def _round(
             return
         figures.kills += 1
         figures.resumes += any(after.values())
+
+
+def _wait_for_a_pass(child: multiprocessing.process.BaseProcess, log: Path) -> None:
+    while child.is_alive() and log.stat().st_size == 0:
+        time.sleep(0.001)
 
 
 def _check_progress(

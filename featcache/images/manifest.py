@@ -165,7 +165,7 @@ def read_images_csv(path: Path, name: str) -> Images:
         size, mtime_ns = (np.array(column, dtype=np.int64) for column in columns[5:])
         return Images(
             name, ids, sha256, labels, groups, split, size=size, mtime_ns=mtime_ns,
-            source=str(path),
+            source=name,
         )  # fmt: skip
     except (ValueError, OverflowError) as error:
         raise _unreadable(path, str(error)) from None

@@ -82,16 +82,15 @@ def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> Feat
     data : str
     key : Key
     digests : uint8 array of shape (n, 32)
-        The contents wanted, without repeats. Rows that the finished file has besides are kept.
+        The contents wanted, without repeats. Rows that are known besides, of images that are
+        gone, are kept.
     dim : int
         Width of a vector.
     """
     final = cache.path(data, key)
     partial = final.with_name(f".{final.name}.partial")
-    rows = digests
-    if final.is_file():
-        with FeatureFile(final) as old:
-            rows = np.concatenate([old.digests, digests[positions(digests, old.digests) < 0]])
+    kept = _rows_to_keep(final, partial, key, digests)
+    rows = np.concatenate([kept, digests[positions(digests, kept) < 0]])
     resumed = _resume(partial, key, rows, dim)
     if resumed is not None:
         return resumed
@@ -102,6 +101,27 @@ def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> Feat
             _copy_rows(donor, file)
     fresh.replace(partial)
     return FeatureFile(partial, writable=True)
+
+
+def _rows_to_keep(final: Path, partial: Path, key: Key, digests: Digests) -> Digests:
+    """The rows that the new file begins with: the finished file's, then the interrupted one's.
+
+    Of the latter those that are good, and those still wanted: a plain resumption finds its own
+    rows in their own order.
+    """
+    kept: Digests = digests[:0]
+    if final.is_file():
+        with FeatureFile(final) as file:
+            kept = file.digests
+    try:
+        with FeatureFile(partial) as file:
+            if file.key == key:
+                useful = file.good() | (positions(file.digests, digests) >= 0)
+                fresh = useful & (positions(file.digests, kept) < 0)
+                kept = np.concatenate([kept, file.digests[fresh]])
+    except (FileNotFoundError, CacheRefused):
+        pass
+    return kept
 
 
 def _resume(partial: Path, key: Key, rows: Digests, dim: int) -> FeatureFile | None:

@@ -48,7 +48,7 @@ print(json.dumps({"images": len(images), "passes": passes[0], "opened": opened[0
 """
 
 
-def step(data: Path, cache: Path, options: dict[str, str]) -> dict[str, float]:
+def step(data: Path, cache: Path, options: dict[str, object]) -> dict[str, float]:
     """One run in a process of its own."""
     start = time.perf_counter()
     done = subprocess.run(
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--weights-dir")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--image-size", type=int)
     given = parser.parse_args()
     options = {name: value for name, value in vars(given).items() if name != "data" and value}
     ids = list_images(given.data)

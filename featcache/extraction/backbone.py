@@ -63,8 +63,10 @@ class Backbone:
 
 def at_layer(network: torch.nn.Module, layer: str) -> torch.nn.Module:
     """The network cut at a named module; maps and token sequences are averaged over positions."""
+    import torch
     from torch import nn
 
+    swin = type(network).__name__ == "SwinTransformer"
     modules = dict(network.named_modules())
     if layer not in modules or not layer:
         raise unknown("layer", layer, [name for name in modules if name])
@@ -76,16 +78,32 @@ def at_layer(network: torch.nn.Module, layer: str) -> torch.nn.Module:
             self.output: torch.Tensor | None = None
             modules[layer].register_forward_hook(self._keep)
 
-        def _keep(self, _: nn.Module, __: object, output: torch.Tensor) -> None:
-            self.output = output
+        def _keep(self, _: nn.Module, __: object, output: object) -> None:
+            # Pooled at once: what follows may work in place, as ReLU(inplace=True) does.
+            self.output = _pooled(output, swin) if isinstance(output, torch.Tensor) else None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.network(x)
             output, self.output = self.output, None
-            if output is None or output.ndim not in (2, 3, 4):
-                raise FeatcacheError(f"layer {layer!r} gives no vector, map or tokens")
-            if output.ndim == 4:
-                return output.mean(dim=(2, 3))  # (n, d)
-            return output.mean(dim=1) if output.ndim == 3 else output  # (n, d)
+            if output is None:
+                raise FeatcacheError(
+                    f"layer {layer!r} gives no vector, map or tokens", "Name another --layer."
+                )
+            return output
 
     return AtLayer()
+
+
+def _pooled(output: torch.Tensor, swin: bool) -> torch.Tensor | None:
+    """The mean over positions, (n, d); None where it can't be told which axes those are."""
+    if output.ndim == 2:
+        return output.clone()  # (n, d)
+    if output.ndim == 3:
+        return output.mean(dim=1)  # (n, tokens, d)
+    if output.ndim != 4:
+        return None
+    # Images are square, and so are maps: (n, d, h, h), but (n, h, h, d) inside Swin and ConvNeXt.
+    _, first, middle, last = output.shape
+    if middle == last and not (swin and first == middle):
+        return output.mean(dim=(2, 3))
+    return output.mean(dim=(1, 2)) if first == middle else None

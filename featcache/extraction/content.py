@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import DataError
 from featcache.extraction.loading import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
@@ -34,6 +35,15 @@ class Content:
     def failed_csv(self) -> Path:
         """Where failures are listed."""
         return self._store.folder / self.images.name / FAILED_CSV
+
+    def none_left(self, report: Report) -> DataError:
+        """Write failed.csv; the error for when not one image could be embedded."""
+        self.note_failed(report)
+        text = next(iter(report.failed.values()), "there are none")
+        return DataError(
+            f"not one of {len(self.images)} images could be embedded (the first: {text})",
+            f"Look at {self.failed_csv}; delete it to try the same files again.",
+        )
 
     def note_failed(self, report: Report) -> None:
         """Write failed.csv, and the report's list, with a line for every image of the content."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featcache.errors import CacheRefused
 from featcache.extraction.engine import Network
 from featcache.extraction.preprocess import Preprocess
+from featcache.hashing import sha256_bytes
 from featcache.images.decode import BadImage, decode
 from featcache.images.manifest import Images
 
@@ -77,12 +78,15 @@ def cosines(
 ) -> NDArray[np.float64]:
     """Cosine between each stored vector and the same image embedded now, shape (n,).
 
-    Images that can't be read or decoded any more are left out.
+    Images that have changed, or can't be read or decoded any more, are left out.
     """
     pixels, kept = [], []
     for i, row in enumerate(rows.tolist()):
         try:
-            pixels.append(preprocess.cut(decode(images.read(row), preprocess.alpha)))
+            content = images.read(row)
+            if isinstance(content, bytes) and sha256_bytes(content) != images.sha256[row]:
+                continue
+            pixels.append(preprocess.cut(decode(content, preprocess.alpha)))
         except (BadImage, OSError):
             continue
         kept.append(i)

@@ -82,13 +82,16 @@ class Network:
 
         Parameters
         ----------
-        pixels : uint8 array of shape (n, 3, crop, crop), n at most the engine's batch size
+        pixels : uint8 array of shape (n, 3, crop, crop)
 
         Returns
         -------
         float32 array of shape (n, dim)
         """
         n, full = len(pixels), self._engine.batch_size
+        if n > full:
+            parts = [self.run(pixels[start : start + full]) for start in range(0, n, full)]
+            return np.concatenate(parts)
         batch = torch.zeros((full, *pixels.shape[1:]), dtype=torch.uint8)  # (b, 3, h, w)
         batch[:n] = torch.from_numpy(pixels)
         batch = batch.to(self._engine.device, memory_format=torch.channels_last)

@@ -128,6 +128,8 @@ def fill_cache(
     content = Content(images, store)
     limit = _most_failures(max_failures, len(content.rows))
     store.note_images(images)
+    if not len(content.rows):
+        raise content.none_left(report)
     jobs = [Job(one, runner, store, content) for one in backbones]
     with ExitStack() as stack:
         # Always in one order, so that two processes can't wait for each other's locks.

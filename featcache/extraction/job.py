@@ -9,7 +9,6 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.content import Content
 from featcache.extraction.drift import refuse_drift
@@ -113,12 +112,7 @@ class Job:
             return
         leave_out = ~self._file.done()
         if leave_out.all():
-            content.note_failed(report)
-            text = next(iter(report.failed.values()))
-            raise DataError(
-                f"not one of {len(content.images)} images could be embedded (the first: {text})",
-                f"Look at {content.failed_csv}.",
-            )
+            raise content.none_left(report)
         if self.computed:
             self._file.annotate({"seconds": report.seconds["compute"]})
         self._file.finish(self._store.path(self._data, self.key), leave_out)

@@ -128,7 +128,7 @@ def _build(name: str, weights: Weights, layer: str, crop: int) -> torch.nn.Modul
 
     # Its own generator state is put back: making a network must not disturb the caller's.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weights.seed or 0)
+        torch.default_generator.manual_seed(weights.seed or 0)  # leaves those of GPUs alone
         network: torch.nn.Module = get_model(name, weights=None, **_options(name, weights, crop))
     head = _take_classifier_away(network)
     if weights.path is not None:
@@ -169,7 +169,7 @@ def _load(
     network: torch.nn.Module, name: str, path: Path, crop: int, dropped: tuple[str, ...]
 ) -> None:
     state: Any = read_state(path)
-    if name.startswith("vit_"):
+    if name.startswith("vit_") and "encoder.pos_embedding" in state:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
         patch = int(name.rsplit("_", 1)[1])

@@ -106,7 +106,7 @@ def find_weights(
         if official.is_file():
             return _checked(official, wanted)
         if place != hub_folder() and spec == "auto" and (own := _own(architecture, place)):
-            return Weights("local", sha256_file(own), own)
+            return _given_path(architecture, own, published)
     return _download(architecture, wanted, folders)
 
 
@@ -126,6 +126,7 @@ def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
         Where it is no such file. A pickle that holds anything but tensors is refused.
     """
     import pickle
+    import struct
 
     import torch
     from safetensors import SafetensorError
@@ -138,7 +139,7 @@ def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError,
-            KeyError, TypeError, AttributeError) as error:  # fmt: skip
+            LookupError, TypeError, AttributeError, AssertionError, struct.error) as error:  # fmt: skip
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{path} can't be read as weights: {first}",
@@ -147,14 +148,19 @@ def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
     for name in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
             state = state[name]
-    if not isinstance(state, Mapping) or not all(torch.is_tensor(v) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and torch.is_tensor(v) for name, v in state.items()
+    ):
         raise WeightsError(f"{path} holds no state dict of tensors")
     plain = OrderedDict(
         (name.removeprefix("module."), v.float() if v.is_floating_point() else v)
         for name, v in state.items()
     )
     if hasattr(state, "_metadata"):  # layer versions, which some layers need to read old files
-        plain._metadata = state._metadata  # type: ignore[attr-defined]
+        plain._metadata = OrderedDict(  # type: ignore[attr-defined]
+            ("" if name == "module" else name.removeprefix("module."), v)
+            for name, v in state._metadata.items()
+        )
     return plain
 
 

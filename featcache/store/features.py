@@ -77,7 +77,9 @@ class Features:
     def select(self, names: Sequence[str]) -> Features:
         """The same rows with only these backbones' blocks, in the order given."""
         if not names:
-            raise DataError("no backbone to select", f"These features have: {', '.join(self.names)}.")
+            raise DataError(
+                "no backbone to select", f"These features have: {', '.join(self.names)}."
+            )
         starts = dict(zip(self.names, np.cumsum((0, *self.blocks[:-1])), strict=True))
         for name in names:
             if name not in starts:

@@ -287,7 +287,11 @@ def _check_datasets(path: Path, file: h5py.File, key: Key) -> int:
         ("checksum", (n,), "uint32"),
     ):
         dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset) or dataset.shape != shape or dataset.dtype != dtype:
+        if (
+            not isinstance(dataset, h5py.Dataset)
+            or dataset.shape != shape
+            or dataset.dtype != dtype
+        ):
             raise CacheRefused(f"{path}: its dataset {name!r} is of another shape or type", _AGAIN)
     return int(dim)
 

@@ -230,15 +230,25 @@ def test_a_missing_file_is_a_missing_file(tmp_path):
         FeatureFile(tmp_path / "none.h5")
 
 
-@pytest.mark.parametrize("rounds", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_flipped_bits_are_refused_or_seen_by_the_checksum_or_harmless(tmp_path, rounds):
+def places(path, whole):
+    """Offsets of the bytes to damage: those of the datasets, or every one."""
+    if whole:
+        return list(range(path.stat().st_size))
+    with h5py.File(path) as file:
+        sets = [file[name] for name in ("features", "sha256", "done", "checksum")]
+        return [s.id.get_offset() + i for s in sets for i in range(s.nbytes)]
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_flipped_bits_are_refused_or_seen_by_the_checksum_or_harmless(tmp_path, whole):
     """Whatever bit flips: no crash, and no row that passes for good and is not."""
     values = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    whole = finished(tmp_path / "x.h5", values).read_bytes()
-    path, rng = tmp_path / "y.h5", random.Random(0)
-    for _ in range(rounds):
-        data = bytearray(whole)
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path, rng = finished(tmp_path / "x.h5", values), random.Random(0)
+    content, where = path.read_bytes(), places(path, whole)
+    # Not many more: libhdf5 itself (1.14) can hang over an attribute with a flipped bit.
+    for _ in range(300):
+        data = bytearray(content)
+        data[rng.choice(where)] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
         try:
             with FeatureFile(path) as file:
@@ -249,4 +259,4 @@ def test_flipped_bits_are_refused_or_seen_by_the_checksum_or_harmless(tmp_path, 
                     same = (file.digests == digests(4)).all(axis=1) & (out == values).all(axis=1)
                     assert (same | ~good).all()
         except CacheRefused:
-            continue
+            assert whole

@@ -85,7 +85,7 @@ def test_key_reads_back_and_its_stem_is_a_file_name(key):
     back = read_key(key.json(), "here")
     assert back == key
     assert back.digest == key.digest
-    assert not set(key.stem) & set("/\\\0\n:*?\"<>|[]")
+    assert not set(key.stem) & set('/\\\0\n:*?"<>|[]')
     assert not key.stem.startswith(".")
     assert key.stem.endswith(f".{key.digest[:8]}")
 

@@ -1,0 +1,396 @@
+import csv
+import shutil
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from noise import noise
+from PIL import Image
+from tiny import tiny_backbone, tiny_images
+
+from featcache.errors import CacheRefused, DataError
+from featcache.extraction import job
+from featcache.extraction.engine import Network
+from featcache.extraction.extract import extract, fill_cache
+from featcache.extraction.registry import open_backbone
+from featcache.images.sources import open_images
+from featcache.store.cache import Cache
+from featcache.store.file import FeatureFile
+
+SMALL = {"weights": "random:0", "image_size": 32, "batch_size": 4, "workers": 2}
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many images went through a network; those that only try it out are not counted."""
+    count = [0]
+    plain = Network.run
+
+    def spy(self, pixels):
+        count[0] += len(pixels) if hasattr(self, "dim") else 0
+        return plain(self, pixels)
+
+    monkeypatch.setattr(Network, "run", spy)
+    monkeypatch.setattr(job, "refuse_drift", lambda *_, **__: None)
+
+    def since_last():
+        found, count[0] = count[0], 0
+        return found
+
+    return since_last
+
+
+def embedded(pictures, cache, **options):
+    return extract(pictures, backbone=tiny_backbone(), cache=cache, batch_size=4, workers=2,
+                   **options)  # fmt: skip
+
+
+def by_id(features):
+    return dict(zip(features.ids.tolist(), features.X, strict=True))
+
+
+def test_vectors_are_those_of_each_images_own_network_pass(pictures, cache):
+    """Against one image at a time through a plain torch loop."""
+    import torch
+
+    backbone = open_backbone("resnet18", weights="random:0", image_size=32)
+    features = extract(pictures, backbone="resnet18", cache=cache, **SMALL)
+    network = backbone.build().eval()
+    for id_, vector in by_id(features).items():
+        with Image.open(pictures / id_) as image, torch.inference_mode():
+            pixels = torch.from_numpy(backbone.preprocess.cut(image.convert("RGB")).copy())
+            expected = network(backbone.preprocess.normalise(pixels[None]))[0].numpy()
+        np.testing.assert_allclose(vector, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_labels_ids_and_blocks(pictures, cache):
+    features = extract(pictures, backbone=["resnet18", "squeezenet1_1"], cache=cache, **SMALL)
+    assert features.names == ("resnet18", "squeezenet1_1")
+    assert features.blocks == (512, 512)
+    assert features.data == "pictures"
+    assert features.y.tolist() == [id_.split("/")[0] for id_ in features.ids.tolist()]
+    assert features.X.dtype == np.float32
+
+
+def test_two_backbones_in_one_pass_equal_two_passes(pictures, tmp_path):
+    both = extract(pictures, backbone=["resnet18", "squeezenet1_1"], cache=tmp_path / "1", **SMALL)
+    for i, name in enumerate(("resnet18", "squeezenet1_1")):
+        one = extract(pictures, backbone=name, cache=tmp_path / "2", **SMALL)
+        assert np.array_equal(both.X[:, 512 * i : 512 * (i + 1)], one.X)
+
+
+def test_each_image_is_read_once_for_two_backbones(cache):
+    images, reads = tiny_images(10), []
+    spied = replace(images, read=lambda row: reads.append(row) or images.read(row))
+    several = [tiny_backbone("a"), tiny_backbone("b", seed=1), tiny_backbone("c", view="hflip")]
+    report = fill_cache(spied, backbone=several, cache=cache, batch_size=4)
+    assert sorted(reads) == list(range(10))
+    assert [o.computed for o in report.outcomes] == [10, 10, 10]
+
+
+class TestNothingIsComputedTwice:
+    def test_the_same_again(self, pictures, cache, passes):
+        first = embedded(pictures, cache)
+        assert passes() == 12
+        again = embedded(pictures, cache)
+        assert passes() == 0
+        assert np.array_equal(first.X, again.X)
+
+    def test_no_network_is_even_built(self, pictures, cache):
+        embedded(pictures, cache)
+        backbone = replace(tiny_backbone(), build=lambda: pytest.fail("built"))
+        extract(pictures, backbone=backbone, cache=cache)
+
+    def test_renamed_moved_relabelled_resplit_reordered(self, pictures, cache, passes):
+        before = {image.read_bytes(): image.name for image in pictures.rglob("*.png")}
+        vectors = {before[(pictures / i).read_bytes()]: v
+                   for i, v in by_id(embedded(pictures, cache)).items()}  # fmt: skip
+        passes()
+        (pictures / "cat").rename(pictures / "zebra")  # other labels, another order
+        shutil.move(pictures / "dog" / "01.png", pictures / "owl" / "first.png")
+        for part in ("train", "test"):
+            (pictures / part).mkdir()
+        for i, name in enumerate(("zebra", "dog", "owl")):
+            shutil.move(pictures / name, pictures / ("train" if i else "test") / name)
+        features = embedded(pictures, cache)
+        assert passes() == 0
+        assert set(features.split.tolist()) == {"train", "test"}
+        for id_, vector in by_id(features).items():
+            assert np.array_equal(vector, vectors[before[(pictures / id_).read_bytes()]])
+
+    def test_as_a_table(self, pictures, cache, passes):
+        embedded(pictures, cache)
+        passes()
+        rows = [f"{p.relative_to(pictures)},x" for p in pictures.rglob("*.png")]
+        (pictures / "pictures.csv").write_text("\n".join(["path,label", *rows]))
+        assert len(embedded(pictures / "pictures.csv", cache)) == 12
+        assert passes() == 0
+
+    def test_under_another_name(self, pictures, cache, passes):
+        embedded(pictures, cache)
+        passes()
+        shutil.copytree(pictures, pictures.parent / "copy")
+        assert len(embedded(pictures.parent / "copy", cache)) == 12
+        assert passes() == 0
+        assert len(Cache(cache).entries("copy")) == 1
+
+    @pytest.mark.parametrize("k", [1, 5])
+    def test_k_more_images_are_k_passes(self, pictures, cache, passes, k):
+        first = by_id(embedded(pictures, cache))
+        passes()
+        for i in range(k):
+            noise(100 + i).save(pictures / "cat" / f"0{i}new.png")
+        more = by_id(embedded(pictures, cache))
+        assert passes() == k
+        assert len(more) == 12 + k
+        assert all(np.array_equal(more[id_], vector) for id_, vector in first.items())
+
+    def test_one_edited_file_is_one_pass(self, pictures, cache, passes):
+        first = by_id(embedded(pictures, cache))
+        passes()
+        noise(77).save(pictures / "dog" / "01.png")
+        after = by_id(embedded(pictures, cache))
+        assert passes() == 1
+        assert [i for i in first if not np.array_equal(first[i], after[i])] == ["dog/01.png"]
+
+    def test_the_same_bytes_twice_are_one_pass(self, pictures, cache, passes):
+        for i in range(3):
+            shutil.copy(pictures / "cat" / "00.png", pictures / "owl" / f"copy{i}.png")
+        vectors = by_id(embedded(pictures, cache))
+        assert passes() == 12
+        assert len(vectors) == 15
+        assert np.array_equal(vectors["owl/copy2.png"], vectors["cat/00.png"])
+
+    def test_fewer_images_and_then_all_again(self, pictures, cache, passes):
+        embedded(pictures, cache)
+        passes()
+        hidden = pictures.parent / "hidden"
+        shutil.move(pictures / "cat", hidden)
+        assert len(embedded(pictures, cache)) == 8
+        shutil.move(hidden, pictures / "cat")
+        assert len(embedded(pictures, cache)) == 12
+        assert passes() == 0
+
+    def test_another_weight_file_of_the_same_name_is_a_miss(self, pictures, cache, passes):
+        embedded(pictures, cache)
+        passes()
+        extract(pictures, backbone=tiny_backbone(seed=1), cache=cache)
+        assert passes() == 12
+
+    def test_only_the_backbone_that_lacks_something_runs(self, pictures, cache, passes):
+        embedded(pictures, cache)
+        passes()
+        both = [tiny_backbone(), tiny_backbone("other", seed=1)]
+        report = fill_cache(open_images(pictures, cache=cache), backbone=both, cache=cache)
+        assert [o.computed for o in report.outcomes] == [0, 12]
+        assert passes() == 12
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, at a moment of the test's choosing."""
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_interrupted_run_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch, after):
+    whole = extract(pictures, backbone="mobilenet_v2", cache=tmp_path / "whole", **SMALL)
+    plain, count = Network.run, [0]
+
+    def stop(self, pixels):
+        count[0] += hasattr(self, "dim")
+        if count[0] > after:
+            raise Interrupted
+        return plain(self, pixels)
+
+    monkeypatch.setattr(Network, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(pictures, backbone="mobilenet_v2", cache=tmp_path / "cut", **SMALL)
+    monkeypatch.setattr(Network, "run", plain)
+    assert Cache(tmp_path / "cut").entries("pictures") == []
+    images = open_images(pictures, cache=None)
+    report = fill_cache(images, backbone="mobilenet_v2", cache=tmp_path / "cut", **SMALL)
+    assert report.outcomes[0].computed == 12 - 4 * after
+    again = extract(pictures, backbone="mobilenet_v2", cache=tmp_path / "cut", **SMALL)
+    assert again.X.tobytes() == whole.X.tobytes()
+    assert again.ids.tolist() == whole.ids.tolist()
+    left = {p.name for p in (tmp_path / "cut" / "pictures").iterdir() if ".lock" not in p.name}
+    assert left == {report.outcomes[0].path.name, "images.csv"}
+
+
+BAD = {"cat/00a.png", "dog/zz.jpg", "owl/03cut.png"}
+
+
+class TestBrokenImages:
+    @pytest.fixture
+    def spoilt(self, pictures):
+        """The pictures and, in between, three that can't be decoded (two of them equal)."""
+        (pictures / "cat" / "00a.png").write_bytes(b"no image")
+        (pictures / "dog" / "zz.jpg").write_bytes(b"no image")
+        whole = (pictures / "owl" / "02.png").read_bytes()
+        (pictures / "owl" / "03cut.png").write_bytes(whole[: len(whole) // 2])
+        return pictures
+
+    def test_cost_themselves_only(self, spoilt, tmp_path):
+        """Bit for bit, though the others stand elsewhere in their batches then."""
+        found = by_id(extract(spoilt, backbone="squeezenet1_1", cache=tmp_path / "1", **SMALL))
+        for bad in BAD:
+            (spoilt / bad).unlink()
+        clean = by_id(extract(spoilt, backbone="squeezenet1_1", cache=tmp_path / "2", **SMALL))
+        assert found.keys() == clean.keys()
+        assert all(np.array_equal(found[id_], clean[id_]) for id_ in clean)
+
+    def test_are_listed(self, spoilt, cache):
+        images = open_images(spoilt, cache=cache)
+        report = fill_cache(images, backbone=tiny_backbone(), cache=cache, batch_size=4)
+        assert report.failed.keys() == BAD
+        assert report.outcomes[0].rows == 12
+        with (cache / "pictures" / "failed.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["id"] for row in rows} == BAD
+        assert {row["kind"] for row in rows} == {"decode"}
+        assert all(row["problem"] for row in rows)
+
+    def test_are_not_tried_again_and_stay_listed(self, spoilt, cache, passes):
+        embedded(spoilt, cache)
+        passes()
+        images = open_images(spoilt, cache=cache)
+        report = fill_cache(images, backbone=tiny_backbone(), cache=cache)
+        assert (passes(), report.failed.keys()) == (0, BAD)
+
+    def test_mended_they_are_embedded(self, spoilt, cache, passes):
+        embedded(spoilt, cache)
+        passes()
+        for i, bad in enumerate(sorted(BAD)):
+            noise(50 + i).save(spoilt / bad)
+        assert len(embedded(spoilt, cache)) == 15
+        assert passes() == 3
+        assert not (cache / "pictures" / "failed.csv").exists()
+
+    def test_none_left_is_an_error_each_time(self, tmp_path, cache):
+        for i in range(3):
+            (tmp_path / "bad" / "a").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "bad" / "a" / f"{i}.png").write_bytes(bytes([i]))
+        for _ in range(2):
+            with pytest.raises(DataError, match="not one of 3 images could be embedded"):
+                embedded(tmp_path / "bad", cache)
+            assert (cache / "bad" / "failed.csv").is_file()
+        noise(1).save(tmp_path / "bad" / "a" / "good.png")
+        assert len(embedded(tmp_path / "bad", cache)) == 1
+
+
+class TestFilesThatChangeMeanwhile:
+    def test_are_not_stored_under_the_old_digest(self, pictures, cache):
+        images = open_images(pictures, cache=cache)
+        noise(66).save(pictures / "cat" / "00.png")
+        report = fill_cache(images, backbone=tiny_backbone(), cache=cache, batch_size=4)
+        assert "has changed since it was listed" in report.failed["cat/00.png"]
+        assert report.outcomes[0].rows == 11
+        with FeatureFile(report.outcomes[0].path) as file:
+            row = images.ids.tolist().index("cat/00.png")
+            assert images.sha256[row] not in {d.tobytes().hex() for d in file.digests}
+
+    def test_are_embedded_by_the_next_run(self, pictures, cache, passes):
+        images = open_images(pictures, cache=cache)
+        noise(66).save(pictures / "cat" / "00.png")
+        fill_cache(images, backbone=tiny_backbone(), cache=cache, batch_size=4)
+        passes()
+        assert len(embedded(pictures, cache)) == 12
+        assert passes() == 1
+
+    def test_a_file_that_vanished_is_no_reason_to_leave_it_out_silently(self, pictures, cache):
+        images = open_images(pictures, cache=cache)
+        (pictures / "cat" / "00.png").unlink()
+        with pytest.raises(CacheRefused, match="1 of 12 images"):
+            extract(images, backbone=tiny_backbone(), cache=cache, batch_size=4)
+        assert len(embedded(pictures, cache)) == 11
+
+
+def test_a_view_is_another_file_and_can_be_loaded(pictures, cache):
+    plain = embedded(pictures, cache)
+    flipped = extract(pictures, backbone=tiny_backbone(view="hflip"), cache=cache)
+    assert not np.array_equal(plain.X, flipped.X)
+    assert len(Cache(cache).entries("pictures")) == 2
+    assert np.array_equal(embedded(pictures, cache).X, plain.X)
+
+
+def test_the_file_says_what_made_it(pictures, cache):
+    embedded(pictures, cache)
+    (entry,) = Cache(cache).entries("pictures")
+    with FeatureFile(entry.path) as file:
+        facts = file.attributes
+    assert {"created", "device", "engine", "torch", "torchvision", "seconds"} <= facts.keys()
+    assert facts["seconds"] > 0
+
+
+def test_progress_counts_every_image_to_its_end(pictures, cache):
+    (pictures / "cat" / "bad.png").write_bytes(b"x")
+    seen = []
+    embedded(pictures, cache, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 13), (8, 13), (12, 13), (13, 13)]
+    seen.clear()
+    embedded(pictures, cache, progress=lambda *numbers: seen.append(numbers))
+    assert not seen
+
+
+def test_seconds_add_up(pictures, cache):
+    report = fill_cache(open_images(pictures, cache=cache), backbone=tiny_backbone(), cache=cache)
+    spent = report.seconds
+    assert 0 < spent["wait"] + spent["compute"] + spent["write"] <= spent["total"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "failures", "stops"),
+    [(None, 3, False), (3, 3, False), (2, 3, True), ("20%", 3, False), ("19%", 3, True)],
+)
+def test_max_failures(pictures, cache, limit, failures, stops):
+    for i in range(failures):
+        (pictures / "cat" / f"bad{i}.png").write_bytes(bytes([i]))
+    if stops:
+        with pytest.raises(DataError, match="--max-failures"):
+            embedded(pictures, cache, max_failures=limit)
+    else:
+        assert len(embedded(pictures, cache, max_failures=limit)) == 12
+
+
+def test_digits_are_embedded(cache):
+    images = open_images("digits", cache=cache)
+    few = np.arange(0, 1797, 60)
+    some = replace(
+        images,
+        **{n: getattr(images, n)[few] for n in ("ids", "sha256", "labels", "groups", "split")},
+        read=lambda row: images.read(int(few[row])),
+    )
+    features = extract(some, backbone="squeezenet1_1", cache=cache, **SMALL)
+    assert features.X.shape == (30, 512)
+    assert len(np.unique(features.X, axis=0)) == 30
+
+
+@pytest.mark.slow
+def test_60_000_known_rows_need_no_pass_and_few_seconds(cache, passes):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60_000, 8, 8, 3), dtype=np.uint8)
+    from featcache.images.arrays import from_arrays
+
+    ids = [f"{i:05d}" for i in range(len(pixels))]
+    images = from_arrays("many", list(pixels), ids=ids, labels=ids)
+    extract(images, backbone=tiny_backbone(dim=256), cache=cache, batch_size=256)
+    passes()
+    start = time.perf_counter()
+    extract(images, backbone=tiny_backbone(dim=256), cache=cache)
+    assert passes() == 0
+    assert time.perf_counter() - start < 5
+
+
+def test_another_process_reads_the_same(pictures, cache):
+    import multiprocessing
+
+    whole = embedded(pictures, cache)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        found = pool.apply(_reload, (str(cache),))
+    assert np.array_equal(found, whole.X)
+
+
+def _reload(cache):
+    store = Cache(cache)
+    return store.features(store.images(), store.choose("pictures")).X

@@ -1,0 +1,115 @@
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny import SIDE, tiny_images
+
+from featcache.errors import DataError, RecipeError
+from featcache.extraction.loading import count_workers, load_batches
+from featcache.extraction.preprocess import Preprocess
+from featcache.images.manifest import Images, strings
+
+PLAIN = Preprocess(resize=SIDE, crop=SIDE)
+FLIPPED = replace(PLAIN, view="hflip")
+
+
+def loaded(images, rows, batch_size=4, workers=3, preprocesses=(PLAIN,)):
+    return list(load_batches(images, np.array(rows, np.intp), preprocesses, batch_size, workers))
+
+
+@pytest.mark.parametrize("workers", [1, 7])
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_every_row_comes_once_in_order_with_its_own_pixels(workers, batch_size):
+    images = tiny_images(30)
+    rows = np.random.default_rng(0).permutation(30)[:23]
+    batches = loaded(images, rows, batch_size, workers)
+    assert np.concatenate([b.rows for b in batches]).tolist() == rows.tolist()
+    assert [len(b.rows) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    for batch in batches:
+        expected = [images.read(row).transpose(2, 0, 1) for row in batch.rows]
+        np.testing.assert_array_equal(batch.pixels[PLAIN], np.stack(expected))
+
+
+def test_each_image_is_read_and_decoded_once_for_all_preprocessings():
+    images = tiny_images(6)
+    reads = []
+    spied = replace(images, read=lambda row: reads.append(row) or images.read(row))
+    (first, _) = loaded(spied, range(6), 4, preprocesses=(PLAIN, FLIPPED))
+    assert sorted(reads) == list(range(6))
+    np.testing.assert_array_equal(first.pixels[FLIPPED], first.pixels[PLAIN][..., ::-1])
+
+
+def failing(images, broken):
+    def read(row):
+        if row in broken:
+            if isinstance(broken[row], Exception):
+                raise broken[row]
+            return broken[row]
+        return images.read(row)
+
+    return replace(images, read=read)
+
+
+def test_a_broken_image_drops_out_and_its_batch_goes_on():
+    images = tiny_images(8)
+    odd = failing(images, {2: np.zeros((3, 3, 9), np.uint8), 5: OSError(5, "Input/output error")})
+    first, second = loaded(odd, range(8))
+    assert first.rows.tolist() == [0, 1, 3]
+    assert second.rows.tolist() == [4, 6, 7]
+    assert first.problems[2].kind == "decode"
+    assert (second.problems[5].kind, second.problems[5].text) == (
+        "read", "can't be read: Input/output error",
+    )  # fmt: skip
+    np.testing.assert_array_equal(first.pixels[PLAIN][2], images.read(3).transpose(2, 0, 1))
+
+
+def test_a_batch_of_nothing_but_broken_images():
+    images = tiny_images(4)
+    (batch,) = loaded(failing(images, dict.fromkeys(range(4), b"")), range(4))
+    assert len(batch.rows) == 0
+    assert batch.pixels[PLAIN].shape == (0, 3, SIDE, SIDE)
+    assert len(batch.problems) == 4
+
+
+def test_a_file_that_is_not_what_was_listed_is_a_problem_of_reading():
+    images = Images("x", strings(["a"]), strings(["0" * 64]), *[strings([""])] * 3,
+                    read=lambda _: b"other bytes")  # fmt: skip
+    (batch,) = loaded(images, [0])
+    assert batch.problems[0].kind == "read"
+    assert "has changed since it was listed" in batch.problems[0].text
+
+
+def test_any_other_error_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        loaded(failing(tiny_images(8), {3: ZeroDivisionError()}), range(8))
+    cached = replace(tiny_images(2), read=Images.__dataclass_fields__["read"].default)
+    with pytest.raises(DataError, match="knows no images"):
+        loaded(cached, [0])
+
+
+def test_only_so_many_images_are_read_ahead():
+    images = tiny_images(200)
+    reads = []
+    spied = replace(images, read=lambda row: reads.append(row) or images.read(row))
+    batches = load_batches(spied, np.arange(200), (PLAIN,), 4, 2)
+    next(batches)
+    time.sleep(0.1)
+    assert len(reads) <= 3 * 4 + 2
+    batches.close()
+
+
+def test_threads_end_when_the_reader_stops():
+    batches = load_batches(tiny_images(50), np.arange(50), (PLAIN,), 4, 3)
+    next(batches)
+    batches.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("featcache-load")]
+
+
+def test_workers():
+    assert 1 <= count_workers("auto") <= 16
+    assert count_workers(5) == 5
+    for wrong in (0, -1, "many"):
+        with pytest.raises(RecipeError, match="workers"):
+            count_workers(wrong)

@@ -42,8 +42,9 @@ def compare(
 ) -> None:
     """Fit and score a grid of classifiers on the same folds.
 
-    The table comes best first. Every fusion goes with every head on all backbones together; each
-    backbone alone is beside them. What was run before is not run again.
+    The table comes best first; "=" marks what can't be told from the best by a paired test. Every
+    fusion goes with every head on all backbones together; each backbone alone is beside them. What
+    was run before is not run again.
 
     \b
     Example:

@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from featcache.reporting.run_folder import Run
 
+_TIE = "="  # beside the place of a run that can't be told from the best
 _EVERY_SECONDS = 10.0  # between plain progress lines, where there is no terminal
 
 
@@ -117,12 +118,13 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 
 def show_runs(runs: Sequence[Run], title: str = "") -> None:
-    """Runs as a table on stdout."""
+    """Runs with the same rows, best first, as a table on stdout, and what it comes to."""
     from featcache.reporting.comparison import fusion_label
+    from featcache.reporting.ties import verdict
 
     rows = [
         (
-            str(place),
+            f"{_TIE} {place}" if run.tie else str(place),
             " + ".join(run.backbones),
             fusion_label(run),
             run.head,
@@ -136,6 +138,9 @@ def show_runs(runs: Sequence[Run], title: str = "") -> None:
     columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
                "F1", "AUC", "one fit")  # fmt: skip
     show_table(columns, rows, title)
+    if any(run.tie for run in runs):
+        click.echo(f"{_TIE}  can't be told from the best")
+    click.echo(verdict(runs))
 
 
 def _number(value: float) -> str:
@@ -143,4 +148,4 @@ def _number(value: float) -> str:
 
 
 def _looks_numeric(text: str) -> bool:
-    return text[:1].isdigit() or text == "–"
+    return text.removeprefix(f"{_TIE} ")[:1].isdigit() or text == "–"

@@ -17,7 +17,8 @@ from featcache.cli.options import reports_option, with_log
 def report(runs: tuple[Path, ...], reports: str, quiet: bool) -> None:
     """Rebuild the comparison of all runs.
 
-    Prints the runs that are named, or all.
+    Prints the runs that are named, or all; "=" marks what can't be told from the best of its
+    table by a paired test.
 
     \b
     Example:

@@ -11,18 +11,19 @@ from pathlib import Path
 from featcache.errors import DataError
 from featcache.reporting.plots import plot_comparison
 from featcache.reporting.run_folder import Run, read_run
+from featcache.reporting.ties import mark_ties, verdicts
 
 log = logging.getLogger("featcache")
 
 COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
-    "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds", "run",
+    "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds", "run",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, best accuracy first; ties go to the faster fit.
+    """Runs, best accuracy first, the faster fit first among equals; see `sort_runs`.
 
     Attributes
     ----------
@@ -50,15 +51,20 @@ class Comparison:
         return [_row(run) for run in self.runs]
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """The table in Markdown, and under it what the paired tests come to."""
         lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
         lines += ["| " + " | ".join(row[name] for name in COLUMNS) + " |" for row in self.rows()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"\n{said}" for said in verdicts(self.runs))])
 
 
 def sort_runs(runs: Sequence[Run]) -> Comparison:
-    """The comparison of these runs."""
-    return Comparison(sorted(runs, key=lambda run: (-run.metric("accuracy"), run.fit_seconds)))
+    """The comparison of these runs, each tested against the best with the same rows and folds.
+
+    The p-values and ties are those among the runs given: they may differ from those of a
+    comparison with more of them.
+    """
+    best_first = sorted(runs, key=lambda run: (-run.metric("accuracy"), run.fit_seconds))
+    return Comparison(mark_ties(best_first))
 
 
 def fusion_label(run: Run) -> str:
@@ -117,6 +123,8 @@ def _row(run: Run) -> dict[str, str]:
         "accuracy": f"{run.metric('accuracy'):.4f}",
         "low": f"{low:.4f}",
         "high": f"{high:.4f}",
+        "p": "" if run.p is None else f"{run.p:.3g}",
+        "tie": "yes" if run.tie else "",
         **{name: f"{run.metric(name):.4f}".replace("nan", "") for name in numbers},
         "fit_seconds": f"{run.fit_seconds:.2f}",
         "run": str(run.folder),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -18,9 +17,11 @@ from featcache.errors import DataError
 from featcache.fitting.evaluate import FoldResult, Result
 from featcache.fitting.splits import Fold, folds_to_json
 from featcache.hashing import sha256_json
+from featcache.reporting.predictions import write_predictions
 from featcache.store.features import Features
 
 FORMAT = 1
+ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
 _LIBRARIES = ("featcache", "numpy", "scikit-learn", "torch", "xgboost")
 
 
@@ -46,6 +47,10 @@ class Run:
     fit_seconds : float
         One fit, as the mean over the folds.
     created : str
+    p : float or None
+        How likely chance alone makes it differ this much from the best of the runs it was
+        compared with, adjusted for their number; None for the best and where not tested. Not
+        kept in the folder: it depends on what else is there.
     """
 
     folder: Path
@@ -61,6 +66,12 @@ class Run:
     interval: tuple[float, float]
     fit_seconds: float
     created: str
+    p: float | None = None
+
+    @property
+    def tie(self) -> bool:
+        """Whether the difference to the best may well be chance."""
+        return self.p is not None and self.p >= ALPHA
 
     @property
     def name(self) -> str:
@@ -74,9 +85,13 @@ class Run:
 
 
 def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
-    """A digest of which rows were trained on and tested on, with their labels."""
+    """A digest of which rows were trained on and tested on, with their labels, in any order."""
     rows = zip(features.ids.tolist(), features.sha256.tolist(), features.y.tolist(), strict=True)
-    return sha256_json({"rows": sorted(rows), "folds": folds_to_json(folds, features)})
+    sets = [
+        {**fold, "train": sorted(fold["train"]), "test": sorted(fold["test"])}
+        for fold in folds_to_json(folds, features)
+    ]
+    return sha256_json({"rows": sorted(rows), "folds": sets})
 
 
 def run_digest(
@@ -150,7 +165,7 @@ def save_run(
         _write_json(temporary / "run.json", _facts(run, result, seed, settings))
         _write_json(temporary / "metrics.json", _metrics(run, result))
         _write_json(temporary / "splits.json", folds_to_json(folds, features))
-        _write_predictions(temporary / "predictions.csv", result)
+        write_predictions(temporary / "predictions.csv", result, features)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
@@ -195,7 +210,7 @@ def _facts(
     run: Run, result: Result, seed: int, settings: Mapping[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     plain = asdict(run)
-    for elsewhere in ("folder", "metrics", "sd", "interval"):
+    for elsewhere in ("folder", "metrics", "sd", "interval", "p"):
         del plain[elsewhere]
     return {
         "format": FORMAT,
@@ -234,20 +249,6 @@ def _fold_facts(fold: FoldResult) -> dict[str, Any]:
         "predict_seconds": fold.predict_seconds,
         "history": fold.history,
     }
-
-
-def _write_predictions(path: Path, result: Result) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        with_proba = result.folds[0].proba is not None
-        columns = [f"p_{name}" for name in result.classes] if with_proba else []
-        writer.writerow(["id", "fold", "true", "pred", *columns])
-        for fold in result.folds:
-            proba = [[]] * len(fold.ids) if fold.proba is None else fold.proba.tolist()
-            for id_, true, pred, row in zip(
-                fold.ids.tolist(), fold.true.tolist(), fold.pred.tolist(), proba, strict=True
-            ):
-                writer.writerow([id_, fold.name, true, pred, *(f"{p:.6g}" for p in row)])
 
 
 def _write_json(path: Path, value: Any) -> None:

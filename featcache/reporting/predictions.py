@@ -1,0 +1,91 @@
+"""Predictions: every tested row of a run as a line of predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import DataError
+from featcache.fitting.evaluate import Result
+from featcache.fitting.splits import components
+from featcache.store.features import Features
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Which rows a run got right, in the order of their ids.
+
+    Attributes
+    ----------
+    ids : tuple of str
+        Sorted, n of them.
+    right : bool array of shape (n,)
+    groups : tuple of str, or None
+        Equal for linked rows; None where no rows are linked.
+    """
+
+    ids: tuple[str, ...]
+    right: NDArray[np.bool_]
+    groups: tuple[str, ...] | None
+
+
+def write_predictions(path: Path, result: Result, features: Features) -> None:
+    """Write the columns id, fold, true, pred, and p_<class> where there are probabilities.
+
+    Where rows are linked by group or content, a column `group` after `pred` numbers what belongs
+    together: linked rows tend to be right or wrong together, so a paired test has to know.
+    """
+    linked = _linked(features)
+    with_proba = result.folds[0].proba is not None
+    header = ["id", "fold", "true", "pred"]
+    header += [] if linked is None else ["group"]
+    header += [f"p_{name}" for name in result.classes] if with_proba else []
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        for fold in result.folds:
+            proba = [[]] * len(fold.ids) if fold.proba is None else fold.proba.tolist()
+            for id_, true, pred, row in zip(
+                fold.ids.tolist(), fold.true.tolist(), fold.pred.tolist(), proba, strict=True
+            ):
+                group = [] if linked is None else [linked[id_]]
+                writer.writerow([id_, fold.name, true, pred, *group, *(f"{p:.6g}" for p in row)])
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """Read which rows were predicted right, whatever their order in the file.
+
+    Raises
+    ------
+    DataError
+        Where the file is missing or is no whole table of predictions.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = csv.reader(file)
+            header = next(lines, [])
+            id_, true, pred = (header.index(name) for name in ("id", "true", "pred"))
+            group = header.index("group") if "group" in header else None
+            rows = sorted(
+                (row[id_], row[true] == row[pred], "" if group is None else row[group])
+                for row in lines
+            )
+        ids, right, groups = zip(*rows, strict=True)
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise DataError(
+            f"{path} can't be read as predictions: {type(error).__name__} {error}",
+            "Fit that candidate again: featcache compare … --again",
+        ) from None
+    return Outcomes(ids, np.array(right), None if group is None else groups)
+
+
+def _linked(features: Features) -> dict[str, int] | None:
+    """A number for each image id, shared by linked images; None where there are none."""
+    numbers = components(features).tolist()
+    if len(set(numbers)) == len(numbers):
+        return None
+    return dict(zip(features.ids.tolist(), numbers, strict=True))

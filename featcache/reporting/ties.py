@@ -1,0 +1,151 @@
+"""Ties: which runs can't be told from the best one on the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featcache.errors import DataError
+from featcache.fitting.statistics import corrected_t_test, holm, mcnemar
+from featcache.reporting.predictions import Outcomes, read_outcomes
+from featcache.reporting.run_folder import Run
+
+_METHOD = "(paired test, Holm, 5 %)"
+_WORTH_SAYING = 1.1  # times faster
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """What the t-test over folds needs: one accuracy for each, in the order of their names."""
+
+    names: tuple[str, ...]
+    accuracy: tuple[float, ...]
+    train: float
+    test: float
+
+
+def mark_ties(runs: Sequence[Run]) -> list[Run]:
+    """Test each run against the best with the same rows and folds.
+
+    McNemar's test where there is one test split, else the corrected t-test over the folds'
+    accuracies; Holm's adjustment over all runs that share a best. The best is picked by the same
+    numbers that are then tested, which no adjustment for its rivals makes up for in full: where
+    many equals compete, some of them may look worse than they are.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Best first. Of each data set and `rows` the first is what the others are tested against.
+
+    Returns
+    -------
+    list of Run
+        In the order given, with their `p`; None for the best, and for a run whose folder, or
+        the best's, lacks the predictions or scores to test.
+    """
+    marked = [replace(run, p=None) for run in runs]
+    for best, *others in _families(runs):
+        p_values = _against(runs[best].folder, [runs[place].folder for place in others])
+        tested = [(place, p) for place, p in zip(others, p_values, strict=True) if p is not None]
+        adjusted = holm([p for _, p in tested])
+        for (place, _), p in zip(tested, adjusted, strict=True):
+            marked[place] = replace(runs[place], p=p)
+    return marked
+
+
+def verdict(runs: Sequence[Run]) -> str:
+    """What the tests come to, in a sentence or two.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        From `mark_ties`, all with the same rows, best first; at least one.
+    """
+    best, *others = runs
+    names = [run.name for run in runs]
+
+    def name(run: Run) -> str:
+        # Runs that differ in a setting only are told apart by their folders.
+        return run.name if names.count(run.name) == 1 else run.folder.name
+
+    if not others:
+        return f"{name(best)} is the only run on these rows."
+    ties = [run for run in others if run.tie]
+    untested = sum(run.p is None for run in others)
+    said = f"{name(best)} {_standing(len(ties), len(others), untested)}"
+    if 0 < untested < len(others):
+        said += f" {untested} {_others(untested)} not tested: the predictions are not there."
+    cheapest = min(ties, key=lambda run: run.fit_seconds, default=best)
+    faster = best.fit_seconds / max(cheapest.fit_seconds, 1e-9)
+    if faster >= _WORTH_SAYING:
+        times = f"{faster:.1f}" if faster < 9.95 else f"{faster:,.0f}"
+        which = "That one" if len(ties) == 1 else "The cheapest of them"
+        said += f" {which} is {name(cheapest)}, {times} times faster to fit."
+    return said
+
+
+def verdicts(runs: Sequence[Run]) -> list[str]:
+    """One verdict for each data set and `rows`, headed by what it is about if they are several."""
+    families = [[runs[place] for place in places] for places in _families(runs)]
+    if len(families) == 1:
+        return [verdict(runs)]
+    return [f"{same[0].data}, {same[0].split}: {verdict(same)}" for same in families]
+
+
+def _families(runs: Sequence[Run]) -> list[list[int]]:
+    """Places of the runs that compare with one another: one data set, equal rows and folds."""
+    families: dict[tuple[str, str], list[int]] = {}
+    for place, run in enumerate(runs):
+        families.setdefault((run.data, run.rows), []).append(place)
+    return list(families.values())
+
+
+def _standing(ties: int, others: int, untested: int) -> str:
+    """What follows the best one's name."""
+    if untested == others:
+        return f"is best, not tested against the {_others(others)}: the predictions are not there."
+    if not ties:
+        return f"is best, by more than chance {_METHOD}."
+    if ties < others:
+        return f"is best; {ties} {_others(ties)} can't be told from it {_METHOD}."
+    none_of = "the other one can't" if ties == 1 else f"none of the {ties} others can"
+    return f"is best, but {none_of} be told from it {_METHOD}."
+
+
+def _others(count: int) -> str:
+    return "other" if count == 1 else "others"
+
+
+def _against(best: Path, others: Sequence[Path]) -> list[float | None]:
+    """The p-value of each of the others; None where one can't be had."""
+    if not others:
+        return []
+    reference = _read(best)
+    return [None if reference is None else _p_value(reference, _read(path)) for path in others]
+
+
+def _p_value(best: Outcomes | _Folds, other: Outcomes | _Folds | None) -> float | None:
+    if isinstance(best, Outcomes) and isinstance(other, Outcomes) and best.ids == other.ids:
+        return mcnemar(best.right, other.right, best.groups or other.groups)
+    if isinstance(best, _Folds) and isinstance(other, _Folds) and best.names == other.names:
+        return corrected_t_test(best.accuracy, other.accuracy, best.train, best.test)
+    return None
+
+
+def _read(folder: Path) -> Outcomes | _Folds | None:
+    """What a run folder has to be tested with; None where that is missing or unreadable."""
+    try:
+        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        folds = sorted(scores["folds"], key=lambda fold: str(fold["name"]))
+        if len(folds) == 1:
+            return read_outcomes(folder / "predictions.csv")
+        return _Folds(
+            names=tuple(fold["name"] for fold in folds),
+            accuracy=tuple(float(fold["metrics"]["accuracy"]) for fold in folds),
+            train=sum(fold["train"] for fold in folds) / len(folds),
+            test=sum(fold["test"] for fold in folds) / len(folds),
+        )
+    except (DataError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None

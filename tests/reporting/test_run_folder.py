@@ -1,0 +1,188 @@
+"""Run folders: what goes in comes out, all of it or nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featcache.errors import DataError
+from featcache.fitting.splits import folds_from_json, make_folds
+from featcache.reporting import run_folder
+from featcache.reporting.run_folder import read_run, rows_digest, run_digest, save_run
+
+from .conftest import make_features, make_result, make_run, own_split
+
+RIGHT = np.arange(80) % 10 > 0
+
+
+def test_a_saved_run_is_read_as_it_was(tmp_path):
+    features = make_features()
+    saved = make_run(tmp_path, features, make_folds(features, 4), RIGHT, "mlp", seconds=2.5)
+    assert read_run(saved.folder) == saved
+    assert saved.name == "big+small.concat.mlp"
+    assert (saved.data, saved.split, saved.tested) == ("toy", "4 folds", 80)
+    assert saved.fit_seconds == 2.5
+    assert saved.metric("accuracy") == pytest.approx(0.9)
+    assert np.isnan(saved.metric("nothing"))
+
+
+def test_undefined_numbers_are_null_in_json(tmp_path):
+    features = make_features()
+    saved = make_run(tmp_path, features, own_split(80, 40), RIGHT, "mlp")
+    assert saved.split == "test split"
+    assert saved.sd["accuracy"] is None
+    assert "NaN" not in (saved.folder / "metrics.json").read_text()
+    assert read_run(saved.folder) == saved
+
+
+def test_predictions_and_folds_are_those_of_the_result(tmp_path):
+    features = make_features()
+    folds = make_folds(features, 4)
+    saved = make_run(tmp_path, features, folds, RIGHT, "mlp")
+    with (saved.folder / "predictions.csv").open() as file:
+        table = {row["id"]: row for row in csv.DictReader(file)}
+    assert sorted(table) == features.ids.tolist()
+    for i, id_ in enumerate(features.ids.tolist()):
+        row = table[id_]
+        assert row["true"] == features.y[i]
+        assert (row["pred"] == row["true"]) == RIGHT[i]
+        assert float(row[f"p_{row['pred']}"]) == 0.9
+    kept = folds_from_json(json.loads((saved.folder / "splits.json").read_text()), features)
+    for fold, other in zip(kept, folds, strict=True):
+        np.testing.assert_array_equal(fold.train, other.train)
+        np.testing.assert_array_equal(fold.test, other.test)
+        assert {table[id_]["fold"] for id_ in features.ids[fold.test].tolist()} == {fold.name}
+
+
+def test_awkward_ids_and_labels_survive(tmp_path):
+    features = make_features()
+    ids = features.ids.astype("U40")
+    ids[:3] = ['a,"b".png', "line\nbreak.png", "ünïcode 猫.png"]
+    saved = make_run(tmp_path, replace(features, ids=ids), own_split(80, 80)[:1], RIGHT, "mlp")
+    with (saved.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["id"] for row in csv.DictReader(file)][:3] == ids[:3].tolist()
+
+
+@pytest.mark.parametrize("broken", ["_metrics", "write_predictions"])
+def test_a_save_that_fails_leaves_the_run_before_it(tmp_path, monkeypatch, broken):
+    features = make_features()
+    folds = own_split(80, 40)
+    before = make_run(tmp_path, features, folds, RIGHT, "mlp")
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(run_folder, broken, full)
+    for head in ("mlp", "svm"):
+        with pytest.raises(OSError, match="no space"):
+            make_run(tmp_path, features, folds, ~RIGHT, head)
+    assert list((tmp_path / "toy").iterdir()) == [before.folder]
+    assert read_run(before.folder) == before
+
+
+def test_a_run_takes_the_place_of_the_one_before_it(tmp_path):
+    features = make_features()
+    folds = own_split(80, 40)
+    before = make_run(tmp_path, features, folds, RIGHT, "mlp")
+    (before.folder / "stray.txt").write_text("of the run before")
+    after = make_run(tmp_path, features, folds, ~RIGHT, "mlp")
+    assert after.folder == before.folder
+    assert read_run(after.folder).metric("accuracy") == pytest.approx(0.1)
+    assert sorted(path.name for path in after.folder.iterdir()) == [
+        "metrics.json", "predictions.csv", "run.json", "splits.json",
+    ]  # fmt: skip
+
+
+def test_no_model_is_pickled(tmp_path):
+    saved = make_run(tmp_path, make_features(), own_split(80, 40), RIGHT, "mlp")
+    assert {path.suffix for path in saved.folder.iterdir()} == {".json", ".csv"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("run.json", ""),
+        ("run.json", "[]"),
+        ("run.json", "{}"),
+        ("metrics.json", '{"mean": {}, "sd": {}, "interval": [0]}'),
+        ("metrics.json", None),
+    ],
+)
+def test_what_is_no_run_folder_says_so(tmp_path: Path, file: str, text: str | None):
+    saved = make_run(tmp_path, make_features(), own_split(80, 40), RIGHT, "mlp")
+    if text is None:
+        (saved.folder / file).unlink()
+    else:
+        (saved.folder / file).write_text(text)
+    with pytest.raises(DataError, match="is no run folder"):
+        read_run(saved.folder)
+
+
+def relabelled():
+    features = make_features()
+    return replace(features, y=features.y[::-1].copy())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"features": relabelled()},
+        {"features": replace(make_features(), keys=("key0", "another"))},
+        {"features": replace(make_features(), names=("big", "other"))},
+        {"features": make_features().select(["big"])},
+        {"features": replace(make_features(), sha256=make_features().sha256[::-1].copy())},
+        {"folds": 3},
+        {"folds": 4, "split_seed": 1},
+        {"fusion": "attention"},
+        {"head": "svm"},
+        {"seed": 1},
+        {"settings": {"head.hidden": 8}},
+    ],
+    ids=["label", "key", "backbone", "fewer", "content", "split", "folds", "fusion", "head",
+         "seed", "setting"],
+)  # fmt: skip
+def test_everything_that_a_run_depends_on_is_in_its_digest(changed):
+    assert digest(**changed) != digest()
+
+
+def digest(
+    features=None, folds=4, split_seed=0, fusion="concat", head="mlp", seed=0, settings=None
+):
+    features = make_features() if features is None else features
+    rows = rows_digest(features, make_folds(make_features(), folds, seed=split_seed))
+    return run_digest(features, rows, fusion, head, seed, settings or {})
+
+
+def test_the_order_of_rows_is_not_in_the_digest():
+    features = make_features()
+    folds = make_folds(features, 4)
+    order = np.random.default_rng(1).permutation(len(features))
+    place = np.argsort(order)
+    moved = replace(
+        features, X=features.X[order], y=features.y[order], ids=features.ids[order],
+        sha256=features.sha256[order], groups=features.groups[order], split=features.split[order],
+    )  # fmt: skip
+    same = [replace(fold, train=place[fold.train], test=place[fold.test]) for fold in folds]
+    assert rows_digest(moved, same) == rows_digest(features, folds)
+    # The data's own split lists its rows in the order in which they come.
+    sides = np.where(np.arange(80) < 60, "train", "test")
+    own, other = replace(features, split=sides), replace(moved, split=sides[order])
+    assert rows_digest(other, make_folds(other)) == rows_digest(own, make_folds(own))
+
+
+def test_groups_stand_with_the_predictions_where_there_are_any(tmp_path):
+    features = make_features(groups=[f"patient{i // 8}" for i in range(80)])
+    result = make_result(features, own_split(80, 40), RIGHT, "mlp")
+    folder = tmp_path / "toy" / "run"
+    save_run(folder, result, features, own_split(80, 40), rows="", seed=0, settings={})
+    with (folder / "predictions.csv").open() as file:
+        groups = [row["group"] for row in csv.DictReader(file)]
+    assert [groups[i : i + 8] for i in range(0, 40, 8)] == [
+        [groups[i]] * 8 for i in range(0, 40, 8)
+    ]
+    assert len(set(groups)) == 5

@@ -1,0 +1,259 @@
+"""Ties: what can't be told from the best, and the sentence that says so."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+
+from featcache.cli.console import show_runs
+from featcache.cli.main import cli
+from featcache.fitting.splits import make_folds
+from featcache.fitting.statistics import corrected_t_test, holm, mcnemar
+from featcache.reporting.comparison import sort_runs, write_comparison
+from featcache.reporting.ties import mark_ties, verdict, verdicts
+
+from .conftest import make_features, make_run, own_split
+
+N = 400
+
+
+def drawn(seed: int, rate: float, n: int = N) -> np.ndarray:
+    return np.random.default_rng(seed).random(n) < rate
+
+
+@pytest.fixture
+def runs(tmp_path: Path):
+    """A callable: run folders on one test split (or K folds) from a dict of head to `right`."""
+
+    def make(right: dict[str, np.ndarray], folds: int | None = None, **seconds: float):
+        features = make_features(len(next(iter(right.values()))))
+        split = make_folds(features, folds) if folds else own_split(len(features), 200)
+        return [
+            make_run(tmp_path, features, split, rows, head, seconds.get(head, 1.0))
+            for head, rows in right.items()
+        ]
+
+    return make
+
+
+def standing(runs) -> dict[str, bool | None]:
+    """None for the best, else whether it is a tie, by head."""
+    return {run.head: None if run.p is None else run.tie for run in sort_runs(runs)}
+
+
+@pytest.mark.parametrize("folds", [None, 5])
+def test_identical_candidates_tie_and_a_clearly_worse_one_does_not(runs, folds):
+    good = drawn(0, 0.95)
+    made = runs({"mlp": good, "svm": good, "logreg": drawn(1, 0.6)}, folds, mlp=1, svm=2)
+    assert standing(made) == {"mlp": None, "svm": True, "logreg": False}
+    assert next(run.p for run in sort_runs(made) if run.head == "svm") == 1.0
+
+
+def test_one_split_is_tested_by_mcnemar_and_holm(runs):
+    right = {"mlp": drawn(0, 0.9), "svm": drawn(1, 0.84), "logreg": drawn(2, 0.8)}
+    done = sort_runs(runs(right))
+    tested = {head: rows[200:] for head, rows in right.items()}
+    best, *others = [run.head for run in done]
+    expected = holm([mcnemar(tested[best], tested[head]) for head in others])
+    assert [run.p for run in done] == [None, *map(pytest.approx, expected)]
+
+
+def test_folds_are_tested_by_the_corrected_t_test(runs):
+    done = sort_runs(runs({"mlp": drawn(0, 0.9), "svm": drawn(1, 0.8)}, folds=4))
+    a, b = (
+        [fold["metrics"]["accuracy"] for fold in facts["folds"]]
+        for facts in (json.loads((run.folder / "metrics.json").read_text()) for run in done)
+    )
+    assert done.runs[1].p == pytest.approx(corrected_t_test(a, b, 300, 100))
+    assert done.runs[1].p > stats.ttest_rel(a, b).pvalue
+
+
+def test_predictions_are_paired_by_id(runs):
+    made = runs({"mlp": drawn(0, 0.9), "svm": drawn(1, 0.84)})
+    before = [run.p for run in sort_runs(made)]
+    path = made[1].folder / "predictions.csv"
+    header, *lines = path.read_text().splitlines()
+    order = np.random.default_rng(2).permutation(len(lines))
+    path.write_text("\n".join([header, *(lines[i] for i in order)]) + "\n")
+    assert [run.p for run in sort_runs(made)] == before
+    # The same predictions under other ids are no pairs.
+    path.write_text("\n".join([header, *(f"x{line}" for line in lines)]) + "\n")
+    assert [run.p for run in sort_runs(made)] == [None, None]
+
+
+def test_folds_are_paired_by_name(runs):
+    made = runs({"mlp": drawn(0, 0.9), "svm": drawn(1, 0.84)}, folds=5)
+    before = [run.p for run in sort_runs(made)]
+    path = made[1].folder / "metrics.json"
+    facts = json.loads(path.read_text())
+    facts["folds"].reverse()
+    path.write_text(json.dumps(facts))
+    assert [run.p for run in sort_runs(made)] == before
+
+
+def test_rows_of_one_group_count_once(tmp_path):
+    # 10 groups of 20 rows: on two of them only one candidate is right.
+    features = make_features(N, groups=[f"patient{i // 20}" for i in range(N)])
+    split = own_split(N, 200)
+    lost = np.ones(N, dtype=bool)
+    lost[200:240] = False
+    made = [
+        make_run(tmp_path, features, split, np.ones(N, dtype=bool), "mlp"),
+        make_run(tmp_path, features, split, lost, "svm"),
+    ]
+    with (made[0].folder / "predictions.csv").open() as file:
+        assert len({row["group"] for row in csv.DictReader(file)}) == 10
+    assert [run.p for run in sort_runs(made)] == [None, pytest.approx(0.5)]
+
+
+def test_without_groups_there_is_no_group_column(runs):
+    (made,) = runs({"mlp": drawn(0, 0.9)})
+    header = (made.folder / "predictions.csv").read_text().splitlines()[0]
+    assert header == "id,fold,true,pred,p_cat,p_dog"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text(""),
+        lambda path: path.write_text("id,fold,pred\na,test,cat\n"),
+        lambda path: path.write_text("id,fold,true,pred\na,test\n"),
+        lambda path: path.write_text("id,fold,true,pred\n"),
+        lambda path: path.write_bytes(b"id,fold,true,pred\n\xff\xfe,test,cat,cat\n"),
+    ],
+    ids=["missing", "empty", "no column", "cut line", "no rows", "not UTF-8"],
+)
+def test_a_run_without_predictions_is_not_tested(runs, damage):
+    good = drawn(0, 0.95)
+    made = runs({"mlp": good, "svm": good, "logreg": drawn(1, 0.5)}, mlp=1, svm=2)
+    damage(made[1].folder / "predictions.csv")
+    done = sort_runs(made)
+    assert standing(made) == {"mlp": None, "svm": None, "logreg": False}
+    assert verdict(done.runs).endswith("1 other not tested: the predictions are not there.")
+    damage(made[0].folder / "predictions.csv")
+    assert standing(made) == {"mlp": None, "svm": None, "logreg": None}
+    assert "not tested against the others" in verdict(sort_runs(made).runs)
+
+
+def test_only_runs_on_the_same_rows_are_tested(runs):
+    one, two = runs({"mlp": drawn(0, 0.95), "svm": drawn(1, 0.5)})
+    assert [run.p for run in mark_ties([one, replace(two, rows="other")])] == [None, None]
+    assert [run.p for run in mark_ties([one, replace(two, data="other")])] == [None, None]
+    said = verdicts([one, replace(two, rows="other", split="9 folds")])
+    assert said == [
+        "toy, test split: big+small.concat.mlp is the only run on these rows.",
+        "toy, 9 folds: big+small.concat.svm is the only run on these rows.",
+    ]
+
+
+def test_what_is_said_of_one_run(runs):
+    assert verdict(sort_runs(runs({"mlp": drawn(0, 0.9)})).runs) == (
+        "big+small.concat.mlp is the only run on these rows."
+    )
+
+
+def test_what_is_said_where_nothing_ties(runs):
+    made = sort_runs(runs({"mlp": drawn(0, 0.95), "svm": drawn(1, 0.6), "knn": drawn(2, 0.6)}))
+    assert verdict(made.runs) == (
+        "big+small.concat.mlp is best, by more than chance (paired test, Holm, 5 %)."
+    )
+
+
+def test_what_is_said_where_some_tie(runs):
+    good = drawn(0, 0.95)
+    right = {"mlp": good, "svm": good, "knn": good, "logreg": drawn(1, 0.6)}
+    same = sort_runs(runs(right, mlp=2, svm=2, knn=2, logreg=0.1)).runs
+    assert verdict(same) == (
+        f"big+small.concat.{same[0].head} is best; 2 others can't be told from it "
+        "(paired test, Holm, 5 %)."
+    )
+    # A fit that is cheaper than that of an equal best comes only with a lower accuracy.
+    right["svm"] = good.copy()
+    right["svm"][-1] = not good[-1]
+    right["mlp"] = good | right["svm"]
+    right["knn"] = right["svm"] = good & right["svm"]
+    said = verdict(sort_runs(runs(right, mlp=4.2, svm=2, knn=1, logreg=0.1)).runs)
+    assert said == (
+        "big+small.concat.mlp is best; 2 others can't be told from it (paired test, Holm, 5 %). "
+        "The cheapest of them is big+small.concat.knn, 4.2 times faster to fit."
+    )
+
+
+def test_what_is_said_where_everything_ties(runs):
+    good = np.ones(N, dtype=bool)
+    less = good.copy()
+    less[-2:] = False
+    two = sort_runs(runs({"mlp": good, "svm": less}, mlp=1000, svm=1)).runs
+    assert verdict(two) == (
+        "big+small.concat.mlp is best, but the other one can't be told from it "
+        "(paired test, Holm, 5 %). That one is big+small.concat.svm, 1,000 times faster to fit."
+    )
+    three = sort_runs(runs({"mlp": good, "svm": less, "knn": less})).runs
+    assert verdict(three) == (
+        "big+small.concat.mlp is best, but none of the 2 others can be told from it "
+        "(paired test, Holm, 5 %)."
+    )
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
+    one, two = runs({"mlp": drawn(0, 0.95), "svm": drawn(1, 0.5)})
+    said = verdict([one, replace(two, head="mlp", p=0.0)])
+    assert said.startswith("big+small.concat.mlp.00000000 is best, ")
+
+
+def test_csv_and_markdown_have_the_test(runs, tmp_path):
+    good = drawn(0, 0.95)
+    runs({"mlp": good, "svm": good, "logreg": drawn(1, 0.6)}, mlp=1, svm=2)
+    done = write_comparison(tmp_path)
+    with (tmp_path / "comparison.csv").open() as file:
+        table = [(row["head"], row["p"], row["tie"]) for row in csv.DictReader(file)]
+    assert table[:2] == [("mlp", "", ""), ("svm", "1", "yes")]
+    assert (table[2][0], table[2][2]) == ("logreg", "")
+    assert float(table[2][1]) < 1e-6
+    text = (tmp_path / "comparison.md").read_text()
+    assert text.endswith(f"\n\n{verdict(done.runs)}\n")
+
+
+def test_the_table_marks_ties_and_explains_the_mark(runs, capsys):
+    good = drawn(0, 0.95)
+    made = runs({"mlp": good, "svm": good, "logreg": drawn(1, 0.6)}, mlp=1, svm=2)
+    show_runs(sort_runs(made).runs)
+    out = capsys.readouterr().out
+    marked = [line.strip()[:3] for line in out.splitlines() if " … " in line]
+    assert marked == ["1  ", "= 2", "3  "]
+    assert "=  can't be told from the best\nbig+small.concat.mlp is best; 1 other" in out
+    show_runs(sort_runs([made[0], made[2]]).runs)
+    out = capsys.readouterr().out
+    assert "=" not in out
+    assert out.endswith("is best, by more than chance (paired test, Holm, 5 %).\n")
+
+
+def test_report_shows_the_verdict_of_the_runs_that_are_named(runs, tmp_path):
+    good = drawn(0, 0.95)
+    made = runs({"mlp": good, "svm": good, "logreg": drawn(1, 0.6)}, mlp=1, svm=2)
+    base = ["report", "--reports", str(tmp_path)]
+    everything = CliRunner().invoke(cli, base).stdout
+    assert "is best; 1 other can't be told from it" in everything
+    named = CliRunner().invoke(cli, [*base, str(made[0].folder), str(made[2].folder)]).stdout
+    assert "is best, by more than chance" in named
+
+
+def test_16_runs_of_10000_rows_take_no_time(runs):
+    made = runs({f"head{i}": drawn(i, 0.9) for i in range(16)})
+    for run in made:
+        path = run.folder / "predictions.csv"
+        header, *lines = path.read_text().splitlines()
+        path.write_text("\n".join([header, *(f"{i}{s}" for i in range(50) for s in lines)]) + "\n")
+    started = time.perf_counter()
+    done = sort_runs(made)
+    assert time.perf_counter() - started < 5
+    assert all(run.p is not None for run in done.runs[1:])

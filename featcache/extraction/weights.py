@@ -138,8 +138,9 @@ def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError,
-            LookupError, TypeError, AttributeError, AssertionError, struct.error) as error:  # fmt: skip
+    except (SafetensorError, pickle.UnpicklingError, struct.error, OSError, RuntimeError,
+            ValueError, LookupError, TypeError, AttributeError, AssertionError,
+            EOFError) as error:  # fmt: skip
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{path} can't be read as weights: {first}",

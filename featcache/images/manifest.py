@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
     """Write a table, all or nothing."""
     # Before Python 3.13, csv leaves a carriage return unquoted, and then can't read it.
     odd = any("\r" in cell for row in rows for cell in row if isinstance(cell, str))
-    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

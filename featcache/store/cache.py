@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,7 +259,7 @@ class Cache:
             raise CacheRefused(
                 f"{len(unexplained)} of {len(images)} images of {images.name} have no vector yet "
                 f"(for instance {images.ids[unexplained[0]]})",
-                f"featcache extract --data {images.source or images.name} {backbones}",
+                f"featcache extract --data {shlex.quote(images.source or images.name)} {backbones}",
             )
         log.warning(
             "%d images could not be decoded and are left out (%s)",

@@ -65,7 +65,7 @@ def test_names_are_those_of_the_command_line() -> None:
 
     options = {p.name for command in (extract, compare) for p in command.params}
     renamed = {"settings": "set"}
-    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "max_failures"}
+    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "max_failures", "retry_failed"}
     assert {renamed.get(o, o) for o in options} - not_of_the_experiment == set(Recipe.model_fields)
 
 

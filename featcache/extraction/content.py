@@ -18,11 +18,11 @@ from featcache.store.file import Digests, to_digests
 class Content:
     """The distinct contents of a manifest, and those known to be broken."""
 
-    def __init__(self, images: Images, store: Cache) -> None:
+    def __init__(self, images: Images, store: Cache, retry_failed: bool = False) -> None:
         self.images = images
         self._store = store
         distinct = images.distinct()
-        hopeless = store.failed(images.name)
+        hopeless = {} if retry_failed else store.failed(images.name)
         bad = np.array([str(s) in hopeless for s in images.sha256[distinct]], np.bool_)
         self.problems: dict[int, Problem] = {
             int(row): Problem("decode", hopeless[str(images.sha256[row])])

@@ -75,6 +75,7 @@ def fill_cache(
     cache: str | Path = "cache",
     wait: bool = False,
     max_failures: int | str | None = None,
+    retry_failed: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Compute what the cache lacks, in one pass over the images.
@@ -108,6 +109,8 @@ def fill_cache(
         Wait while another process writes the same file, rather than raise CacheBusy.
     max_failures : int or str, optional
         Stop when more images than this can't be embedded: a number, or a share as "5%".
+    retry_failed : bool, default False
+        Try images again that an earlier run could not decode, though their bytes are the same.
     progress : callable, optional
         Called with the images done and the images to do.
 
@@ -125,7 +128,7 @@ def fill_cache(
     threads = count_workers(workers)
     store = Cache(cache)
     report = Report(images.name, len(images))
-    content = Content(images, store)
+    content = Content(images, store, retry_failed)
     limit = _most_failures(max_failures, len(content.rows))
     store.note_images(images)
     if not len(content.rows):

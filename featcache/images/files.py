@@ -61,7 +61,7 @@ def from_files(
     scan_ns = time.time_ns()
     stats = _stats(paths)
     size = np.array([s.st_size for s in stats], np.int64)
-    mtime_ns = np.array([s.st_mtime_ns for s in stats], np.int64)
+    mtime_ns = np.array([_changed_ns(s) for s in stats], np.int64)
     digests = [""] * len(paths)
     if known.is_file() and not rehash:
         _recall(digests, ids, size, mtime_ns, read_images_csv(known, name))
@@ -107,6 +107,15 @@ def _recall(
         old_size, old_time, digest = memo.get(id_, (0, 0, ""))
         if (s, t) == (old_size, old_time) and t:
             digests[row] = digest
+
+
+def _changed_ns(stat_: os.stat_result) -> int:
+    """When a file was last changed, or put in another's place.
+
+    A file unpacked or copied over another may bring the same size and time of modification with
+    it; the time of its inode's change it can't bring.
+    """
+    return max(stat_.st_mtime_ns, stat_.st_ctime_ns)
 
 
 def _stats(paths: Sequence[Path]) -> list[os.stat_result]:

@@ -112,7 +112,7 @@ def folder(argument: str, options: Options) -> Images:
             f"known endings: {' '.join(sorted(SUFFIXES))}.",
         )
     parts = [id_.split("/") for id_ in ids]
-    has_splits = _has_splits(root, {part[0] for part in parts if len(part) > 1})
+    has_splits = _has_splits(root, parts)
     depth = 2 if has_splits else 1
     loose = [id_ for id_, part in zip(ids, parts, strict=True) if len(part) <= depth]
     if loose:
@@ -137,10 +137,14 @@ def folder(argument: str, options: Options) -> Images:
     )
 
 
-def _has_splits(root: Path, top: set[str]) -> bool:
+def _has_splits(root: Path, parts: Sequence[Sequence[str]]) -> bool:
+    """Whether the top folders are splits; one alone is, if class folders stand in it."""
+    top = {part[0] for part in parts if len(part) > 1}
     splits = {name for name in top if split_name(name)}
-    if "train" not in {split_name(name) for name in splits} or len(splits) < 2:
+    if "train" not in {split_name(name) for name in splits}:
         return False
+    if len(splits) < 2:
+        return splits == top and all(len(part) > 2 for part in parts)
     if splits != top:
         raise DataError(
             f"{root} mixes split folders ({', '.join(sorted(splits))}) with others "

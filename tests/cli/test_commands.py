@@ -13,6 +13,7 @@ from PIL import Image
 
 from featcache.cli import main as cli_main
 from featcache.cli.main import COMMANDS, cli, run
+from featcache.extraction import loading
 
 RANDOM = ["--weights", "random:0", "--image-size", "32"]
 
@@ -132,7 +133,7 @@ def test_compare_prints_every_candidate_best_first(
 
 
 def test_a_broken_image_costs_itself_only(
-    photos: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     (photos / "dark" / "broken.png").write_text("no image")
     assert run(["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM]) == 3
@@ -142,6 +143,14 @@ def test_a_broken_image_costs_itself_only(
     assert "dark/broken.png" in Path("cache/photos/failed.csv").read_text()
     assert run(["fit", "--head", "logreg"]) == 0
     assert "left out" in capsys.readouterr().err
+    again = ["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM]
+    opened: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "decode", lambda content, alpha: opened.append(content))
+        assert run(again) == 3
+    assert opened == []
+    Image.new("RGB", (24, 24), (1, 2, 3)).save(photos / "dark" / "broken.png")
+    assert run(again) == 0
 
 
 def test_settings_reach_the_head(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,11 @@ def test_folder_of_splits(tmp_path, valid):
     )  # fmt: skip
 
 
+def test_train_alone_is_a_split_if_it_holds_class_folders(tmp_path):
+    root = touch(tmp_path / "x", "train/a/1.png", "train/b/2.png")
+    assert rows(opened(root)) == [("train/a/1.png", "a", "train"), ("train/b/2.png", "b", "train")]
+
+
 def test_a_class_may_be_called_train(tmp_path):
     root = touch(tmp_path / "vehicles", "train/1.png", "car/2.png", "plane/3.png")
     assert set(opened(root).labels.tolist()) == {"train", "car", "plane"}

@@ -29,7 +29,7 @@ _GRAIN_NS = 2_000_000_000
 
 def from_files(
     name: str,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     *,
     ids: Sequence[str],
     labels: Sequence[str],
@@ -45,8 +45,8 @@ def from_files(
     ----------
     name : str
         The data set's name.
-    paths : sequence of Path
-        One for each image.
+    paths : sequence of str or Path
+        One for each image; strings are quicker by far when there are many.
     ids, labels, groups, split : sequence of str
         One for each image; groups and split may be left out.
     cache : Path, optional
@@ -67,12 +67,14 @@ def from_files(
         _recall(digests, ids, size, mtime_ns, read_images_csv(known, name))
     todo = [row for row, digest in enumerate(digests) if not digest]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for row, digest in zip(todo, pool.map(sha256_file, (paths[r] for r in todo)), strict=True):
+        for row, digest in zip(
+            todo, pool.map(sha256_file, (Path(paths[r]) for r in todo)), strict=True
+        ):
             digests[row] = digest
     empty = [""] * len(paths)
 
     def read(row: int) -> bytes:
-        return paths[row].read_bytes()
+        return Path(paths[row]).read_bytes()
 
     return Images(
         name=name,
@@ -118,7 +120,7 @@ def _changed_ns(stat_: os.stat_result) -> int:
     return max(stat_.st_mtime_ns, stat_.st_ctime_ns)
 
 
-def _stats(paths: Sequence[Path]) -> list[os.stat_result]:
+def _stats(paths: Sequence[str | Path]) -> list[os.stat_result]:
     stats, bad = [], []
     for path in paths:
         try:

@@ -126,7 +126,7 @@ def folder(argument: str, options: Options) -> Images:
     groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
     return from_files(
         options.name or check_name(root.resolve().name),
-        [root / id_ for id_ in ids],
+        [f"{root}/{id_}" for id_ in ids],
         ids=ids,
         labels=[part[depth - 1] for part in parts],
         split=[split_name(part[0]) or "" for part in parts] if has_splits else None,

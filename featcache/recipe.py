@@ -37,7 +37,7 @@ class Recipe(BaseModel):
     weights: str = "auto"
     weights_dir: str | None = None
     layer: str = "penultimate"
-    image_size: int | None = None
+    image_size: int | None = Field(default=None, ge=1)
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
@@ -47,12 +47,12 @@ class Recipe(BaseModel):
     fusion: list[str] = Field(default=["concat"], min_length=1)
     head: list[str] = Field(default=["mlp"], min_length=1)
     singles: bool = True
-    folds: int | None = None
+    folds: int | None = Field(default=None, ge=2)
     test_split: bool | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     set: dict[str, Any] = {}
     gate: str = "refuse"
-    jobs: int = 1
+    jobs: int = Field(default=1, ge=1)
 
     cache: str = "cache"
     reports: str = "reports"
@@ -86,7 +86,7 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
         there = [str(p) for p in sorted(Path("pipelines").glob("*.yaml"))]
         remedy = did_you_mean(str(path), there) if there else "Recipes end in .yaml."
         raise RecipeError(f"no recipe {str(path)!r}", remedy) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise RecipeError(f"{path} can't be read as YAML: {error}") from None
     if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
         raise RecipeError(f"{path} is no recipe", "It must map names to values: backbone: resnet18")

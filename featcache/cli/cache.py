@@ -85,7 +85,12 @@ def status(
     from featcache.store.status import status as status_of
 
     images = open_images(
-        data or "digits", name=name, data_root=data_root, group=group, cache=cache, rehash=rehash
+        "digits" if data is None else data,
+        name=name,
+        data_root=data_root,
+        group=group,
+        cache=cache,
+        rehash=rehash,
     )
     note(images.describe())
     store = Cache(cache)

@@ -59,7 +59,12 @@ def extract(
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18", ctx)
     images = open_images(
-        data or "digits", name=name, data_root=data_root, group=group, cache=cache, rehash=rehash
+        "digits" if data is None else data,
+        name=name,
+        data_root=data_root,
+        group=group,
+        cache=cache,
+        rehash=rehash,
     )
     note(images.describe())
     with progress_bar("images", quiet) as progress:

@@ -90,4 +90,7 @@ def run(args: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `featcache … | head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # no permission, no space, a folder in place of a file
+        say_error(str(error), "Check that the path is right and that you may read or write it.")
+        return 1
     return code if isinstance(code, int) else 0

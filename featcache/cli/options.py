@@ -42,7 +42,7 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
             raise click.BadParameter(f"{text!r} is not NAME=VALUE", ctx, param)
         try:
             found[name.strip()] = yaml.safe_load(plain)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: no such day, as in 2020-99-99
             raise click.BadParameter(f"{plain!r} is no YAML value", ctx, param) from None
     return found
 
@@ -102,7 +102,7 @@ fit_options = _stack([
     click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),
     click.option("--test-split/--no-test-split", default=None, help="Insist on the data's own split, or don't use it."),
     click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter, for instance head.hidden=512 or attention.dim=64."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of folds and training."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds and training."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
     click.option("--again", is_flag=True, help="Fit even what was run before."),

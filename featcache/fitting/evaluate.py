@@ -12,7 +12,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from featcache.errors import DataError
+from featcache.errors import DataError, FeatcacheError, RecipeError
 from featcache.fitting.classifier import describe, with_blocks
 from featcache.fitting.gate import check_features
 from featcache.fitting.metrics import interval, scores
@@ -236,7 +236,15 @@ def _run_fold(
     """Fit on the training rows, predict and score the test rows."""
     fitted = with_blocks(classifier, None)
     started = time.perf_counter()
-    fitted.fit(X[fold.train], y[fold.train])
+    try:
+        fitted.fit(X[fold.train], y[fold.train])
+    except FeatcacheError:
+        raise
+    except (ValueError, TypeError) as error:  # what sklearn and xgboost say of a bad parameter
+        head, first = describe(fitted)[1], (str(error).splitlines() or [""])[0]
+        raise RecipeError(
+            f"{head} can't be fitted: {first}", "Check its settings: --set NAME=VALUE."
+        ) from error
     trained = time.perf_counter()
     pred, proba = _predict(fitted, X[fold.test], classes)
     predicted = time.perf_counter()

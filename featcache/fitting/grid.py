@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from featcache.errors import unknown
+from featcache.errors import UnknownName, unknown
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.evaluate import Result, evaluate
 from featcache.fitting.fusion import FUSIONS
@@ -55,6 +55,8 @@ def candidates(
         For a fusion or head that is not registered.
     """
     for kind, asked, known in (("fusion", fusion, FUSIONS), ("head", head, HEADS)):
+        if not asked:
+            raise UnknownName(f"no {kind} named", f"Known: {', '.join(known)}.")
         for name in asked:
             if name not in known:
                 raise unknown(kind, name, known)

@@ -25,7 +25,7 @@ def table(argument: str, options: Options) -> Images:
     _need_columns(path, frame, ["path", "label", *([group] if group else [])])
     root = options.root or path.parent
     ids = [Path(cell).as_posix() for cell in frame["path"]]
-    labels, split = frame["label"].tolist(), None
+    labels, split = frame["label"].str.strip().tolist(), None
     blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
              if not id_.strip() or not y.strip()]  # fmt: skip
     if blank:
@@ -46,7 +46,7 @@ def table(argument: str, options: Options) -> Images:
         ids=ids,
         labels=labels,
         split=[cell or "" for cell in split] if split else None,
-        groups=frame[column].tolist() if column else None,
+        groups=frame[column].str.strip().tolist() if column else None,
         cache=options.cache,
         rehash=options.rehash,
         source=options.source,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.fitting.classifier import make_classifier
 from featcache.fitting.gate import check_features
 from featcache.fitting.grid import Candidate, candidates, run_candidate
 from featcache.fitting.splits import Fold, make_folds
@@ -70,6 +71,8 @@ def compare(
     """
     check_features(features, gate)
     grid = candidates(features.names, _several(fusion), _several(head), singles)
+    for candidate in grid:  # before the first fit, and also for those that need none
+        make_classifier(candidate.fusion, candidate.head, settings=settings)
     split = make_folds(features, folds, test_split, seed=seed)
     rows = rows_digest(features, split)
     runs = []

@@ -38,10 +38,11 @@ def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:
             accuracy, [i for i, _ in of_head], xerr=(below, above),
             fmt=marker, color=colour, label=head, capsize=2, markersize=5, linewidth=1,
         )  # fmt: skip
-    axes.set_yticks(range(len(shown)), [_label(run) for run in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [_label(run) for run in shown], fontsize=8, parse_math=False)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlabel("accuracy, with its 95 % interval")
-    axes.set_title(f"{latest.data}, {latest.split}, {latest.tested:,} test images", fontsize=10)
+    title = f"{latest.data}, {latest.split}, {latest.tested:,} test images"
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(title="head", fontsize=8, loc="lower right")
     folder.mkdir(parents=True, exist_ok=True)

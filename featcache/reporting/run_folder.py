@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import DataError
+from featcache.errors import DataError, RecipeError
 from featcache.fitting.evaluate import FoldResult, Result
 from featcache.fitting.splits import Fold, folds_to_json
-from featcache.hashing import sha256_json
+from featcache.hashing import canonical_json, sha256_json
 from featcache.reporting.predictions import write_predictions
 from featcache.store.features import Features
 
@@ -85,8 +85,12 @@ class Run:
 
 
 def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
-    """A digest of which rows were trained on and tested on, with their labels, in any order."""
-    rows = zip(features.ids.tolist(), features.sha256.tolist(), features.y.tolist(), strict=True)
+    """A digest of which rows were trained on and tested on, in any order.
+
+    Their labels are in it, and their groups: intervals and tests depend on those.
+    """
+    columns = (features.ids, features.sha256, features.y, features.groups)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     sets = [
         {**fold, "train": sorted(fold["train"]), "test": sorted(fold["test"])}
         for fold in folds_to_json(folds, features)
@@ -102,7 +106,20 @@ def run_digest(
     seed: int,
     settings: Mapping[str, Any],
 ) -> str:
-    """A digest of all that a run's numbers depend on: equal means that there is nothing to redo."""
+    """A digest of all that a run's numbers depend on: equal means that there is nothing to redo.
+
+    Raises
+    ------
+    RecipeError
+        For a setting that is no plain number, text, list or mapping.
+    """
+    try:
+        canonical_json(settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"the settings {dict(settings)} hold something that is no plain value: {error}",
+            "Use numbers, text, true, false, or lists of them.",
+        ) from None
     return sha256_json(
         {
             "format": FORMAT,

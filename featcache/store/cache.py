@@ -259,7 +259,8 @@ class Cache:
             raise CacheRefused(
                 f"{len(unexplained)} of {len(images)} images of {images.name} have no vector yet "
                 f"(for instance {images.ids[unexplained[0]]})",
-                f"featcache extract --data {shlex.quote(images.source or images.name)} {backbones}",
+                f"featcache extract --data {shlex.quote(images.source or images.name)} "
+                f"{backbones}, with the options that it was first extracted with",
             )
         log.warning(
             "%d images could not be decoded and are left out (%s)",

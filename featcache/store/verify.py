@@ -10,6 +10,7 @@ import numpy as np
 from featcache.errors import CacheRefused, DataError
 from featcache.store.cache import Cache
 from featcache.store.file import FeatureFile, to_hex
+from featcache.store.writing import hold
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ def repair(finding: Finding) -> str:
         What was done.
     """
     path = finding.path
-    if finding.damaged:
-        path.replace(path.with_name(f".{path.name}.partial"))
-        return f"{len(finding.damaged)} rows of {path.name} will be embedded again"
-    path.replace(path.with_name(f"{path.name}.damaged"))
+    with hold(path):  # a writer at work would put the file back in its place
+        if finding.damaged:
+            path.replace(path.with_name(f".{path.name}.partial"))
+            return f"{len(finding.damaged)} rows of {path.name} will be embedded again"
+        path.replace(path.with_name(f"{path.name}.damaged"))
     return f"{path.name} was renamed to {path.name}.damaged; it will be extracted again"
 
 

@@ -27,6 +27,16 @@ _OF_THE_FILE_ITSELF = ("format", "key", "created", "complete")
 
 @contextmanager
 def lock(cache: Cache, data: str, key: Key, wait: bool = False) -> Iterator[None]:
+    """Hold the right to write the feature file of a data set under a key; see `hold`."""
+    path = cache.path(data, key)
+    with guard_writes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path, wait):
+        yield
+
+
+@contextmanager
+def hold(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the right to write one feature file.
 
     Raises
@@ -34,9 +44,6 @@ def lock(cache: Cache, data: str, key: Key, wait: bool = False) -> Iterator[None
     CacheBusy
         Where another process holds it, unless `wait`.
     """
-    path = cache.path(data, key)
-    with guard_writes(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     held = lock_for(path)
     try:
         held.acquire(timeout=-1 if wait else 0)

@@ -282,3 +282,65 @@ def test_demo_says_in_one_line_that_weights_are_random(
     assert sum("random" in line for line in captured.err.splitlines()) == 1
     assert "best backbone alone" in captured.out
     assert Path("reports/digits/comparison.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "part"),
+    [
+        (["--head", "logreg", "--set", "logreg.C=-1"], 2, "logreg"),
+        (["--head", "xgboost", "--set", "head.subsample=7"], 2, "xgboost"),
+        (["--head", "logreg", "--set", "head.C=2020-01-01"], 2, "plain value"),
+        (["--head", "logreg", "--set", "head.C=2020-99-99"], 2, "YAML"),
+        (["--head", "logreg", "--seed", "-1"], 2, "seed"),
+    ],
+)
+def test_bad_settings_get_one_clear_error(
+    photos: Path, capsys: pytest.CaptureFixture[str], args: list[str], code: int, part: str
+) -> None:
+    run(["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM])
+    capsys.readouterr()
+    found, err = _fails(capsys, "fit", *args)
+    assert found == code
+    assert part in err
+
+
+def test_a_misspelt_setting_is_an_error_even_if_the_run_is_there(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM])
+    assert run(["fit", "--head", "logreg"]) == 0
+    code, err = _fails(capsys, "fit", "--head", "logreg", "--set", "heda.C=1")
+    assert code == 2
+    assert "heda.C" in err
+
+
+def test_new_groups_are_a_new_run(here: Path, photos: Path) -> None:
+    from featcache.fitting.splits import make_folds
+    from featcache.images.sources import open_images
+    from featcache.reporting.run_folder import rows_digest
+    from featcache.store.cache import Cache
+
+    run(["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM])
+    cache = Cache()
+    plain = cache.features(open_images("photos"), cache.choose("photos"))
+    grouped = cache.features(open_images("photos", group="parent"), cache.choose("photos"))
+    folds = make_folds(plain, 2)
+    assert rows_digest(plain, folds) != rows_digest(grouped, folds)
+
+
+def test_an_unwritable_reports_folder_is_one_clear_error(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM])
+    Path("reports").write_text("a file")
+    code, err = _fails(capsys, "fit", "--head", "logreg")
+    assert code == 1
+    assert "reports" in err
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = photos.rename(photos.with_name("a$_$b"))
+    assert run(["extract", "--data", str(odd), "--backbone", "resnet18", *RANDOM]) == 0
+    assert run(["fit", "--head", "logreg"]) == 0

@@ -223,7 +223,10 @@ class TestFeatures:
         with pytest.raises(CacheRefused, match=r"2 of 14 images .*0012") as caught:
             full.features(more, full.choose("tiny"))
         assert caught.value.exit_code == 4
-        assert caught.value.remedy == "featcache extract --data memory --backbone tiny"
+        assert caught.value.remedy == (
+            "featcache extract --data memory --backbone tiny, "
+            "with the options that it was first extracted with"
+        )
         full.note_images(more)
         with pytest.raises(CacheRefused, match="extract --data tiny --backbone tiny"):
             full.features(full.images(), full.choose("tiny"))

@@ -10,21 +10,39 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from featcache.errors import RecipeError, did_you_mean, unknown
-from featcache.fitting.fusion import FUSIONS, ConcatFusion
+from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.heads import HEADS
 
 log = logging.getLogger("featcache")
 
-# Where the joint attention + mlp keeps the parameters of the attention module.
-_JOINT = {"dim": "dim", "heads": "heads", "dropout": "attention_dropout"}
+# Where the MLP, trained jointly with a fusion, keeps the parameters of the fusion's module.
+_JOINT = {
+    "attention": {"dim": "dim", "heads": "heads", "dropout": "attention_dropout"},
+    "gated": {"dim": "dim"},
+}
 
 _NAMES = {
     "ConcatFusion": "concat",
     "AttentionFusion": "attention",
+    "GatedFusion": "gated",
+    "SumFusion": "sum",
+    "MeanFusion": "mean",
+    "MaxFusion": "max",
+    "HadamardFusion": "hadamard",
+    "BilinearFusion": "bilinear",
+    "VoteFusion": "vote",
+    "StackFusion": "stack",
     "MLPHead": "mlp",
     "SVMHead": "svm",
+    "KernelSVMHead": "svm",
     "XGBHead": "xgboost",
     "LogisticRegression": "logreg",
+    "RidgeClassifier": "ridge",
+    "KNNHead": "knn",
+    "NearestMeanHead": "nearest_mean",
+    "RandomForestClassifier": "forest",
+    "DummyClassifier": "dummy",
 }
 
 
@@ -38,8 +56,10 @@ def make_classifier(
 ) -> Pipeline:
     """A pipeline with the steps "fusion" and "head".
 
-    "attention" with "mlp" is trained jointly: the "fusion" step standardises the columns and the
-    "head" step holds attention and perceptron. Any other fusion is fitted before its head.
+    "attention" and "gated" with "mlp" are trained jointly: the "fusion" step standardises the
+    columns and the "head" step holds fusion and perceptron. A late fusion ("vote", "stack", or any
+    with a parameter `head`) holds the head itself, so that "fusion" is the only step. Any other
+    fusion is fitted before its head.
 
     Parameters
     ----------
@@ -66,14 +86,16 @@ def make_classifier(
     RecipeError
         For a setting that nothing here has.
     """
-    joint = fusion == "attention" and head == "mlp"
     steps = {"fusion": _named_fusion(fusion, seed), "head": _named_head(head, seed)}
+    joint = fusion if isinstance(fusion, str) and fusion in _JOINT and head == "mlp" else None
     if joint:
         steps["fusion"] = ConcatFusion()
-        steps["head"].set_params(fusion="attention")
+        steps["head"].set_params(fusion=joint)
     names = {"fusion": fusion, "head": head}
     for key, value in (settings or {}).items():
         _apply(steps, names, key, value, joint)
+    if _is_late(steps["fusion"]):
+        steps = {"fusion": steps["fusion"].set_params(head=steps["head"])}
     return with_blocks(Pipeline(list(steps.items())), blocks)
 
 
@@ -96,12 +118,22 @@ def describe(classifier: Any) -> tuple[str, str]:
     Without a step called "fusion", the fusion is "none".
     """
     steps = dict(classifier.steps) if isinstance(classifier, Pipeline) else {}
-    head = steps.get("head", classifier)
-    fusion = type(steps["fusion"]).__name__ if "fusion" in steps else "none"
-    if getattr(head, "fusion", None) == "attention":
-        fusion = "attention"
-    kind = type(head).__name__
-    return _NAMES.get(fusion, fusion), _NAMES.get(kind, kind)
+    fusion, head = steps.get("fusion"), steps.get("head", classifier)
+    last = list(steps.values())[-1] if steps else classifier
+    late = _is_late(last)
+    if late:
+        fusion, head = last, last.head
+    name = "none" if fusion is None else type(fusion).__name__
+    joint = getattr(head, "fusion", None)
+    if isinstance(joint, str) and joint in _JOINT and not late:
+        name = joint
+    kind = "logreg" if head is None else type(head).__name__
+    return _NAMES.get(name, name), _NAMES.get(kind, kind)
+
+
+def _is_late(fusion: Any) -> bool:
+    """Whether this is a classifier that holds the head, and not a transformer before it."""
+    return hasattr(fusion, "get_params") and "head" in fusion.get_params(deep=False)
 
 
 def _named_fusion(fusion: Any, seed: int) -> Any:
@@ -121,7 +153,9 @@ def _named_head(head: Any, seed: int) -> Any:
     return HEADS[head](seed)
 
 
-def _apply(steps: dict[str, Any], names: dict[str, Any], key: str, value: Any, joint: bool) -> None:
+def _apply(
+    steps: dict[str, Any], names: dict[str, Any], key: str, value: Any, joint: str | None
+) -> None:
     """Put one setting into the step that it belongs to, if any."""
     where, _, parameter = key.partition(".")
     role = where if where in steps else "fusion" if where in FUSIONS else "head"
@@ -134,25 +168,28 @@ def _apply(steps: dict[str, Any], names: dict[str, Any], key: str, value: Any, j
     if where not in steps and where != names[role]:
         # Not this candidate's; but a misspelt parameter is an error in all of them.
         _check(_named_fusion(where, 0) if role == "fusion" else _named_head(where, 0), key)
-        return
-    if not joint or role == "head":
+    elif joint is None or role == "head":
         _set(steps[role], key, parameter.replace(".", "__"), value)
+    else:
+        _apply_joint(steps["head"], key, value, joint)
+
+
+def _apply_joint(head: Any, key: str, value: Any, joint: str) -> None:
+    """Put one setting of a jointly trained fusion into the MLP."""
+    where, _, parameter = key.partition(".")
+    places = _JOINT[joint]
+    if parameter in places:
+        _set(head, key, places[parameter], value)
         return
-    if where == "attention":
-        _check(_named_fusion(where, 0), key)
-        if parameter not in _JOINT:
-            log.warning(
-                "%s has no effect with mlp: both are trained in one loop, see mlp.%s",
-                key,
-                parameter,
-            )
-            return
-    elif parameter not in _JOINT:
+    if where == "fusion":
         raise RecipeError(
-            f"setting {key!r}: attention trained jointly with mlp has no {parameter!r} of its own",
-            f"{did_you_mean(parameter, _JOINT)} The training loop is the head's: head.NAME.",
+            f"setting {key!r}: {joint} trained jointly with mlp has no {parameter!r} of its own",
+            f"{did_you_mean(parameter, places)} The training loop is the head's: head.NAME.",
         )
-    _set(steps["head"], key, _JOINT[parameter], value)
+    _check(_named_fusion(where, 0), key)
+    log.warning(
+        "%s has no effect with mlp: both are trained in one loop, see mlp.%s", key, parameter
+    )
 
 
 def _check(step: Any, key: str) -> None:
@@ -166,7 +203,7 @@ def _check(step: Any, key: str) -> None:
 
 
 def _set(step: Any, key: str, parameter: str, value: Any) -> None:
-    """Set a parameter; text becomes a number where the parameter is one.
+    """Set a parameter; text becomes a number where the parameter is one, or may be.
 
     YAML reads 1e-3 as text: it wants 1.0e-3.
     """
@@ -174,11 +211,13 @@ def _set(step: Any, key: str, parameter: str, value: Any) -> None:
     if parameter not in known:
         _check(step, key)
     before = known[parameter]
-    if isinstance(value, str) and isinstance(before, (int, float)) and not isinstance(before, bool):
+    number = isinstance(before, (int, float)) and not isinstance(before, bool)
+    if isinstance(value, str) and (number or before is None):
         try:
             value = float(value)
         except ValueError:
-            raise RecipeError(
-                f"setting {key!r} is {value!r}, not a number", f"The default is {before!r}."
-            ) from None
+            if number:
+                raise RecipeError(
+                    f"setting {key!r} is {value!r}, not a number", f"The default is {before!r}."
+                ) from None
     step.set_params(**{parameter: value})

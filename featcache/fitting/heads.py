@@ -16,10 +16,10 @@ def mlp(seed: int) -> Any:
 
 
 def svm(seed: int) -> Any:
-    """`svm.SVMHead`."""
-    from featcache.fitting.svm import SVMHead
+    """`kernel_svm.KernelSVMHead`."""
+    from featcache.fitting.kernel_svm import KernelSVMHead
 
-    return SVMHead(random_state=seed)
+    return KernelSVMHead(random_state=seed)
 
 
 def xgboost(seed: int) -> Any:
@@ -52,9 +52,52 @@ def logreg(seed: int) -> Any:
     return LogisticRegression(C=0.01, max_iter=1000, random_state=seed)
 
 
+def knn(_: int) -> Any:
+    """`neighbours.KNNHead`; it draws nothing."""
+    from featcache.fitting.neighbours import KNNHead
+
+    return KNNHead()
+
+
+def ridge(seed: int) -> Any:
+    """sklearn's RidgeClassifier with the strong L2 that some 2,000 standardised columns need.
+
+    It has decision values and no probabilities, so `evaluate` gives no AUC, log loss or ECE.
+    """
+    from sklearn.linear_model import RidgeClassifier
+
+    return RidgeClassifier(alpha=1000.0, random_state=seed)
+
+
+def forest(seed: int) -> Any:
+    """sklearn's RandomForestClassifier: 200 trees, on all cores."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(n_estimators=200, n_jobs=-1, random_state=seed)
+
+
+def nearest_mean(_: int) -> Any:
+    """`neighbours.NearestMeanHead`; it draws nothing."""
+    from featcache.fitting.neighbours import NearestMeanHead
+
+    return NearestMeanHead()
+
+
+def dummy(seed: int) -> Any:
+    """sklearn's DummyClassifier: the most frequent class, whatever the image; what to beat."""
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier(strategy="prior", random_state=seed)
+
+
 HEADS: dict[str, Callable[[int], Any]] = {
     "mlp": mlp,
     "svm": svm,
     "xgboost": xgboost,
     "logreg": logreg,
+    "ridge": ridge,
+    "knn": knn,
+    "nearest_mean": nearest_mean,
+    "forest": forest,
+    "dummy": dummy,
 }

@@ -1,8 +1,8 @@
-"""The MLP head, alone or trained jointly with an attention fusion."""
+"""The MLP head, alone or trained jointly with a learned fusion."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, from_numpy, nn
 
 from featcache.errors import RecipeError, unknown
+from featcache.fitting.balance import class_weights
 from featcache.fitting.blocks import resolve_blocks
-from featcache.fitting.networks import MLP, Attention, seeded
-from featcache.fitting.training import Schedule, as_tensor, infer, train
+from featcache.fitting.loop import fit_network
+from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.training import Schedule, as_tensor, infer
+
+_FUSIONS = ("attention", "gated")
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -31,12 +35,18 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     epochs, batch_size, lr, weight_decay, label_smoothing, patience, validation
         See `training.Schedule`; by default at most 50 epochs of batches of 64 at 3e-4, stopped
         after 5 without a lower loss on a stratified tenth of the training rows.
-    fusion : {None, "attention"}, default None
-        "attention" puts `networks.Attention` before the perceptron and trains both in one.
+    class_weight : None, "balanced" or dict, default None
+        How much a row of each class counts in the loss, see `balance.class_weights`.
+    schedule : {None, "cosine", "plateau"}, default None
+        How the learning rate falls, see `loop.fit_network`.
+    fusion : {None, "attention", "gated"}, default None
+        Puts `networks.Attention` or `networks.Gate` before the perceptron and trains both in one.
     blocks : sequence of int, default None
-        Width of each backbone's block, for the attention; None means one block.
-    dim, heads, attention_dropout : int, int, float, default 128, 4, 0.1
-        Token width, heads and dropout of the attention.
+        Width of each backbone's block, for the fusion; None means one block.
+    dim : int, default 128
+        Token width of the attention, or width of the gate's output.
+    heads, attention_dropout : int, float, default 4, 0.1
+        Heads and dropout of the attention.
     random_state : int, RandomState or None, default 0
 
     Attributes
@@ -44,7 +54,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : array of labels
     network_ : torch module from (n, d) to logits (n, classes)
     history_ : dict of lists
-        Losses an epoch, see `training.train`.
+        Losses an epoch, see `loop.fit_network`.
     """
 
     def __init__(
@@ -58,6 +68,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label_smoothing: float = 0.1,
         patience: int = 5,
         validation: float = 0.1,
+        class_weight: str | Mapping[Any, float] | None = None,
+        schedule: str | None = None,
         fusion: str | None = None,
         blocks: Sequence[int] | None = None,
         dim: int = 128,
@@ -74,6 +86,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.label_smoothing = label_smoothing
         self.patience = patience
         self.validation = validation
+        self.class_weight = class_weight
+        self.schedule = schedule
         self.fusion = fusion
         self.blocks = blocks
         self.dim = dim
@@ -90,6 +104,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Where the blocks don't add up to d.
         RecipeError
             For a parameter out of range.
+        UnknownName
+            For another `fusion` or `schedule`.
         FeatcacheError
             Where the loss is no longer finite.
         """
@@ -97,10 +113,20 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X, y = validate_data(self, X, y, dtype=np.float32)  # (n, d), (n,)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
+        balance = class_weights(self.class_weight, self.classes_, y)  # (classes,)
+        weights = None if balance is None else as_tensor(balance)  # (classes,)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with seeded(seed):
             self.network_ = self._network(X.shape[1], len(self.classes_))
-            self.history_ = train(self.network_, as_tensor(X), from_numpy(codes), schedule, seed)
+            self.history_ = fit_network(
+                self.network_,
+                as_tensor(X),
+                from_numpy(codes),
+                schedule,
+                seed,
+                weights,
+                self.schedule,
+            )
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -123,11 +149,25 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         RecipeError
             For a head without attention.
         """
+        return self._weights(X, "attention")  # (n, k, k)
+
+    def gate_weights(self, X: Any) -> NDArray[np.float32]:
+        """How much each backbone counts for each row: (n, k) float32, rows sum to 1.
+
+        Raises
+        ------
+        RecipeError
+            For a head without a gate.
+        """
+        return self._weights(X, "gated")  # (n, k)
+
+    def _weights(self, X: Any, fusion: str) -> NDArray[np.float32]:
         network = self._fitted()
-        if self.fusion is None:
-            raise RecipeError("this MLP has no attention", 'Fit it with fusion="attention".')
+        if self.fusion != fusion:
+            what = {"attention": "attention", "gated": "gate"}[fusion]
+            raise RecipeError(f"this MLP has no {what}", f'Fit it with fusion="{fusion}".')
         weights: NDArray[np.float32] = infer(network[0].weights, self._checked(X)).numpy()
-        return weights  # (n, k, k)
+        return weights
 
     def _network(self, width: int, classes: int) -> nn.Module:
         """The untrained network for X (n, width)."""
@@ -136,11 +176,15 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise RecipeError(f"dropout is {self.dropout!r}", "Give a number from 0 to below 1.")
         if self.fusion is None:
             return MLP(width, hidden, classes, self.dropout)
-        if self.fusion != "attention":
-            raise unknown("fusion inside the MLP", str(self.fusion), ("attention",))
+        if self.fusion not in _FUSIONS:
+            raise unknown("fusion inside the MLP", str(self.fusion), _FUSIONS)
         blocks = resolve_blocks(self.blocks, width)
-        attention = Attention(blocks, self.dim, self.heads, self.attention_dropout)
-        return nn.Sequential(attention, MLP(len(blocks) * self.dim, hidden, classes, self.dropout))
+        fusion: Attention | Gate = (
+            Gate(blocks, self.dim)
+            if self.fusion == "gated"
+            else Attention(blocks, self.dim, self.heads, self.attention_dropout)
+        )
+        return nn.Sequential(fusion, MLP(fusion.width, hidden, classes, self.dropout))
 
     def _fitted(self) -> Any:
         check_is_fitted(self)

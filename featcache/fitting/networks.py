@@ -1,4 +1,4 @@
-"""The torch modules of the attention fusion and of the MLP head."""
+"""The torch modules of the learned fusions and of the MLP head."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ class Attention(nn.Module):
             )
         super().__init__()
         self.blocks = tuple(blocks)
+        self.width = len(self.blocks) * dim  # of the output
         self.project = nn.ModuleList(nn.Linear(block, dim) for block in blocks)
         self.embedding = nn.Parameter(torch.empty(len(self.blocks), dim))  # (k, dim)
         nn.init.normal_(self.embedding, std=0.02)
@@ -111,3 +112,48 @@ class Attention(nn.Module):
         parts = torch.split(x, list(self.blocks), dim=1)  # k of (n, d_i)
         tokens = [project(part) for project, part in zip(self.project, parts, strict=True)]
         return torch.stack(tokens, dim=1) + self.embedding  # (n, k, dim)
+
+
+class Gate(nn.Module):
+    """A weighted mean of the backbones' vectors, with weights that depend on the vectors.
+
+    Each backbone's block is projected to width `dim` and squashed by tanh; a linear layer on all
+    blocks and a softmax give each backbone its weight. All weights are equal at the start. After
+    Arevalo et al., 2017, Gated multimodal units, https://arxiv.org/abs/1702.01992, with one weight
+    a backbone instead of one a column.
+
+    Parameters
+    ----------
+    blocks : sequence of int
+        Width of each backbone's block (d1, …, dk).
+    dim : int, default 128
+        Width of the output.
+
+    Raises
+    ------
+    RecipeError
+        Where `dim` is no whole number above 0.
+    """
+
+    def __init__(self, blocks: Sequence[int], dim: int = 128) -> None:
+        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+            raise RecipeError(f"dim is {dim!r}", "Give a whole number above 0.")
+        super().__init__()
+        self.blocks = tuple(blocks)
+        self.width = dim  # of the output
+        self.project = nn.ModuleList(nn.Linear(block, dim) for block in blocks)
+        self.gate = nn.Linear(sum(self.blocks), len(self.blocks))
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The fused vectors (n, dim) of x (n, d1 + … + dk)."""
+        parts = torch.split(x, list(self.blocks), dim=1)  # k of (n, d_i)
+        tokens = [project(part) for project, part in zip(self.project, parts, strict=True)]
+        squashed = torch.stack(tokens, dim=1).tanh()  # (n, k, dim)
+        return (self.weights(x).unsqueeze(2) * squashed).sum(1)  # (n, dim)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each backbone counts: (n, k), rows sum to 1."""
+        logits: Tensor = self.gate(x)  # (n, k)
+        return logits.softmax(1)  # (n, k)

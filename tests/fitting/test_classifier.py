@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.base import clone, is_classifier
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -7,19 +8,27 @@ from sklearn.tree import DecisionTreeClassifier
 
 from featcache.errors import RecipeError, UnknownName
 from featcache.fitting.classifier import describe, make_classifier, with_blocks
-from featcache.fitting.fusion import FUSIONS, AttentionFusion, ConcatFusion
+from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.heads import HEADS
+from featcache.fitting.late import StackFusion, VoteFusion
+from featcache.fitting.learned import AttentionFusion
 from featcache.fitting.mlp import MLPHead
+
+LATE = ("vote", "stack")
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("head", HEADS)
 def test_every_pair(fusion, head):
     made = make_classifier(fusion, head, blocks=(6, 4), seed=3)
-    assert [name for name, _ in made.steps] == ["fusion", "head"]
-    assert describe(made) == (fusion, head)
+    names = ["fusion"] if fusion in LATE else ["fusion", "head"]
+    assert [name for name, _ in made.steps] == names
+    assert describe(made) == describe(clone(made)) == (fusion, head)
+    assert is_classifier(made)
     assert made["fusion"].blocks == (6, 4)
-    assert made["head"].random_state == 3
+    under = made["fusion"].head if fusion in LATE else made["head"]
+    assert under.get_params().get("random_state", 3) == 3
 
 
 def test_attention_and_mlp_are_one():
@@ -28,6 +37,20 @@ def test_attention_and_mlp_are_one():
     assert made["head"].fusion == "attention"
     assert made["head"].blocks == (6, 4)
     assert make_classifier("concat", "mlp")["head"].fusion is None
+
+
+def test_gate_and_mlp_are_one():
+    made = make_classifier("gated", "mlp", blocks=(6, 4))
+    assert isinstance(made["fusion"], ConcatFusion)
+    assert (made["head"].fusion, made["head"].blocks) == ("gated", (6, 4))
+
+
+def test_late_fusion_of_own_objects():
+    made = make_classifier(StackFusion(cv=4), DecisionTreeClassifier(), blocks=(6, 4))
+    assert made["fusion"].cv == 4
+    assert describe(made) == ("stack", "DecisionTreeClassifier")
+    assert describe(VoteFusion(MLPHead(fusion="attention"))) == ("vote", "mlp")
+    assert describe(VoteFusion()) == ("vote", "logreg")
 
 
 def test_own_objects():
@@ -61,6 +84,14 @@ NESTED = {"head.logisticregression.C": 5}
         ("attention", "mlp", {"attention.heads": 2}, {"head__heads": 2}),
         ("attention", "mlp", {"attention.dropout": 0.5}, {"head__attention_dropout": 0.5}),
         ("attention", "mlp", {"head.dropout": 0.5}, {"head__dropout": 0.5}),
+        ("gated", "mlp", {"gated.dim": 8, "attention.heads": 2}, {"head__dim": 8}),
+        ("gated", "svm", {"gated.dim": 8}, {"fusion__dim": 8}),
+        ("vote", "svm", {"head.C": 2, "stack.cv": 4}, {"fusion__head__C": 2}),
+        ("vote", "svm", {"svm.kernel": "linear"}, {"fusion__head__kernel": "linear"}),
+        ("stack", "svm", {"svm.C": "1e-3", "mlp.lr": 1}, {"fusion__head__C": 1e-3}),
+        ("stack", "mlp", {"fusion.cv": 4, "stack.C": 2}, {"fusion__cv": 4, "fusion__C": 2}),
+        ("concat", "mlp", {"concat.pca": 0.9}, {"fusion__pca": 0.9}),
+        ("concat", "mlp", {"mlp.schedule": "cosine"}, {"head__schedule": "cosine"}),
     ],
 )
 def test_settings(fusion, head, settings, expected):
@@ -84,6 +115,8 @@ def test_setting_of_the_loop_in_joint_training(caplog):
         ("svm.gama", "gamma"),
         ("attention.dimm", "dim"),
         ("fusion.skale", "scale"),
+        ("stack.cvv", "cv"),
+        ("gated.heads", "dim"),
         ("mpl.hidden", "mlp"),
         ("hidden", "head.NAME"),
         ("head", "head.NAME"),

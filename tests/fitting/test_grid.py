@@ -30,10 +30,10 @@ def test_singles():
 
 
 def test_unknown_names():
-    with pytest.raises(UnknownName, match="fusion 'sum'"):
-        candidates(["r"], ["sum"], ["mlp"])
-    with pytest.raises(UnknownName, match="head 'forest'"):
-        candidates(["r"], ["concat"], ["forest"])
+    with pytest.raises(UnknownName, match="fusion 'product'"):
+        candidates(["r"], ["product"], ["mlp"])
+    with pytest.raises(UnknownName, match="head 'tree'"):
+        candidates(["r"], ["concat"], ["tree"])
 
 
 def test_run_candidate_uses_its_backbones(features):

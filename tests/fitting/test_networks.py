@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from featcache.errors import RecipeError
-from featcache.fitting.networks import MLP, Attention, seeded
+from featcache.fitting.networks import MLP, Attention, Gate, seeded
 
 
 def test_mlp_is_the_formula():
@@ -44,6 +44,22 @@ def test_attention_weights_sum_to_one():
 def test_width_no_multiple_of_heads():
     with pytest.raises(RecipeError, match="width 10 can't be shared by 4 heads"):
         Attention((3,), dim=10, heads=4)
+
+
+def test_gate_is_the_formula():
+    with seeded(0):
+        network = Gate((3, 2), dim=4)
+        torch.nn.init.normal_(network.gate.weight)
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    weights = (x @ network.gate.weight.T + network.gate.bias).softmax(1)
+    first, second = network.project[0](x[:, :3]).tanh(), network.project[1](x[:, 3:]).tanh()
+    torch.testing.assert_close(network.weights(x), weights)
+    torch.testing.assert_close(network(x), weights[:, :1] * first + weights[:, 1:] * second)
+
+
+def test_gate_starts_as_the_mean():
+    weights = Gate((2, 3, 4), dim=8).weights(torch.randn(7, 9))
+    torch.testing.assert_close(weights, torch.full((7, 3), 1 / 3))
 
 
 def test_seeded_leaves_the_global_state():

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from sklearn.svm import LinearSVC
+
+from featcache.errors import DataError, RecipeError, UnknownName
+from featcache.fitting.kernel_svm import KernelSVMHead
+from featcache.fitting.svm import SVMHead
+
+from .conftest import make_features
+
+
+def uneven(signal=0.25):
+    """Two classes, nine rows to one."""
+    features = make_features(n=600, classes=("common", "rare"), signal=signal)
+    keep = np.flatnonzero((features.y == "common") | (np.arange(600) % 18 == 1))
+    return features.rows(keep)
+
+
+def test_defaults_are_the_plain_head():
+    features = make_features(signal=0.5)
+    ours = KernelSVMHead().fit(features.X, features.y).predict_proba(features.X)
+    plain = SVMHead().fit(features.X, features.y).predict_proba(features.X)
+    np.testing.assert_array_equal(ours, plain)
+
+
+def test_linear_agrees_with_a_bare_machine():
+    features = make_features(n=400, signal=0.6)
+    X, y, test = features.X[:200], features.y[:200], features.X[200:]
+    ours = KernelSVMHead(kernel="linear", C=2).fit(X, y)
+    bare = LinearSVC(C=2 / (10 * float(X.var()))).fit(X, y)
+    assert (ours.predict(test) == bare.predict(test)).mean() > 0.95
+    np.testing.assert_allclose(
+        ours.calibrated_.calibrated_classifiers_[0].estimator.coef_, bare.coef_
+    )
+
+
+def test_cost_that_suits_the_kernel(features):
+    for kernel, cost in (("rbf", 10), ("linear", 0.03)):
+        chosen, default = (KernelSVMHead(C=C, kernel=kernel) for C in (cost, None))
+        np.testing.assert_array_equal(
+            chosen.fit(features.X, features.y).predict_proba(features.X),
+            default.fit(features.X, features.y).predict_proba(features.X),
+        )
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_gamma_scale_makes_c_independent_of_the_units(scale):
+    features = make_features(signal=0.5)
+    centred = features.X - features.X.mean(axis=0)
+    one, other = (
+        KernelSVMHead(C=10, kernel="linear").fit(X, features.y).predict(X)
+        for X in (centred, centred * np.float32(scale))
+    )
+    # The intercept is part of LinearSVC's penalty, hence not all are equal.
+    assert (one == other).mean() > 0.95
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+@pytest.mark.parametrize("weights", ["balanced", {"common": 1, "rare": 9}])
+def test_class_weights_find_the_rare_class(kernel, weights):
+    features = uneven()
+    rare = features.y == "rare"
+    plain = KernelSVMHead(kernel=kernel).fit(features.X, features.y)
+    even = KernelSVMHead(kernel=kernel, class_weight=weights).fit(features.X, features.y)
+    assert (even.predict(features.X) == "rare")[rare].mean() > (
+        plain.predict(features.X) == "rare"
+    )[rare].mean() + 0.1
+    proba = even.predict_proba(features.X)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
+def test_seed_of_the_calibration():
+    features = make_features(signal=0.3)
+
+    def proba(seed):
+        head = KernelSVMHead(kernel="linear", random_state=seed).fit(features.X, features.y)
+        return head.predict_proba(features.X)
+
+    np.testing.assert_array_equal(proba(0), proba(0))
+    assert not np.array_equal(proba(0), proba(1))
+
+
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        ({"kernel": "poly"}, UnknownName),
+        ({"kernel": "linear", "gamma": "skale"}, UnknownName),
+        ({"class_weight": {"bird": 2}}, RecipeError),
+    ],
+)
+def test_parameters_of_another_kind(features, params, error):
+    with pytest.raises(error):
+        KernelSVMHead(**params).fit(features.X, features.y)
+
+
+def test_one_class(features):
+    with pytest.raises(DataError, match="1 class: cat"):
+        KernelSVMHead().fit(features.X[::3], features.y[::3])

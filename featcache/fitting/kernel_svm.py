@@ -64,7 +64,8 @@ class KernelSVMHead(SVMHead):
         gram_rows: int = 12_000,
         random_state: Any = 0,
     ) -> None:
-        super().__init__(C, gamma, cv, gram_rows, random_state)
+        super().__init__(gamma=gamma, cv=cv, gram_rows=gram_rows, random_state=random_state)
+        self.C = C
         self.kernel = kernel
         self.class_weight = class_weight
 

@@ -62,7 +62,7 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        C: float = 10.0,
+        C: float | None = 10.0,
         gamma: float | str = "scale",
         cv: int = 3,
         gram_rows: int = 12_000,

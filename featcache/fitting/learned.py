@@ -15,9 +15,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, from_numpy, nn
 
 from featcache.fitting.blocks import resolve_blocks
-from featcache.fitting.loop import fit_network
 from featcache.fitting.networks import MLP, Attention, Gate, seeded
-from featcache.fitting.training import Schedule, as_tensor, infer
+from featcache.fitting.training import Schedule, as_tensor, infer, train
 
 
 class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -55,7 +54,7 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             auxiliary = MLP(self._n_features_out, (), len(self.classes_))
             network = nn.Sequential(self.network_, auxiliary)
             tensor = self._tensor(X)  # (n, d)
-            self.history_ = fit_network(network, tensor, from_numpy(codes), schedule, seed)
+            self.history_ = train(network, tensor, from_numpy(codes), schedule, seed)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -109,7 +108,7 @@ class AttentionFusion(LearnedFusion):
     scaler_ : StandardScaler
     network_ : networks.Attention
     history_ : dict of lists
-        Losses an epoch, see `loop.fit_network`.
+        Losses an epoch, see `training.train`.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class GatedFusion(LearnedFusion):
     scaler_ : StandardScaler
     network_ : networks.Gate
     history_ : dict of lists
-        Losses an epoch, see `loop.fit_network`.
+        Losses an epoch, see `training.train`.
     """
 
     def __init__(

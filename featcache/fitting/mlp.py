@@ -16,9 +16,8 @@ from torch import Tensor, from_numpy, nn
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.balance import class_weights
 from featcache.fitting.blocks import resolve_blocks
-from featcache.fitting.loop import fit_network
 from featcache.fitting.networks import MLP, Attention, Gate, seeded
-from featcache.fitting.training import Schedule, as_tensor, infer
+from featcache.fitting.training import Schedule, as_tensor, infer, train
 
 _FUSIONS = ("attention", "gated")
 
@@ -38,7 +37,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     class_weight : None, "balanced" or dict, default None
         How much a row of each class counts in the loss, see `balance.class_weights`.
     schedule : {None, "cosine", "plateau"}, default None
-        How the learning rate falls, see `loop.fit_network`.
+        How the learning rate falls, see `training.train`.
     fusion : {None, "attention", "gated"}, default None
         Puts `networks.Attention` or `networks.Gate` before the perceptron and trains both in one.
     blocks : sequence of int, default None
@@ -54,7 +53,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : array of labels
     network_ : torch module from (n, d) to logits (n, classes)
     history_ : dict of lists
-        Losses an epoch, see `loop.fit_network`.
+        Losses an epoch, see `training.train`.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with seeded(seed):
             self.network_ = self._network(X.shape[1], len(self.classes_))
-            self.history_ = fit_network(
+            self.history_ = train(
                 self.network_,
                 as_tensor(X),
                 from_numpy(codes),

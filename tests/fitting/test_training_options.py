@@ -4,20 +4,9 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import FeatcacheError, UnknownName
-from featcache.fitting.loop import fit_network
 from featcache.fitting.training import Schedule, train
 
 from .test_training import blobs, mlp
-
-
-@pytest.mark.parametrize("validation", [0, 0.2])
-def test_plain_is_the_plain_loop(validation):
-    X, y = blobs()
-    ours, theirs = mlp(), mlp()
-    schedule = Schedule(epochs=6, lr=0.01, label_smoothing=0.1, validation=validation, patience=2)
-    assert fit_network(ours, X, y, schedule, seed=7) == train(theirs, X, y, schedule, seed=7)
-    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(one, other)
 
 
 def bare_rates(rates, weights=None):
@@ -37,7 +26,7 @@ def bare_rates(rates, weights=None):
 
 def losses(schedule, **params):
     X, y = blobs()
-    return fit_network(mlp(), X, y, schedule, seed=0, **params)["train_loss"]
+    return train(mlp(), X, y, schedule, seed=0, **params)["train_loss"]
 
 
 def test_cosine():
@@ -66,8 +55,8 @@ def test_class_weights_reach_both_losses():
     schedule = Schedule(epochs=3, batch_size=90, lr=0.01, validation=0)
     found = losses(schedule, weights=weights)
     assert found == pytest.approx(bare_rates([0.01] * 3, weights), rel=1e-4)
-    held = fit_network(mlp(), X, y, Schedule(epochs=1), 0, weights)
-    plain = fit_network(mlp(), X, y, Schedule(epochs=1), 0)
+    held = train(mlp(), X, y, Schedule(epochs=1), 0, weights)
+    plain = train(mlp(), X, y, Schedule(epochs=1), 0)
     assert held["val_loss"] != plain["val_loss"]
 
 
@@ -79,4 +68,4 @@ def test_unknown_decay():
 def test_loss_that_explodes():
     X, y = blobs()
     with pytest.raises(FeatcacheError, match=r"loss became .* in epoch"):
-        fit_network(mlp(), X * 1e30, y, Schedule(lr=1e9, epochs=50, validation=0), seed=0)
+        train(mlp(), X * 1e30, y, Schedule(lr=1e9, epochs=50, validation=0), seed=0)

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from featcache.extraction.extract import extract, fill_cache
     from featcache.extraction.preprocess import Preprocess
     from featcache.extraction.registry import BACKBONES, open_backbone
+    from featcache.finetuning.finetune import finetune
     from featcache.fitting.classifier import make_classifier
     from featcache.fitting.evaluate import Result, evaluate
     from featcache.fitting.fusion import FUSIONS
     from featcache.fitting.heads import HEADS
     from featcache.images.manifest import Images
     from featcache.images.sources import SOURCES, open_images
+    from featcache.prediction.model import Model, load_model
     from featcache.recipe import Recipe, load_recipe, run
     from featcache.reporting.compare import Comparison, compare
     from featcache.store.cache import Cache
@@ -32,12 +34,14 @@ _HOMES = {
     "extraction.extract": ("extract", "fill_cache"),
     "extraction.preprocess": ("Preprocess",),
     "extraction.registry": ("BACKBONES", "open_backbone"),
+    "finetuning.finetune": ("finetune",),
     "fitting.classifier": ("make_classifier",),
     "fitting.evaluate": ("Result", "evaluate"),
     "fitting.fusion": ("FUSIONS",),
     "fitting.heads": ("HEADS",),
     "images.manifest": ("Images",),
     "images.sources": ("SOURCES", "open_images"),
+    "prediction.model": ("Model", "load_model"),
     "recipe": ("Recipe", "load_recipe", "run"),
     "reporting.compare": ("Comparison", "compare"),
     "store.cache": ("Cache",),
@@ -47,9 +51,10 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022  (by kind, as a reader looks for them)
-    "open_images", "extract", "join", "make_classifier", "evaluate", "compare", "run",
+    "open_images", "extract", "join", "make_classifier", "evaluate", "compare", "finetune", "run",
+    "load_model",
     "Images", "Preprocess", "Backbone", "Engine", "Key", "Cache", "Features", "Result",
-    "Comparison", "Recipe", "FeatcacheError",
+    "Comparison", "Model", "Recipe", "FeatcacheError",
     "SOURCES", "BACKBONES", "FUSIONS", "HEADS",
     "fill_cache", "load_recipe", "open_backbone", "open_engine",
 ]  # fmt: skip

@@ -9,13 +9,25 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from featcache.errors import RecipeError, did_you_mean
+from featcache.errors import RecipeError, did_you_mean, unknown
 from featcache.extraction.extract import Progress, fill_cache
+from featcache.extraction.preprocess import VIEWS
 from featcache.extraction.report import Report
+from featcache.fitting.classifier import make_classifier
+from featcache.fitting.gate import GATES
+from featcache.fitting.grid import candidates
+from featcache.fitting.views import check_plan
+from featcache.images.options import KINDS
 from featcache.images.sources import open_images
 from featcache.reporting.compare import Comparison, compare
 from featcache.reporting.run_folder import Run
 from featcache.store.cache import Cache
+from featcache.store.features import NO_VIEW
+
+_OF_EXTRACTION = (
+    "backbone", "view", "weights", "weights_dir", "layer", "image_size",
+    "device", "precision", "engine", "batch_size", "workers", "cache",
+)  # fmt: skip
 
 Fitted = Callable[[int, int, Run], None]
 
@@ -34,6 +46,7 @@ class Recipe(BaseModel):
     group: str | None = None
 
     backbone: list[str] = Field(min_length=1)
+    view: list[str] = []
     weights: str = "auto"
     weights_dir: str | None = None
     layer: str = "penultimate"
@@ -48,16 +61,25 @@ class Recipe(BaseModel):
     head: list[str] = Field(default=["mlp"], min_length=1)
     singles: bool = True
     folds: int | None = Field(default=None, ge=2)
+    repeats: int = Field(default=1, ge=1)
     test_split: bool | None = None
+    balance: bool = False
+    leaky: bool = False
+    strict: bool = False
+    near_duplicates: bool = True
     seed: int = Field(default=0, ge=0)
     set: dict[str, Any] = {}
     gate: str = "refuse"
     jobs: int = Field(default=1, ge=1)
+    select: str = ""
+    tune: int = Field(default=0, ge=0)
+    tuner: str = "random"
+    ablate: bool = False
 
     cache: str = "cache"
     reports: str = "reports"
 
-    @field_validator("backbone", "fusion", "head", mode="before")
+    @field_validator("backbone", "view", "fusion", "head", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
@@ -96,9 +118,33 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
 def make_recipe(plain: dict[str, Any], where: str = "the recipe") -> Recipe:
     """A recipe from plain values; `where` is named in errors."""
     try:
-        return Recipe(**plain)
+        recipe = Recipe(**plain)
     except ValidationError as error:
         raise _explain(error, where) from None
+    check_recipe(recipe)
+    return recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Find what would fail after the extraction before it.
+
+    Raises
+    ------
+    UnknownName
+        For a fusion, head, view or gate that there is not.
+    RecipeError
+        For a setting that nothing has, or wishes that exclude each other.
+    """
+    for name in recipe.view:
+        if name not in VIEWS or name == NO_VIEW:
+            raise unknown("view", name, [known for known in VIEWS if known != NO_VIEW])
+    if recipe.gate not in GATES:
+        raise unknown("gate", recipe.gate, GATES)
+    if recipe.folds is not None and recipe.test_split:
+        raise RecipeError("both folds and the test split are asked for", "Choose one of them.")
+    check_plan(recipe.view, recipe.balance, recipe.leaky, recipe.strict, recipe.repeats)
+    for one in candidates(recipe.backbone, recipe.fusion, recipe.head, recipe.singles):
+        make_classifier(one.fusion, one.head, settings=recipe.set)
 
 
 def _explain(error: ValidationError, where: str) -> RecipeError:
@@ -116,7 +162,8 @@ def _explain(error: ValidationError, where: str) -> RecipeError:
 
 
 def extract_for(recipe: Recipe, progress: Progress | None = None) -> Report:
-    """The extraction that a recipe asks for."""
+    """The extraction that a recipe asks for, views included."""
+    check_recipe(recipe)
     images = open_images(
         recipe.data,
         name=recipe.name,
@@ -124,41 +171,38 @@ def extract_for(recipe: Recipe, progress: Progress | None = None) -> Report:
         group=recipe.group,
         cache=recipe.cache,
     )
-    return fill_cache(
-        images,
-        backbone=recipe.backbone,
-        weights=recipe.weights,
-        weights_dir=recipe.weights_dir,
-        layer=recipe.layer,
-        image_size=recipe.image_size,
-        device=recipe.device,
-        precision=recipe.precision,
-        engine=recipe.engine,
-        batch_size=recipe.batch_size,
-        workers=recipe.workers,
-        cache=recipe.cache,
-        progress=progress,
-    )
+    options = {name: getattr(recipe, name) for name in _OF_EXTRACTION}
+    return fill_cache(images, progress=progress, **options)
 
 
 def compare_for(recipe: Recipe, report: Report, fitted: Fitted | None = None) -> Comparison:
     """The comparison that a recipe asks for, on what `extract_for` has put into the cache."""
     store = Cache(recipe.cache)
     images = store.images(report.data)
-    wanted = [f"{done.backbone}@{done.key.digest}" for done in report.outcomes]
     return compare(
-        store.features(images, store.choose(report.data, wanted)),
+        store.features(images, store.choose(report.data, report.selectors), recipe.view),
         fusion=recipe.fusion,
         head=recipe.head,
         singles=recipe.singles,
         folds=recipe.folds,
         test_split=recipe.test_split,
+        repeats=recipe.repeats,
+        group=recipe.group if recipe.group in KINDS else None,
+        balance=recipe.balance,
+        leaky=recipe.leaky,
+        strict=recipe.strict,
+        near_duplicates=recipe.near_duplicates,
         seed=recipe.seed,
         settings=recipe.set,
         gate=recipe.gate,
         jobs=recipe.jobs,
+        select=recipe.select,
+        tune=recipe.tune,
+        tuner=recipe.tuner,
+        ablate=recipe.ablate,
         reports=recipe.reports,
         fitted=fitted,
+        cache=recipe.cache,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from featcache.errors import RecipeError
+from featcache.errors import FeatcacheError, RecipeError
 from featcache.recipe import Recipe, load_recipe, make_recipe, run
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
@@ -80,3 +80,51 @@ def test_a_recipe_runs_from_images_to_comparison(tmp_path: Path) -> None:
     assert [r.name for r in done] == ["resnet18.concat.logreg"]
     assert done.best.metric("accuracy") > 0.7
     assert (tmp_path / "reports" / "comparison.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("plain", "part"),
+    [
+        ({"head": "svn"}, "Did you mean svm"),
+        ({"fusion": "conct"}, "Did you mean concat"),
+        ({"set": {"mlp.hiden": 3}}, "hiden"),
+        ({"set": {"nothing.x": 3}}, "belongs to nothing"),
+        ({"gate": "open"}, "unknown gate 'open'"),
+        ({"view": ["hflop"]}, "Did you mean hflip"),
+        ({"view": "none"}, "unknown view 'none'"),
+        ({"balance": True}, "no views to fill up with"),
+        ({"leaky": True, "strict": True}, "leaky and strict"),
+        ({"folds": 3, "test_split": True}, "both folds and the test split"),
+        ({"repeats": 0}, "repeats"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_extracted(
+    tmp_path: Path, plain: dict[str, Any], part: str
+) -> None:
+    recipe = {"backbone": "resnet18", "cache": str(tmp_path / "cache"), **plain}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    for start in (load_recipe, run):  # load_recipe is what --dry-run does
+        with pytest.raises(FeatcacheError, match=part) as caught:
+            start(tmp_path / "r.yaml")
+        assert caught.value.exit_code == 2
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_recipe_object_is_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(FeatcacheError, match="Did you mean svm"):
+        run(Recipe(backbone=["resnet18"], head=["svn"], cache=str(tmp_path / "cache")))
+
+
+def test_a_recipe_with_views_repeats_and_leaks_on_purpose(tmp_path: Path, pictures: Path) -> None:
+    plain = {
+        "data": str(pictures), "backbone": "resnet18", "weights": "random:0", "image_size": 32,
+        "view": "rot90", "head": "logreg", "folds": 2, "repeats": 2, "near_duplicates": False,
+        "cache": str(tmp_path / "cache"), "reports": str(tmp_path / "reports"),
+    }  # fmt: skip
+    honest = run(make_recipe(plain)).best
+    assert honest.split == "2 x 2 folds"
+    assert honest.tested == 12
+    leaky = run(make_recipe({**plain, "leaky": True, "repeats": 1})).best
+    assert leaky.leaky
+    assert leaky.tested == 24
+    assert (tmp_path / "reports" / "comparison.md").read_text().startswith("LEAKY PROTOCOL")

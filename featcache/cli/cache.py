@@ -78,7 +78,10 @@ def status(
     Example:
       featcache cache status --data photos --backbone resnet18 --image-size 320
     """
+    from featcache.extraction.content import Content
     from featcache.extraction.engine import open_engine
+    from featcache.extraction.extract import with_views
+    from featcache.extraction.precision import likely_precision
     from featcache.extraction.registry import open_backbones
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
@@ -99,7 +102,9 @@ def status(
         how = ("device", "precision", "engine", "batch_size")
         engine = open_engine(*(options[name] for name in how))
         chosen = open_backbones(backbone, **{name: options[name] for name in which})
-        keys = [one.key(engine.precision) for one in chosen]
+        chosen += with_views(chosen, options["view"])
+        content = Content(images, store)
+        keys = [one.key(likely_precision(engine, one, store, content)) for one in chosen]
     else:
         keys = [entry.key for entry in store.entries(images.name)]
     for key in keys:

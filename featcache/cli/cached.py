@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
 from featcache.errors import RecipeError
+from featcache.images.options import KINDS
 
 if TYPE_CHECKING:
     from featcache.store.features import Features
@@ -20,6 +21,7 @@ def cached_features(
     group: str | None,
     backbone: Sequence[str],
     cache: str,
+    view: Sequence[str] = (),
 ) -> Features:
     """Load features from the cache.
 
@@ -30,8 +32,9 @@ def cached_features(
     from featcache.store.cache import Cache
 
     store = Cache(cache)
-    if data is None or (data in store.data_sets() and not Path(data).exists() and group is None):
-        if group is not None:
+    column = None if group in KINDS else group
+    if data is None or (data in store.data_sets() and not Path(data).exists() and column is None):
+        if column is not None:
             raise RecipeError(
                 f"--group {group} needs the table that has this column", "Pass it with --data."
             )
@@ -42,4 +45,4 @@ def cached_features(
     note(images.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
-    return store.features(images, entries)
+    return store.features(images, entries, view)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featcache.cli.cached import cached_features
-from featcache.cli.console import note, show_runs
+from featcache.cli.console import note, show_runs, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -18,6 +19,10 @@ from featcache.cli.options import (
     with_log,
 )
 
+if TYPE_CHECKING:
+    from featcache.reporting.run_folder import Run
+from featcache.images.options import KINDS
+
 
 @click.command()
 @data_options
@@ -25,6 +30,7 @@ from featcache.cli.options import (
 @several("--fusion", default=["concat"], show_default=True, help="Fusions to try.")
 @several("--head", default=["mlp"], show_default=True, help="Heads to try.")
 @click.option("--singles/--no-singles", default=True, help="Also each backbone alone.")
+@click.option("--ablate", is_flag=True, help="Also all backbones but one, and what each adds.")
 @fit_options
 @cache_option
 @reports_option
@@ -35,6 +41,7 @@ def compare(
     data_root: str | None,
     group: str | None,
     backbone: list[str],
+    view: list[str],
     cache: str,
     reports: str,
     quiet: bool,
@@ -53,10 +60,27 @@ def compare(
     """
     from featcache import compare as run_grid
 
-    features = cached_features(data, name, data_root, group, backbone, cache)
-    done = run_grid(features, reports=reports, fitted=say_fitted, **options)
+    features = cached_features(data, name, data_root, group, backbone, cache, view)
+    options["group"] = group if group in KINDS else None
+    done = run_grid(features, reports=reports, cache=cache, fitted=say_fitted, **options)
     show_runs(done.runs, f"{done.best.data}, {done.best.split}, {done.best.tested:,} test images")
-    note(f"{reports}/comparison.md, comparison.csv, {done.best.data}/comparison.png")
+    if options["ablate"]:
+        show_ablation(done.runs, reports)
+    note(f"{reports}/comparison.html, .md, .csv; {done.best.folder}/report.html")
+
+
+def show_ablation(runs: Sequence[Run], reports: str) -> None:
+    """What each backbone adds, as a table on stdout and files beside the runs."""
+    from pathlib import Path
+
+    from featcache.reporting.ablation import CELLS, ablation, write_ablation
+
+    found = ablation(runs)
+    if not found:
+        note("one backbone: nothing to leave out")
+        return
+    show_table(CELLS, [one.cells() for one in found], "what each backbone adds")
+    note(str(write_ablation(Path(reports) / runs[0].data, found)))
 
 
 def say_fitted(number: int, count: int, run: Any) -> None:

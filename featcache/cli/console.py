@@ -119,28 +119,40 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 def show_runs(runs: Sequence[Run], title: str = "") -> None:
     """Runs with the same rows, best first, as a table on stdout, and what it comes to."""
+    from featcache.reporting.break_even import verdicts
     from featcache.reporting.comparison import fusion_label
-    from featcache.reporting.ties import verdict
+    from featcache.reporting.ties import leaky_note, verdict
 
     rows = [
         (
             f"{_TIE} {place}" if run.tie else str(place),
             " + ".join(run.backbones),
             fusion_label(run),
-            run.head,
+            _head(run),
             f"{run.metric('accuracy'):.4f}",
             f"{run.interval[0]:.4f} … {run.interval[1]:.4f}",
             *(_number(run.metric(name)) for name in ("balanced_accuracy", "f1", "auc")),
             f"{run.fit_seconds:.2f} s",
+            "–" if run.memory is None else f"{run.memory / 1e6:,.0f} MB",
         )
         for place, run in enumerate(runs, 1)
     ]
     columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
-               "F1", "AUC", "one fit")  # fmt: skip
+               "F1", "AUC", "one fit", "memory")  # fmt: skip
+    if leaky_note(runs):
+        click.echo(leaky_note(runs))
     show_table(columns, rows, title)
     if any(run.tie for run in runs):
         click.echo(f"{_TIE}  can't be told from the best")
     click.echo(verdict(runs))
+    for line in verdicts(runs):
+        click.echo(line)
+
+
+def _head(run: Run) -> str:
+    """The head, what it is shown and how often it was tuned: "mlp (anova:256, best of 20)"."""
+    asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
+    return f"{run.head} ({', '.join(asides)})" if asides else run.head
 
 
 def _number(value: float) -> str:

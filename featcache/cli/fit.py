@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featcache.cli.cached import cached_features
-from featcache.cli.console import show_table
+from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -16,6 +16,7 @@ from featcache.cli.options import (
     reports_option,
     with_log,
 )
+from featcache.images.options import KINDS
 
 
 @click.command()
@@ -39,6 +40,7 @@ def fit(
     data_root: str | None,
     group: str | None,
     backbone: list[str],
+    view: list[str],
     cache: str,
     reports: str,
     quiet: bool,
@@ -53,14 +55,19 @@ def fit(
       featcache fit --fusion attention --head mlp --set head.hidden=[512,512]
     """  # fmt: skip
     from featcache import compare
+    from featcache.reporting.ties import leaky_note
 
-    features = cached_features(data, name, data_root, group, backbone, cache)
-    run = compare(features, reports=reports, singles=False, **options).best
+    features = cached_features(data, name, data_root, group, backbone, cache, view)
+    options["group"] = group if group in KINDS else None
+    run = compare(features, reports=reports, cache=cache, singles=False, **options).best
+    if run.leaky:
+        click.echo(leaky_note([run]))
     rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]
     show_table(("metric", "mean", "sd over folds"), rows, f"{run.name}, {run.split}")
     low, high = run.interval
     click.echo(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
                f"{run.tested:,} test images, {run.fit_seconds:.2f} s a fit")  # fmt: skip
+    note(f"{run.folder}/report.html")
     click.echo(run.folder)
 
 

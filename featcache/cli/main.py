@@ -17,10 +17,16 @@ COMMANDS = {
     "extract": "Embed images with pretrained backbones, into the cache.",
     "fit": "Fit and score one classifier on cached features.",
     "compare": "Fit and score a grid of classifiers on the same folds.",
+    "rank": "Rank backbones by their features, before any head is fitted.",
+    "finetune": "Train backbones, fusion and head end to end.",
     "run": "Run a recipe: extract, fit and compare.",
-    "report": "Rebuild the comparison of all runs.",
+    "predict": "Label new images with the model of a run.",
+    "export": "Take a run's model elsewhere: a folder, or an ONNX file.",
+    "report": "Make the pages: comparison.html, and report.html of runs.",
     "cache": "Look after the cached features.",
+    "weights": "See, check and add weight files.",
     "backbones": "List the backbones.",
+    "doctor": "Look at this machine: what works, what does not, and how to mend it.",
     "demo": "See it all work on the bundled digits, offline.",
 }
 

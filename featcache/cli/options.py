@@ -79,7 +79,7 @@ data_options = _stack([
     click.option("--data", metavar="SPEC", help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); torchvision:CIFAR10."),
     click.option("--name", metavar="NAME", help="The data set's name in the cache; by default the folder's."),
     click.option("--data-root", metavar="FOLDER", help="What a table's paths are relative to; where torchvision keeps its data."),
-    click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, or 'parent' for an image's folder."),
+    click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, 'parent' for an image's folder, 'subject' for the data's groups, 'image' for equal images only."),
 ])  # fmt: skip
 
 backbone_option = several(
@@ -87,26 +87,37 @@ backbone_option = several(
 )  # fmt: skip
 
 extract_options = _stack([
-    click.option("--weights", default="auto", show_default=True, metavar="WHICH", help="auto, a tag, a .pth or .safetensors file, or random[:SEED]."),
+    several("--view", help="Also the images flipped or turned, as further files: hflip, vflip, rot90, rot180, rot270."),
+    click.option("--weights", default="auto", show_default=True, metavar="WHICH", help="auto, a tag, a .pth or .safetensors file, random[:SEED], or a run folder that fine-tuned it."),
     click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
     click.option("--layer", default="penultimate", show_default=True, metavar="NAME", help="Whose output to take; maps are averaged over positions."),
     click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the square that the network sees, in pixels; by default its own."),
     click.option("--device", default="auto", show_default=True, metavar="WHERE", help="auto, cpu, cuda or cuda:1."),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="What the network computes in."),
-    click.option("--engine", type=click.Choice(["auto", "eager"]), default="auto", show_default=True, help="How the network is run."),
+    click.option("--engine", type=click.Choice(["auto", "eager", "compile", "openvino"]), default="auto", show_default=True, help="How the network is run."),
     click.option("-b", "--batch-size", type=NumberOrAuto(), default="auto", show_default=True, help="Images in a forward pass."),
     click.option("-j", "--workers", type=NumberOrAuto(), default="auto", show_default=True, help="Threads that read and decode."),
 ])  # fmt: skip
 
 fit_options = _stack([
     click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),
+    click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, metavar="R", help="K-fold R times, shuffled anew each time."),
     click.option("--test-split/--no-test-split", default=None, help="Insist on the data's own split, or don't use it."),
+    several("--view", help="Views that train beside their images: hflip,rot90,… They must be in the cache."),
+    click.option("--balance", is_flag=True, help="Of the views take only what brings each class to the most frequent one's count."),
+    click.option("--leaky", is_flag=True, help="Redo a protocol that splits views, equal images and groups as if they stood alone."),
+    click.option("--strict", is_flag=True, help="Refuse leaks between training and test images, rather than warn."),
+    click.option("--near-duplicates/--no-near-duplicates", default=True, help="Look for near duplicates across the split."),
     click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter, for instance head.hidden=512 or attention.dim=64."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds and training."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
+    click.option("--select", default="", metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
+    click.option("--tune", type=click.IntRange(0), default=0, metavar="N", help="Try N settings in an inner loop on the training rows."),
+    click.option("--tuner", type=click.Choice(["random", "optuna"]), default="random", show_default=True, help="How --tune draws them."),
     click.option("--again", is_flag=True, help="Fit even what was run before."),
 ])  # fmt: skip
 
+set_option = click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter of fusion or head, for instance head.hidden=512 or attention.dim=64.")  # fmt: skip
 cache_option = click.option("--cache", default="cache", show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
 reports_option = click.option("--reports", default="reports", show_default=True, metavar="FOLDER", help="The reports folder.")  # fmt: skip

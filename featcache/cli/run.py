@@ -39,6 +39,6 @@ def run(ctx: click.Context, recipe: Path, dry_run: bool, quiet: bool) -> None:
     show_report(report, loaded.cache)
     done = compare_for(loaded, report, say_fitted)
     show_runs(done.runs, f"{done.best.data}, {done.best.split}, {done.best.tested:,} test images")
-    note(f"{loaded.reports}/{report.data}/comparison.png")
+    note(f"{loaded.reports}/comparison.html, {done.best.folder}/report.html")
     if report.failed:
         ctx.exit(3)

@@ -37,6 +37,8 @@ class Backbone:
         there is something to compute.
     layer : str, default "penultimate"
         Whose output is taken, and how it is pooled.
+    trained_on : frozenset of str, default empty
+        sha256 of the images whose labels fine-tuned weights have seen; goes with the features.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Backbone:
     preprocess: Preprocess
     build: Callable[[], torch.nn.Module]
     layer: str = PENULTIMATE
+    trained_on: frozenset[str] = frozenset()
 
     def key(self, precision: str = "fp32", dtype: str = "float32") -> Key:
         """The cache key of this backbone's vectors in a precision and a stored dtype."""

@@ -15,7 +15,8 @@ from featcache.extraction.engine import open_engine
 from featcache.extraction.registry import open_backbone
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
-from featcache.store.cache import Cache, Entry, positions
+from featcache.store.cache import Cache, positions
+from featcache.store.entry import Entry
 from featcache.store.file import FeatureFile, to_digests
 
 

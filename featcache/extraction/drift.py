@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused
-from featcache.extraction.engine import Network
+from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
-from featcache.hashing import sha256_bytes
-from featcache.images.decode import BadImage, decode
+from featcache.extraction.sample import cosine, load_sample
 from featcache.images.manifest import Images
 
 # Least cosine between a stored vector and the same image embedded again. Another library
-# version or device rounds otherwise; anything below is another function.
-TOLERANCE = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999}
+# version, device or engine rounds otherwise; anything below is another function.
+TOLERANCE = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.995}
 
 
 def refuse_drift(
@@ -80,22 +79,7 @@ def cosines(
 
     Images that have changed, or can't be read or decoded any more, are left out.
     """
-    pixels, kept = [], []
-    for i, row in enumerate(rows.tolist()):
-        try:
-            content = images.read(row)
-            if isinstance(content, bytes) and sha256_bytes(content) != images.sha256[row]:
-                continue
-            pixels.append(preprocess.cut(decode(content, preprocess.alpha)))
-        except (BadImage, OSError):
-            continue
-        kept.append(i)
-    if not kept:
+    pixels, kept = load_sample(images, rows, preprocess)
+    if not len(kept):
         return np.ones(0)
-    old = stored[kept].astype(np.float64)  # (k, d)
-    new = network.run(np.stack(pixels)).astype(np.float64)  # (k, d)
-    lengths = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)  # (k,)
-    same = (old == new).all(axis=1)  # also where both are zero
-    cosine = (old * new).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)  # (k,)
-    result: NDArray[np.float64] = np.where(same, 1.0, cosine)
-    return result
+    return cosine(stored[kept], network.run(pixels))

@@ -1,23 +1,22 @@
-"""Engine: how the forward pass is run. The one place that sets eval and inference mode."""
+"""Engine: how the forward pass is run, and the choice of it."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from featcache.errors import FeatcacheError, RecipeError, unknown
+from featcache.errors import RecipeError, unknown
 from featcache.extraction.backbone import Backbone
+from featcache.extraction.forward import FORWARDS, PRECISIONS, has_compiler, has_openvino
+from featcache.extraction.network import Network
 
 log = logging.getLogger("featcache")
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_KINDS = ("eager",)
+AUTO = "auto"
+_WORTH_OPENVINO = 500  # so many images repay the seconds that its graph takes
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,10 @@ class Engine:
     ----------
     device : str
         "cpu" or "cuda:0" and the like.
-    precision : {"fp32", "bf16", "fp16"}
-    kind : {"eager"}
+    precision : {"fp32", "bf16", "fp16", "auto"}
+        "auto" is settled for each backbone, see `featcache.extraction.precision`.
+    kind : {"eager", "compile", "openvino", "auto"}
+        "auto" is settled by the number of images, see `for_images`.
     batch_size : int
         Every forward pass has exactly this many images: a shorter batch is filled up, so that
         a row's bits don't depend on how many images came with it.
@@ -42,7 +43,24 @@ class Engine:
 
     def load(self, backbone: Backbone) -> Network:
         """Build the backbone's network on the device."""
-        return Network(backbone, self)
+        kind = "eager" if self.kind == AUTO else self.kind
+        precision = "fp32" if self.precision == AUTO else self.precision
+        return Network(backbone, self.device, precision, kind, self.batch_size)
+
+    def for_images(self, count: int, begun: str | None = None) -> str:
+        """The kind to take for this many images; `begun` is what made the rows before them.
+
+        torch.compile is never chosen: the fused eager path was as fast wherever it was measured
+        (reports/benchmarks/extraction.md), starts at once, and keeps more of the precision.
+        """
+        if self.kind != AUTO:
+            return self.kind
+        at_hand = {"eager": True, "compile": has_compiler(), "openvino": has_openvino()}
+        if at_hand.get(str(begun)) and (begun != "openvino" or self.device == "cpu"):
+            return str(begun)
+        if self.device == "cpu" and has_openvino() and count >= _WORTH_OPENVINO:
+            return "openvino"
+        return "eager"
 
     def describe(self) -> dict[str, str]:
         """What is recorded with the features it makes."""
@@ -59,70 +77,6 @@ class Engine:
         }
 
 
-class Network:
-    """A backbone's network, ready to run.
-
-    Attributes
-    ----------
-    dim : int
-        Width d of its vectors.
-    """
-
-    def __init__(self, backbone: Backbone, engine: Engine) -> None:
-        self._engine = engine
-        self._preprocess = backbone.preprocess
-        self._dtype = PRECISIONS[engine.precision]
-        module = backbone.build().eval().requires_grad_(False)
-        self._module = module.to(engine.device, self._dtype)
-        self._module.to(memory_format=torch.channels_last)
-        self.dim = self._probe(backbone)
-
-    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed images.
-
-        Parameters
-        ----------
-        pixels : uint8 array of shape (n, 3, crop, crop)
-
-        Returns
-        -------
-        float32 array of shape (n, dim)
-        """
-        n, full = len(pixels), self._engine.batch_size
-        if n > full:
-            parts = [self.run(pixels[start : start + full]) for start in range(0, n, full)]
-            return np.concatenate(parts)
-        batch = torch.zeros((full, *pixels.shape[1:]), dtype=torch.uint8)  # (b, 3, h, w)
-        batch[:n] = torch.from_numpy(pixels)
-        batch = batch.to(self._engine.device, memory_format=torch.channels_last)
-        with torch.inference_mode(), self._exact():
-            x = self._preprocess.normalise(batch).to(self._dtype)  # (b, 3, h, w)
-            output = self._module(x)  # (b, d)
-        if output.ndim != 2:
-            raise FeatcacheError(f"the network gives an array of {output.ndim} dimensions, not 2")
-        vectors: NDArray[np.float32] = output[:n].float().cpu().numpy()  # (n, d)
-        return vectors
-
-    def _exact(self) -> AbstractContextManager[Any]:
-        """On CUDA, keep fp32 from becoming TF32 inside convolutions."""
-        if not self._engine.device.startswith("cuda"):
-            return nullcontext()
-        return torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-
-    def _probe(self, backbone: Backbone) -> int:
-        side = backbone.preprocess.crop
-        try:
-            return int(self.run(np.zeros((1, 3, side, side), np.uint8)).shape[1])
-        except (RuntimeError, ValueError, AssertionError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise FeatcacheError(
-                f"{backbone.name} can't run on images of {side} px: {first}",
-                "Choose another --image-size, or a smaller --batch-size if memory ran out.",
-            ) from None
-
-
 def open_engine(
     device: str = "auto",
     precision: str = "auto",
@@ -136,9 +90,9 @@ def open_engine(
     device : str, default "auto"
         "auto" (a CUDA device where there is one), "cpu", "cuda" or "cuda:1".
     precision : str, default "auto"
-        "auto" is "fp32".
+        "auto", "fp32", "bf16" or "fp16".
     engine : str, default "auto"
-        "auto" is "eager".
+        "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"
         "auto" is 32 on the processor and 128 on a GPU.
 
@@ -148,26 +102,37 @@ def open_engine(
         Where there is no such device, precision or engine.
     """
     place = _device(device)
-    if precision not in (*PRECISIONS, "auto"):
-        raise unknown("precision", precision, (*PRECISIONS, "auto"))
-    if engine not in (*_KINDS, "auto"):
-        raise unknown("engine", engine, (*_KINDS, "auto"))
-    if batch_size == "auto":
+    if precision not in (*PRECISIONS, AUTO):
+        raise unknown("precision", precision, (*PRECISIONS, AUTO))
+    if engine not in (*FORWARDS, AUTO):
+        raise unknown("engine", engine, (*FORWARDS, AUTO))
+    if engine == "openvino" and place != "cpu":
+        raise RecipeError("openvino runs on the processor", "--device cpu, or --engine compile")
+    if engine == "openvino" and not has_openvino():
+        raise RecipeError("openvino is not installed", 'pip install "featcache[openvino]"')
+    if batch_size == AUTO:
         batch_size = 32 if place == "cpu" else 128
     if not isinstance(batch_size, int) or batch_size < 1:
         raise RecipeError(f"batch size {batch_size!r} is no positive number")
     if place == "cpu" and torch.cuda.is_available():
         log.warning("there is a GPU, and it is not used (--device cpu)")
-    return Engine(
-        device=place,
-        precision="fp32" if precision == "auto" else precision,
-        kind="eager",
-        batch_size=batch_size,
-    )
+    return Engine(device=place, precision=precision, kind=engine, batch_size=batch_size)
+
+
+@cache
+def native_bf16(device: str) -> bool:
+    """Whether the device computes in bf16 itself (AVX-512 BF16, AMX, NVIDIA from Ampere on)."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 and later
+        flags = torch.cpu.get_capabilities()
+        return any(flags.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 def _device(device: str) -> str:
-    if device == "auto":
+    if device == AUTO:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):

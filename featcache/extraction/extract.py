@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,8 +18,10 @@ from featcache.extraction.content import Content
 from featcache.extraction.engine import open_engine
 from featcache.extraction.job import Job
 from featcache.extraction.loading import count_workers, load_batches
+from featcache.extraction.precision import settle
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
+from featcache.extraction.writer import Writer
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
@@ -55,8 +58,7 @@ def extract(
     images = open_images(data, cache=cache)
     report = fill_cache(images, backbone=backbone, cache=cache, **options)
     store = Cache(cache)
-    wanted = [f"{done.key.backbone}@{done.key.digest}" for done in report.outcomes]
-    return store.features(images, store.choose(images.name, wanted))
+    return store.features(images, store.choose(images.name, report.selectors))
 
 
 def fill_cache(
@@ -67,6 +69,7 @@ def fill_cache(
     weights_dir: str | Path | None = None,
     layer: str = PENULTIMATE,
     image_size: int | None = None,
+    view: str | Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
     engine: str = "auto",
@@ -93,12 +96,15 @@ def fill_cache(
         Or the name of a module of the network.
     image_size : int, optional
         Side of the square that the network sees, in pixels.
+    view : str, or several
+        Names in `VIEWS`: further files, of the images flipped or turned.
     device : str, default "auto"
         "auto", "cpu", "cuda" or "cuda:1".
     precision : str, default "auto"
-        "auto", "fp32", "bf16" or "fp16".
+        "auto", "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware computes in it and
+        the network bears it, see `featcache.extraction.precision`.
     engine : str, default "auto"
-        "auto" or "eager".
+        "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"
         Images in a forward pass.
     workers : int or "auto"
@@ -124,6 +130,7 @@ def fill_cache(
     backbones = open_backbones(
         backbone, weights=weights, weights_dir=weights_dir, layer=layer, image_size=image_size
     )
+    backbones += with_views(backbones, view)
     runner = open_engine(device, precision, engine, batch_size)
     threads = count_workers(workers)
     store = Cache(cache)
@@ -133,12 +140,13 @@ def fill_cache(
     store.note_images(images)
     if not len(content.rows):
         raise content.none_left(report)
-    jobs = [Job(one, runner, store, content) for one in backbones]
+    jobs = [Job(one, settle(runner, one, store, content), store, content) for one in backbones]
     with ExitStack() as stack:
         # Always in one order, so that two processes can't wait for each other's locks.
         for job in sorted(jobs, key=lambda job: job.key.stem):
             if job.missing():
                 job.start(stack, wait)
+        report.seconds["prepare"] = perf_counter() - start
         _run(jobs, content, threads, runner.batch_size, limit, report, progress)
         for job in jobs:
             job.finish(content, report)
@@ -163,24 +171,37 @@ def _run(
     preprocesses = list(dict.fromkeys(job.backbone.preprocess for job in jobs if job.pending))
     batches = load_batches(content.images, pending, preprocesses, batch_size, threads)
     done, start = 0, perf_counter()
-    for batch in batches:
-        report.seconds["wait"] += perf_counter() - start
-        report.seconds["read"] += batch.read
-        report.seconds["decode"] += batch.decode
-        content.problems.update(batch.problems)
-        if len(content.problems) > limit:
-            content.note_failed(report)
-            raise DataError(
-                f"{len(content.problems)} images failed, more than --max-failures allows",
-                f"They are listed in {content.failed_csv}; what is done is kept.",
-            )
-        for job in jobs:
-            if job.pending:
-                job.embed(batch.rows, batch.pixels[job.backbone.preprocess], report)
-        done += len(batch.rows) + len(batch.problems)
-        if progress is not None:
-            progress(done, len(pending))
-        start = perf_counter()
+    with closing(batches), Writer() as writer:
+        for batch in batches:
+            report.seconds["wait"] += perf_counter() - start
+            report.seconds["read"] += batch.read
+            report.seconds["decode"] += batch.decode
+            content.problems.update(batch.problems)
+            if len(content.problems) > limit:
+                content.note_failed(report)
+                raise DataError(
+                    f"{len(content.problems)} images failed, more than --max-failures allows",
+                    f"They are listed in {content.failed_csv}; what is done is kept.",
+                )
+            for job in jobs:
+                if job.pending:
+                    pixels = batch.pixels[job.backbone.preprocess]
+                    job.embed(batch.rows, pixels, writer, report)
+            done += len(batch.rows) + len(batch.problems)
+            if progress is not None:
+                progress(done, len(pending))
+            start = perf_counter()
+
+
+def with_views(backbones: Sequence[Backbone], view: str | Sequence[str]) -> list[Backbone]:
+    """Each backbone once for every view besides the plain one."""
+    names = [view] if isinstance(view, str) else view
+    others = dict.fromkeys(name for name in names if name != "none")
+    return [
+        replace(backbone, preprocess=replace(backbone.preprocess, view=name))
+        for name in others
+        for backbone in backbones
+    ]
 
 
 def _most_failures(value: int | str | None, images: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from featcache.errors import RecipeError
 from featcache.extraction.preprocess import Pixels, Preprocess
@@ -60,7 +61,7 @@ class Batch:
 @dataclass(frozen=True)
 class _Loaded:
     row: int
-    pixels: list[Pixels]
+    pixels: list[Pixels | Image.Image]  # small images are cut later, many at a time
     problem: Problem | None
     read: float
     decode: float
@@ -81,7 +82,7 @@ def load_batches(
     preprocesses: Sequence[Preprocess],
     batch_size: int,
     workers: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Read these rows in order, decode each once, and cut it for every preprocessing.
 
     Parameters
@@ -128,11 +129,15 @@ def _load(images: Images, row: int, preprocesses: Sequence[Preprocess]) -> _Load
     middle = perf_counter()
     try:
         decoded = {alpha: decode(content, alpha) for alpha in {p.alpha for p in preprocesses}}
-        pixels = [preprocess.cut(decoded[preprocess.alpha]) for preprocess in preprocesses]
+        pixels = [_cut(decoded[preprocess.alpha], preprocess) for preprocess in preprocesses]
     except BadImage as error:
         problem = Problem("decode", error.problem)
         return _Loaded(row, [], problem, middle - start, perf_counter() - middle)
     return _Loaded(row, pixels, None, middle - start, perf_counter() - middle)
+
+
+def _cut(image: Image.Image, preprocess: Preprocess) -> Pixels | Image.Image:
+    return preprocess.turn(image) if preprocess.enlarges(image) else preprocess.cut(image)
 
 
 def _collate(loaded: Sequence[_Loaded], preprocesses: Sequence[Preprocess]) -> Batch:
@@ -140,9 +145,18 @@ def _collate(loaded: Sequence[_Loaded], preprocesses: Sequence[Preprocess]) -> B
     pixels = {}
     for i, preprocess in enumerate(preprocesses):
         side = preprocess.crop
-        stack = np.empty((len(good), 3, side, side), np.uint8)
-        for place, one in zip(stack, good, strict=True):
-            place[...] = one.pixels[i]
+        # Channels last in memory, as images are decoded and as networks want them.
+        stack = np.empty((len(good), side, side, 3), np.uint8).transpose(0, 3, 1, 2)
+        small: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
+        for place, one in enumerate(good):
+            image = one.pixels[i]
+            if isinstance(image, Image.Image):
+                small.setdefault(image.size, []).append((place, np.asarray(image)))
+            else:
+                stack[place] = image
+        for alike in small.values():
+            places, images = zip(*alike, strict=True)
+            stack[list(places)] = preprocess.cut_together(np.stack(images))
         pixels[preprocess] = stack
     return Batch(
         rows=np.array([one.row for one in good], np.intp),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,23 +104,78 @@ class Preprocess:
         -------
         uint8 array of shape (3, crop, crop)
         """
-        image = _middle(VIEWS[self.view](image))
+        image = _middle(self.turn(image))
         width, height = image.size
+        size, (left, top) = self._resized(width, height)
+        right, bottom = left + self.crop, top + self.crop
+        if size == image.size:
+            image = image.crop((left, top, right, bottom))
+        else:  # only what the crop keeps is computed
+            x, y = width / size[0], height / size[1]
+            image = image.resize(
+                (self.crop, self.crop),
+                _filters()[self.interpolation],
+                box=(left * x, top * y, right * x, bottom * y),
+            )
+        return np.asarray(image).transpose(2, 0, 1)  # (3, crop, crop)
+
+    def turn(self, image: Image.Image) -> Image.Image:
+        """The view of an image."""
+        return VIEWS[self.view](image)
+
+    def enlarges(self, image: Image.Image) -> bool:
+        """Whether the image is so small that `cut_together` can take it."""
+        return max(image.size) <= self.crop and self.interpolation in ("bilinear", "bicubic")
+
+    def cut_together(self, images: Pixels) -> Pixels:
+        """`cut` for small images of one size, many times faster.
+
+        The same to the bit where torch resizes uint8 as Pillow does (processors with AVX2);
+        elsewhere a value may be one off.
+
+        Parameters
+        ----------
+        images : uint8 array of shape (n, h, w, 3)
+            From `turn`.
+
+        Returns
+        -------
+        uint8 array of shape (n, 3, crop, crop)
+        """
+        import torch
+        from torch.nn.functional import interpolate
+
+        (width, height), (left, top) = self._resized(images.shape[2], images.shape[1])
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # (n, 3, h, w)
+        batch = interpolate(batch, (height, width), mode=self.interpolation, antialias=True)
+        return batch[:, :, top : top + self.crop, left : left + self.crop].numpy()
+
+    def _resized(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height after resizing, and the left and top of the crop in it."""
         short = min(width, height)
         # torchvision.transforms.functional: the longer side is rounded down
-        size = (self.resize * width // short, self.resize * height // short)
-        if size != image.size:
-            image = image.resize(size, _filters()[self.interpolation])
-        left = round((size[0] - self.crop) / 2)
-        top = round((size[1] - self.crop) / 2)
-        image = image.crop((left, top, left + self.crop, top + self.crop))
-        return np.asarray(image).transpose(2, 0, 1)  # (3, crop, crop)
+        w, h = self.resize * width // short, self.resize * height // short
+        return (w, h), (round((w - self.crop) / 2), round((h - self.crop) / 2))
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 pixels (n, 3, h, w) on any device as the network takes them, float32."""
         mean = batch.new_tensor(self.mean, dtype=_float32()).view(1, 3, 1, 1)
         std = batch.new_tensor(self.std, dtype=_float32()).view(1, 3, 1, 1)
         return batch.to(_float32()).div_(255).sub_(mean).div_(std)  # (n, 3, h, w)
+
+    def normalise_bf16(self, batch: torch.Tensor) -> torch.Tensor:
+        """`normalise` to bfloat16, in one pass: pixels up to 255 are exact in bfloat16."""
+        import torch
+
+        mean = torch.tensor(self.mean) * 255
+        variance = (torch.tensor(self.std) * 255) ** 2
+        return torch.nn.functional.batch_norm(batch.bfloat16(), mean, variance, eps=0.0)
+
+
+def from_plain(plain: Mapping[str, Any]) -> Preprocess:
+    """The inverse of `Preprocess.plain`."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    return Preprocess(**values)
 
 
 def _middle(image: Image.Image) -> Image.Image:

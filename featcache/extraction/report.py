@@ -7,6 +7,20 @@ from pathlib import Path
 
 from featcache.store.key import Key
 
+_PARTS = ("total", "prepare", "compute", "wait", "blocked", "read", "decode", "write")
+_SHARES = {
+    "prepare": "preparing", "compute": "computing", "wait": "waiting for images",
+    "blocked": "waiting for the disk",
+}  # fmt: skip
+_BESIDE = ("read", "decode", "write")
+_HELP = {
+    "preparing": "it is paid once; more images in one run share it",
+    "computing": "a GPU, --engine openvino or a smaller --image-size would help",
+    "decoding": "more processor cores (--workers), or smaller image files would help",
+    "reading": "a faster disk, or images on the local one would help",
+    "writing": "a cache folder on a faster disk would help",
+}
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -43,34 +57,55 @@ class Report:
     failed : dict of id to problem
         Images without a vector.
     seconds : dict
-        "total"; of the main thread "wait" (for decoded images), "compute", "write"; and "read"
-        and "decode", summed over the loading threads, which work beside it.
+        "total"; "prepare" (building networks, and the checks before the first batch); "compute";
+        what the networks waited for, "wait" (decoded images) and "blocked" (the writer); and
+        of the threads beside them "read" and "decode", summed over all, and "write".
     """
 
     data: str
     images: int
     outcomes: list[Outcome] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("total", "wait", "compute", "write", "read", "decode"), 0.0
-        )
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
+
+    @property
+    def selectors(self) -> list[str]:
+        """What names the files on the command line, without those of views."""
+        return [
+            f"{done.backbone}@{done.key.digest}"
+            for done in self.outcomes
+            if done.key.preprocess["view"] == "none"
+        ]
+
+    @property
+    def computed(self) -> int:
+        """Images embedded, by the backbone that had most to do."""
+        return max((done.computed for done in self.outcomes), default=0)
+
+    @property
+    def bottleneck(self) -> str:
+        """What took the time: "preparing", "computing", "decoding", "reading" or "writing"."""
+        seconds = self.seconds
+        loading = "reading" if seconds["read"] > seconds["decode"] else "decoding"
+        shares = {
+            "computing": seconds["compute"],
+            "preparing": seconds["prepare"],
+            loading: seconds["wait"],
+            "writing": seconds["blocked"],
+        }
+        return max(shares, key=lambda name: shares[name])
 
     def time_line(self) -> str:
-        """One line: how many images a second, and where the time went."""
+        """One line: how many images a second, where the time went, and what would help."""
         total = self.seconds["total"]
-        computed = max((done.computed for done in self.outcomes), default=0)
-        if not computed:
+        if not self.computed:
             return f"no forward pass, {total:.1f} s"
         shares = ", ".join(
-            f"{name} {self.seconds[part] / total:.0%}"
-            for name, part in (
-                ("waiting for images", "wait"), ("computing", "compute"), ("writing", "write"),
-            )
-        )  # fmt: skip
+            f"{name} {self.seconds[part] / total:.0%}" for part, name in _SHARES.items()
+        )
+        beside = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in _BESIDE)
         return (
-            f"{computed:,} images in {total:.1f} s ({computed / total:,.1f}/s): {shares}; "
-            f"beside it the loading threads spent {self.seconds['read']:.1f} s reading and "
-            f"{self.seconds['decode']:.1f} s decoding"
+            f"{self.computed:,} images in {total:.1f} s ({self.computed / total:,.1f}/s): "
+            f"{shares} (beside it, over all threads: {beside}); "
+            f"most of it was {self.bottleneck}: {_HELP[self.bottleneck]}"
         )

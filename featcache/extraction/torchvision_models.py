@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.errors import RecipeError, WeightsError
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
-from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.preprocess import Preprocess, from_plain
+from featcache.extraction.tuned import read_tuned
 from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ class Torchvision:
         found = find_weights(name, weights, self.published(name), folder)
         enum = get_model_weights(name)
         own = enum[found.tag] if found.tag in enum.__members__ else enum.DEFAULT
+        tuned = read_tuned(found.path)
         preprocess = _preprocess(own.transforms()).at(image_size)
+        if tuned is not None and image_size is None:
+            preprocess = from_plain(tuned.preprocess)
         _check_size(name, preprocess.crop, own.transforms().crop_size[0])
         return Backbone(
             name=name,
@@ -99,6 +103,7 @@ class Torchvision:
             preprocess=preprocess,
             build=lambda: _build(name, found, layer, preprocess.crop),
             layer=layer if layer == PENULTIMATE else f"{layer}:mean",
+            trained_on=frozenset() if tuned is None else tuned.trained_on,
         )
 
 

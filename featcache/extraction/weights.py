@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import RecipeError, WeightsError
+from featcache.extraction.tuned import TAG, in_run, read_tuned
 from featcache.hashing import sha256_file
 
 if TYPE_CHECKING:
@@ -174,7 +175,14 @@ def _random(spec: str) -> Weights:
 
 def _given_path(architecture: str, path: Path, published: Mapping[str, Published]) -> Weights:
     if path.is_dir():
-        raise WeightsError(f"{path} is a folder", f"Pass it with --weights-dir {path}.")
+        tuned = in_run(path, architecture)
+        if tuned is None:
+            raise WeightsError(
+                f"{path} is a folder",
+                f"Pass it with --weights-dir {path}; of run folders, one that fine-tuned "
+                f"{architecture}.",
+            )
+        path = tuned
     if not path.is_file():
         raise WeightsError(
             f"{architecture} has no weights {str(path)!r}",
@@ -183,7 +191,7 @@ def _given_path(architecture: str, path: Path, published: Mapping[str, Published
     for known in published.values():
         if path.name == known.file:
             return _checked(path, known)
-    return Weights("local", sha256_file(path), path)
+    return Weights(TAG if read_tuned(path) else "local", sha256_file(path), path)
 
 
 def _checked(path: Path, wanted: Published) -> Weights:

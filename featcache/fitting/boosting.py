@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
+import torch
+import xgboost
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
@@ -12,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from xgboost import XGBClassifier
 
-from featcache.errors import RecipeError
+from featcache.errors import RecipeError, unknown
 from featcache.fitting.training import validation_rows
 
 
@@ -41,6 +44,9 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         every class, uses all rows and all rounds.
     n_jobs : int, default None
         Threads; None means all.
+    device : {"auto", "cpu", "cuda"} or "cuda:N", default "auto"
+        Where the trees are grown; "auto" is a GPU where both torch and this build of xgboost
+        know one.
     random_state : int, RandomState or None, default 0
 
     Attributes
@@ -63,6 +69,7 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         patience: int = 10,
         validation: float = 0.1,
         n_jobs: int | None = None,
+        device: str = "auto",
         random_state: Any = 0,
     ) -> None:
         self.n_estimators = n_estimators
@@ -74,10 +81,14 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.patience = patience
         self.validation = validation
         self.n_jobs = n_jobs
+        self.device = device
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> XGBHead:
-        """Boost on X (n, d) with labels y (n,) of any kind."""
+    def fit(self, X: Any, y: Any, groups: Any = None) -> XGBHead:
+        """Boost on X (n, d) with labels y (n,) of any kind.
+
+        Rows that share a value of `groups` (n,) are not divided by the validation share.
+        """
         if not 0 <= self.validation < 1:
             raise RecipeError(
                 f"validation is {self.validation!r}", "Give a share from 0 to below 1."
@@ -88,7 +99,7 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(f"XGBHead needs two classes, y has 1 class: {self.classes_[0]}")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        train, held = validation_rows(codes, self.validation, seed)
+        train, held = validation_rows(codes, self.validation, seed, groups)
         self.booster_ = self._booster(seed, stop=len(held) > 0)
         self.booster_.fit(
             X[train],
@@ -128,6 +139,23 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             max_bin=self.max_bin,
             early_stopping_rounds=self.patience if stop else None,
             tree_method="hist",
+            device=_device(self.device),
             n_jobs=self.n_jobs,
             random_state=seed,
         )
+
+
+def _device(name: str) -> str:
+    """The device that a name comes to.
+
+    Raises
+    ------
+    UnknownName
+        For another name.
+    """
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        return name
+    if name != "auto":
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:1"))
+    seen = torch.cuda.is_available() and bool(xgboost.build_info().get("USE_CUDA"))
+    return "cuda" if seen else "cpu"

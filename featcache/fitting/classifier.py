@@ -13,6 +13,8 @@ from featcache.errors import RecipeError, did_you_mean, unknown
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.heads import HEADS
+from featcache.fitting.selection import make_selection
+from featcache.fitting.tuning import SPACES, TunedClassifier, check_tuning
 
 log = logging.getLogger("featcache")
 
@@ -35,7 +37,6 @@ _NAMES = {
     "StackFusion": "stack",
     "MLPHead": "mlp",
     "SVMHead": "svm",
-    "KernelSVMHead": "svm",
     "XGBHead": "xgboost",
     "LogisticRegression": "logreg",
     "RidgeClassifier": "ridge",
@@ -53,13 +54,20 @@ def make_classifier(
     blocks: Sequence[int] | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-) -> Pipeline:
-    """A pipeline with the steps "fusion" and "head".
+    select: str = "",
+    tune: int = 0,
+    tuner: str = "random",
+) -> Any:
+    """A pipeline with the steps "fusion" and "head", and perhaps "select" between them.
 
     "attention" and "gated" with "mlp" are trained jointly: the "fusion" step standardises the
     columns and the "head" step holds fusion and perceptron. A late fusion ("vote", "stack", or any
     with a parameter `head`) holds the head itself, so that "fusion" is the only step. Any other
-    fusion is fitted before its head.
+    fitted before its head.
+
+    A selection of columns stands between fusion and head; in a late fusion, before each clone of
+    the head. With one, "attention" and "gated" are trained before "mlp", not jointly. Selecting by
+    variance takes columns as "concat", "vote" and "stack" find them and standardises them after.
 
     Parameters
     ----------
@@ -73,11 +81,16 @@ def make_classifier(
         The `random_state` of what goes by a name; objects keep theirs.
     settings : mapping, default None
         Parameters by dotted name: "head.hidden" or "fusion.dim" for whatever head or fusion this
-        is; "mlp.hidden" or "attention.dim" only where that one is used.
+        is; "mlp.hidden" or "attention.dim" only where that one is used; "select.amount".
+    select : str, default ""
+        See `selection.make_selection`, for instance "anova:256"; "" for none.
+    tune : int, default 0
+        Settings to try in an inner loop, see `tuning`; 0 for none.
+    tuner : {"random", "optuna"}, default "random"
 
     Returns
     -------
-    Pipeline
+    Pipeline; TunedClassifier around one where `tune` is above 0
 
     Raises
     ------
@@ -88,15 +101,50 @@ def make_classifier(
     """
     steps = {"fusion": _named_fusion(fusion, seed), "head": _named_head(head, seed)}
     joint = fusion if isinstance(fusion, str) and fusion in _JOINT and head == "mlp" else None
+    if select:
+        joint = None
+        steps = {**steps, "select": make_selection(select, seed)}
+        if select.startswith("variance") and "scale" in steps["fusion"].get_params():
+            steps["fusion"].set_params(scale="none")
     if joint:
         steps["fusion"] = ConcatFusion()
         steps["head"].set_params(fusion=joint)
     names = {"fusion": fusion, "head": head}
     for key, value in (settings or {}).items():
         _apply(steps, names, key, value, joint)
-    if _is_late(steps["fusion"]):
-        steps = {"fusion": steps["fusion"].set_params(head=steps["head"])}
-    return with_blocks(Pipeline(list(steps.items())), blocks)
+    late = _is_late(steps["fusion"])
+    if late:
+        under = Pipeline([(s, steps[s]) for s in ("select", "head")]) if select else steps["head"]
+        steps = {"fusion": steps["fusion"].set_params(head=under)}
+    order = [name for name in ("fusion", "select", "head") if name in steps]
+    made = Pipeline([(name, steps[name]) for name in order])
+    if not tune:
+        return with_blocks(made, blocks)
+    check_tuning(tune, tuner)
+    inside = f"fusion__head__{'head__' if select else ''}" if late else "head__"
+    space = _space(names, settings or {}, inside, joint)
+    if select.startswith("variance"):
+        space.pop("fusion__scale", None)  # standardised columns have no variance to select by
+    tuned = TunedClassifier(made, space, tries=tune, tuner=tuner, random_state=seed)
+    return with_blocks(tuned, blocks)
+
+
+def _space(
+    names: Mapping[str, Any], settings: Mapping[str, Any], inside: str, joint: str | None
+) -> dict[str, Any]:
+    """What to search for these names, under sklearn's parameter names; what is set is left out."""
+    space = {}
+    for role, name in names.items():
+        for parameter, what in SPACES.get(name if isinstance(name, str) else "", {}).items():
+            if {f"{role}.{parameter}", f"{name}.{parameter}"} & set(settings):
+                continue
+            if role == "head":
+                space[f"{inside}{parameter}"] = what
+            elif joint is None:
+                space[f"fusion__{parameter}"] = what
+            elif parameter in _JOINT[joint]:
+                space[f"{inside}{_JOINT[joint][parameter]}"] = what
+    return space
 
 
 def with_blocks(classifier: Any, blocks: Sequence[int] | None) -> Any:
@@ -117,12 +165,15 @@ def describe(classifier: Any) -> tuple[str, str]:
 
     Without a step called "fusion", the fusion is "none".
     """
+    if isinstance(classifier, TunedClassifier):
+        return describe(classifier.estimator)
     steps = dict(classifier.steps) if isinstance(classifier, Pipeline) else {}
     fusion, head = steps.get("fusion"), steps.get("head", classifier)
     last = list(steps.values())[-1] if steps else classifier
     late = _is_late(last)
     if late:
         fusion, head = last, last.head
+        head = head.steps[-1][1] if isinstance(head, Pipeline) else head
     name = "none" if fusion is None else type(fusion).__name__
     joint = getattr(head, "fusion", None)
     if isinstance(joint, str) and joint in _JOINT and not late:
@@ -159,6 +210,8 @@ def _apply(
     """Put one setting into the step that it belongs to, if any."""
     where, _, parameter = key.partition(".")
     role = where if where in steps else "fusion" if where in FUSIONS else "head"
+    if where == "select" and where not in steps:
+        raise RecipeError(f"setting {key!r}: nothing is selected", "Add --select anova:256.")
     if where not in {*steps, *FUSIONS, *HEADS} or not parameter:
         raise RecipeError(
             f"setting {key!r} belongs to nothing",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from featcache.errors import DataError, FeatcacheError, RecipeError
+from featcache.errors import DataError
 from featcache.fitting.classifier import describe, with_blocks
+from featcache.fitting.fit_one import backbone_weights, fit_timed, predict_all
 from featcache.fitting.gate import check_features
+from featcache.fitting.leaks import refuse_trained
+from featcache.fitting.memory import PeakMemory
 from featcache.fitting.metrics import interval, scores
-from featcache.fitting.splits import Fold, components, make_folds
+from featcache.fitting.reuse import Parts, Shelf, part_keys
+from featcache.fitting.splits import Fold, Rows, components, groups_to_keep, make_folds
 from featcache.store.features import Features, Floats, Strings
 
 
@@ -42,11 +48,20 @@ class FoldResult:
     fit_seconds, predict_seconds : float
         Wall time of the fit, and of predicting the test rows.
     train_size : int
-        Training rows.
+        Training rows, views included.
+    train_images : int
+        Images that they are of.
     history : dict of lists, or None
         The head's losses an epoch, where it keeps any.
     classifier : fitted classifier, or None
         Only where `evaluate` was told to keep it.
+    memory : int or None
+        Bytes that the fit added to the process at its peak, see `memory.PeakMemory`.
+    tuned : dict or None
+        What a search among settings came to, see `tuning.TunedClassifier`.
+    attention : dict or None
+        Where the fusion weighs backbones: for each class of the test rows, the mean weight of
+        each backbone.
     """
 
     name: str
@@ -60,6 +75,14 @@ class FoldResult:
     train_size: int
     history: dict[str, list[float]] | None = None
     classifier: Any = None
+    train_images: int = 0
+    memory: int | None = None
+    tuned: dict[str, Any] | None = None
+    attention: dict[str, list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.train_images:
+            object.__setattr__(self, "train_images", self.train_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +166,7 @@ def evaluate(
     split: Sequence[Fold] | None = None,
     gate: str = "refuse",
     keep: bool = False,
+    shelf: Shelf | None = None,
 ) -> Result:
     """Fit a clone of the classifier on each fold's training rows and score its test rows.
 
@@ -166,6 +190,8 @@ def evaluate(
         What to do about features that look broken, see `gate.check_features`.
     keep : bool, default False
         Keep each fold's fitted classifier.
+    shelf : Shelf, default None
+        Parts that other candidates fitted on these folds, and where to leave this one's.
 
     Returns
     -------
@@ -174,7 +200,7 @@ def evaluate(
     Raises
     ------
     CacheRefused
-        Where the features look broken.
+        Where the features look broken, or a backbone was fine-tuned on rows that are tested.
     DataError
         Where no folds can be made, or a fold is empty or has one class to train on.
     """
@@ -183,15 +209,28 @@ def evaluate(
         split = make_folds(features, folds, test_split, seed=seed)
     for fold in split:
         _check_fold(fold, features)
+    refuse_trained(features, split)
     ready = with_blocks(classifier, features.blocks)
     classes = np.unique(features.y)
+    groups = groups_to_keep(features, split)  # (n,)
+    keys = [] if shelf is None else part_keys(classifier, features.names)
+    given = [{} if shelf is None else shelf.given(i, keys) for i in range(len(split))]
+    at_a_time = min(effective_n_jobs(n_jobs), len(split))
+    threads = max(1, (os.cpu_count() or 1) // at_a_time) if at_a_time > 1 else None
     run = delayed(_run_fold)
     # X travels alone: joblib maps a bare array into the workers instead of copying it to each.
-    done: list[FoldResult] = Parallel(n_jobs=n_jobs)(
-        run(ready, features.X, features.y, features.ids, fold, classes, keep) for fold in split
-    )
+    pairs: list[tuple[FoldResult, Parts]] = Parallel(n_jobs=at_a_time)(
+        run(ready, features.X, features.y, features.ids, fold, classes, keep, groups,
+            keys, parts, threads)
+        for fold, parts in zip(split, given, strict=True)
+    )  # fmt: skip
+    done = [one for one, _ in pairs]
+    if shelf is not None:
+        for place, (_, parts) in enumerate(pairs):
+            shelf.put(place, parts)
     fusion, head = describe(classifier)
     tested = np.concatenate([fold.test for fold in split])
+    _, sources = np.unique(features.sources, return_inverse=True)  # (n,)
     right = np.concatenate([fold.true == fold.pred for fold in done])
     return Result(
         backbones=features.names,
@@ -200,7 +239,10 @@ def evaluate(
         data=features.data,
         keys=features.keys,
         classes=classes.tolist(),
-        folds=done,
+        folds=[
+            replace(one, train_images=len(np.unique(sources[fold.train])))
+            for one, fold in zip(done, split, strict=True)
+        ],
         interval=interval(right, components(features)[tested], seed=seed),
         seed=seed,
     )
@@ -232,45 +274,38 @@ def _run_fold(
     fold: Fold,
     classes: Strings,
     keep: bool,
-) -> FoldResult:
+    groups: Rows | None = None,
+    keys: Sequence[str] = (),
+    given: Parts | None = None,
+    threads: int | None = None,
+) -> tuple[FoldResult, Parts]:
     """Fit on the training rows, predict and score the test rows."""
-    fitted = with_blocks(classifier, None)
-    started = time.perf_counter()
-    try:
-        fitted.fit(X[fold.train], y[fold.train])
-    except FeatcacheError:
-        raise
-    except (ValueError, TypeError) as error:  # what sklearn and xgboost say of a bad parameter
-        head, first = describe(fitted)[1], (str(error).splitlines() or [""])[0]
-        raise RecipeError(
-            f"{head} can't be fitted: {first}", "Check its settings: --set NAME=VALUE."
-        ) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    mine = None if groups is None else groups[fold.train]
+    with PeakMemory() as memory:
+        fitted, seconds, parts = fit_timed(
+            classifier, X[fold.train], y[fold.train], mine, keys, given or {}
+        )
     trained = time.perf_counter()
-    pred, proba = _predict(fitted, X[fold.test], classes)
+    pred, proba = predict_all(fitted, X[fold.test], classes)
     predicted = time.perf_counter()
     true = y[fold.test]
     head = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
-    return FoldResult(
+    result = FoldResult(
         name=fold.name,
         ids=ids[fold.test],
         true=true,
         pred=pred,
         proba=proba,
         metrics=scores(true, pred, proba, classes.tolist()),
-        fit_seconds=trained - started,
+        fit_seconds=seconds,
         predict_seconds=predicted - trained,
         train_size=len(fold.train),
         history=getattr(head, "history_", None),
         classifier=fitted if keep else None,
+        memory=memory.bytes,
+        tuned=getattr(fitted, "tuned_", None),
+        attention=backbone_weights(fitted, X[fold.test], true),
     )
-
-
-def _predict(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDArray[Any] | None]:
-    """Labels, and probabilities with a column for every class, also for those not trained on."""
-    pred: Strings = np.asarray(fitted.predict(X)).astype(classes.dtype)  # (n,)
-    if not hasattr(fitted, "predict_proba"):
-        return pred, None
-    known = fitted.predict_proba(X)  # (n, known classes)
-    proba = np.zeros((len(X), len(classes)), dtype=known.dtype)  # (n, classes)
-    proba[:, np.searchsorted(classes, fitted.classes_)] = known
-    return pred, proba
+    return result, parts

@@ -16,10 +16,10 @@ def mlp(seed: int) -> Any:
 
 
 def svm(seed: int) -> Any:
-    """`kernel_svm.KernelSVMHead`."""
-    from featcache.fitting.kernel_svm import KernelSVMHead
+    """`svm.SVMHead`."""
+    from featcache.fitting.svm import SVMHead
 
-    return KernelSVMHead(random_state=seed)
+    return SVMHead(random_state=seed)
 
 
 def xgboost(seed: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featcache.errors import DataError, RecipeError
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.grouped import stratified_groups
 from featcache.fitting.heads import HEADS
+from featcache.fitting.linked import fit_linked
 
 
 def _default_head() -> Any:
@@ -37,6 +40,9 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     head: Any
     blocks: Sequence[int] | None
     scale: str
+
+    # Heads that were fitted before on the same rows, None where not; see `reuse`. Used up by fit.
+    _ready: Sequence[Any] | None = None
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The label of each row (n,) with the highest score."""
@@ -60,6 +66,21 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self.blocks_ = resolve_blocks(self.blocks, X.shape[1])
         return X, y, counts
+
+    def _fit_members(self, X: NDArray[Any], y: NDArray[Any], groups: Any) -> list[Pipeline]:
+        """The members, fitted on all rows; of one whose head is ready only the scaling is."""
+        made, self.member_seconds_ = self._members(), []
+        ready = self._ready or [None] * len(made)
+        for member, head in zip(made, ready, strict=True):
+            started = time.perf_counter()
+            if head is None:
+                fit_linked(member, X, y, groups)
+            else:
+                member.steps[-1] = (member.steps[-1][0], head)
+                member.steps[0][1].fit(X)
+            self.member_seconds_.append(time.perf_counter() - started)
+        self._ready = None
+        return made
 
     def _members(self) -> list[Pipeline]:
         """An unfitted clone of the head for each block, behind the block's own scaling."""
@@ -101,6 +122,8 @@ class VoteFusion(LateFusion):
     blocks_ : tuple of int
     members_ : list of Pipeline
         Scaling and head of each block.
+    member_seconds_ : list of float
+        What the fit of each took; of one whose head was ready, its scaling only.
     """
 
     def __init__(
@@ -110,8 +133,8 @@ class VoteFusion(LateFusion):
         self.blocks = blocks
         self.scale = scale
 
-    def fit(self, X: Any, y: Any) -> VoteFusion:
-        """Fit each block's head on X (n, d) with labels y (n,).
+    def fit(self, X: Any, y: Any, groups: Any = None) -> VoteFusion:
+        """Fit each block's head on X (n, d) with labels y (n,); `groups` (n,) are handed on.
 
         Raises
         ------
@@ -119,7 +142,7 @@ class VoteFusion(LateFusion):
             Where the blocks don't add up to d, or y has one class.
         """
         X, y, _ = self._start(X, y)
-        self.members_ = [member.fit(X, y) for member in self._members()]
+        self.members_ = self._fit_members(X, y, groups)
         return self
 
     @available_if(_head_has_probabilities)  # type: ignore[untyped-decorator]
@@ -170,6 +193,8 @@ class StackFusion(LateFusion):
     blocks_ : tuple of int
     members_ : list of Pipeline
         Scaling and head of each block, fitted on all rows.
+    member_seconds_ : list of float
+        What the fit of each took; of one whose head was ready, its scaling only.
     final_ : LogisticRegression
         On the members' scores side by side, (n, k * classes).
     """
@@ -190,8 +215,10 @@ class StackFusion(LateFusion):
         self.C = C
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> StackFusion:
+    def fit(self, X: Any, y: Any, groups: Any = None) -> StackFusion:
         """Fit each block's head, and the regression, on X (n, d) with labels y (n,).
+
+        Rows that share a value of `groups` (n,) go into one part.
 
         Raises
         ------
@@ -204,9 +231,9 @@ class StackFusion(LateFusion):
         if not whole or self.cv < 2:
             raise RecipeError(f"cv is {self.cv!r}", "Give a whole number above 1.")
         X, y, counts = self._start(X, y)
-        self.members_ = [member.fit(X, y) for member in self._members()]
-        parts = min(self.cv, int(counts.min()))
-        scores = self._side_by_side(X) if parts < 2 else self._held_out(X, y, parts)
+        self.members_ = self._fit_members(X, y, groups)
+        parts = self._parts(y, counts, groups)
+        scores = self._side_by_side(X) if parts is None else self._held_out(X, y, parts, groups)
         self.final_ = LogisticRegression(C=self.C, max_iter=1000).fit(scores, y)
         return self
 
@@ -223,15 +250,36 @@ class StackFusion(LateFusion):
         """The members' scores (n, k * classes)."""
         return np.concatenate([member_scores(member, X) for member in self.members_], axis=1)
 
-    def _held_out(self, X: NDArray[Any], y: NDArray[Any], parts: int) -> NDArray[np.float64]:
-        """Scores (n, k * classes) of each row by members that were not fitted on it."""
+    def _parts(
+        self, y: NDArray[Any], counts: NDArray[np.intp], groups: Any
+    ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]] | None:
+        """Rows to fit on and rows held out, for each part; None where nothing can be."""
+        parts = min(self.cv, int(counts.min()))
+        if parts < 2:
+            return None
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        folds = list(StratifiedKFold(parts, shuffle=True, random_state=seed).split(X, y))
+        if groups is None:
+            splitter = StratifiedKFold(parts, shuffle=True, random_state=seed)
+            return list(splitter.split(y, y))
+        part = stratified_groups(y, groups, parts, seed)  # (n,)
+        folds = [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(parts)]
+        whole = all(len(np.unique(y[fit])) == len(counts) and len(held) for fit, held in folds)
+        return folds if whole else None  # a class in one group only can't be held out
+
+    def _held_out(
+        self,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+        groups: Any,
+    ) -> NDArray[np.float64]:
+        """Scores (n, k * classes) of each row by members that were not fitted on it."""
         c = len(self.classes_)
         scores = np.empty((len(X), len(self.blocks_) * c))  # (n, k * classes)
         for train, held in folds:
             for i, member in enumerate(self._members()):
-                fitted = member.fit(X[train], y[train])
+                mine = None if groups is None else groups[train]
+                fitted = fit_linked(member, X[train], y[train], mine)
                 scores[held, i * c : (i + 1) * c] = member_scores(fitted, X[held])
         return scores
 

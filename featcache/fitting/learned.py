@@ -29,8 +29,10 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     blocks: Sequence[int] | None
     random_state: Any
 
-    def fit(self, X: Any, y: Any) -> LearnedFusion:
+    def fit(self, X: Any, y: Any, groups: Any = None) -> LearnedFusion:
         """Train on X (n, d) with labels y (n,).
+
+        Rows that share a value of `groups` (n,) are not divided by the validation share.
 
         Raises
         ------
@@ -54,13 +56,17 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             auxiliary = MLP(self._n_features_out, (), len(self.classes_))
             network = nn.Sequential(self.network_, auxiliary)
             tensor = self._tensor(X)  # (n, d)
-            self.history_ = train(network, tensor, from_numpy(codes), schedule, seed)
+            self.history_ = train(network, tensor, from_numpy(codes), schedule, seed, groups=groups)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
         """The fused vectors (n, width), float32."""
         fused: NDArray[np.float32] = infer(self._fitted(), self._checked(X)).numpy()  # (n, width)
         return fused
+
+    def untrained(self) -> Any:
+        """The network of a fitted fusion with fresh weights, to load kept ones into."""
+        return self._module(self.blocks_)
 
     def _module(self, blocks: tuple[int, ...]) -> Any:
         """The untrained torch module."""
@@ -144,6 +150,11 @@ class AttentionFusion(LearnedFusion):
         weights: NDArray[np.float32] = infer(self._fitted().weights, self._checked(X)).numpy()
         return weights  # (n, k, k)
 
+    def weights(self, X: Any) -> NDArray[np.float32]:
+        """How much attention each backbone gets, mean over those that give it: (n, k) float32."""
+        received: NDArray[np.float32] = self.attention_weights(X).mean(axis=1)
+        return received  # (n, k), rows sum to 1
+
     def _module(self, blocks: tuple[int, ...]) -> Attention:
         return Attention(blocks, self.dim, self.heads, self.dropout)
 
@@ -200,6 +211,10 @@ class GatedFusion(LearnedFusion):
         """How much each backbone counts for each row: (n, k) float32, rows sum to 1."""
         weights: NDArray[np.float32] = infer(self._fitted().weights, self._checked(X)).numpy()
         return weights  # (n, k)
+
+    def weights(self, X: Any) -> NDArray[np.float32]:
+        """The same as `gate_weights`, under the name that all fusions with weights share."""
+        return self.gate_weights(X)  # (n, k)
 
     def _module(self, blocks: tuple[int, ...]) -> Gate:
         return Gate(blocks, self.dim)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, from_numpy, nn
@@ -94,8 +95,10 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.attention_dropout = attention_dropout
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> MLPHead:
+    def fit(self, X: Any, y: Any, groups: Any = None) -> MLPHead:
         """Train on X (n, d) with labels y (n,) of any kind.
+
+        Rows that share a value of `groups` (n,) are not divided by the validation share.
 
         Raises
         ------
@@ -125,6 +128,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 seed,
                 weights,
                 self.schedule,
+                groups,
             )
         return self
 
@@ -160,6 +164,17 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         return self._weights(X, "gated")  # (n, k)
 
+    @available_if(lambda head: head.fusion is not None)  # type: ignore[untyped-decorator]
+    def weights(self, X: Any) -> NDArray[np.float32]:
+        """How much each backbone counts for each row: (n, k) float32, rows sum to 1.
+
+        Of a gate, its weights; of attention, what each backbone gets, mean over those that give.
+        """
+        if self.fusion == "gated":
+            return self.gate_weights(X)  # (n, k)
+        received: NDArray[np.float32] = self.attention_weights(X).mean(axis=1)
+        return received  # (n, k)
+
     def _weights(self, X: Any, fusion: str) -> NDArray[np.float32]:
         network = self._fitted()
         if self.fusion != fusion:
@@ -167,6 +182,10 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise RecipeError(f"this MLP has no {what}", f'Fit it with fusion="{fusion}".')
         weights: NDArray[np.float32] = infer(network[0].weights, self._checked(X)).numpy()
         return weights
+
+    def untrained(self) -> nn.Module:
+        """The network of a fitted head with fresh weights, to load kept ones into."""
+        return self._network(self.n_features_in_, len(self.classes_))
 
     def _network(self, width: int, classes: int) -> nn.Module:
         """The untrained network for X (n, width)."""
@@ -201,3 +220,11 @@ def _widths(hidden: int | Sequence[int]) -> tuple[int, ...]:
     ):
         raise RecipeError(f"hidden is {hidden!r}", "Give a width or a list of widths: [512, 256].")
     return tuple(int(width) for width in widths)
+
+
+def joint_network(head: MLPHead, width: int, classes: int) -> nn.Module:
+    """The untrained network that this head would train on X (n, width), fusion and perceptron.
+
+    For whoever trains it in another loop. Its weights are drawn from torch's global state.
+    """
+    return head._network(width, classes)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 from featcache.errors import DataError, RecipeError, unknown
-from featcache.store.features import Features
+from featcache.fitting.grouped import stratified_groups
+from featcache.fitting.views import add_views, balanced, check_plan, viewed
+from featcache.images.options import KINDS
+from featcache.store.features import NO_VIEW, Features
 
 log = logging.getLogger("featcache")
 
 Rows = NDArray[np.intp]
 
-_GROUPS = ("image", "subject")
 _SHOWN = 3
 
 
@@ -35,12 +37,16 @@ class Fold:
     test : int array of shape (n_test,)
         Positions in the features.
     name : str
-        "fold1", "fold2", …; "test" or "val" for the data's own split.
+        "fold1", "fold2", …; "repeat1.fold1", … where folds are repeated; "test" or "val" for the
+        data's own split.
+    leaky : bool, default False
+        Whether rows of one image, or group, were free to go to both sides.
     """
 
     train: Rows
     test: Rows
     name: str
+    leaky: bool = False
 
 
 def make_folds(
@@ -49,6 +55,10 @@ def make_folds(
     test_split: bool | None = None,
     group: str | None = None,
     seed: int = 0,
+    *,
+    repeats: int = 1,
+    balance: bool = False,
+    leaky: bool = False,
 ) -> list[Fold]:
     """The data's own test split, or stratified folds that keep linked rows together.
 
@@ -56,7 +66,10 @@ def make_folds(
     on it and trains on every other row ("train", "val" and rows without a split: heads take
     their own validation share from the training rows); data with a "val" but no "test" split is
     tested on "val", which is logged; other data gives five folds. The data's own split is
-    never changed, but rows in it that are linked across its border are logged as a warning.
+    never changed; see `leaks` for rows that are linked across its border.
+
+    Where the features have views, folds are made of the images alone; the views of a fold's
+    training images then train with it. No view is tested.
 
     Parameters
     ----------
@@ -69,12 +82,20 @@ def make_folds(
         None: rows of one group, and equal images, stay in one fold; "image": only equal images
         do; "subject": as None, and an error where the features have no groups.
     seed : int, default 0
-        Shuffles the rows into folds.
+        Shuffles the rows into folds, and chooses views.
+    repeats : int, default 1
+        K-fold this many times, shuffled anew each time.
+    balance : bool, default False
+        Of the views take only those that bring each class, inside each fold, to the count of the
+        most frequent one; by default all are taken.
+    leaky : bool, default False
+        Redo a protocol that leaks: views are made (and balanced) first, then every row is split as
+        if it stood alone, views, equal images and groups included. The folds say that they are.
 
     Returns
     -------
     list of Fold
-        Test rows of K folds are disjoint and cover all rows.
+        Test rows of K folds are disjoint and cover all images.
 
     Raises
     ------
@@ -82,27 +103,71 @@ def make_folds(
         Where only one class is there; a class has fewer rows, or groups, than there are folds; a
         side of a fold is empty; or an own split is asked for that the data doesn't have.
     RecipeError
-        Where both `folds` and `test_split` are asked for.
+        Where both `folds` and `test_split` are asked for, or repeats of the data's own split, or
+        balance without views.
     """
     if folds is not None and test_split:
         raise RecipeError("both folds and the test split are asked for", "Choose one of them.")
-    if group is not None and group not in _GROUPS:
-        raise unknown("group", group, _GROUPS)
-    if group == "subject" and not (features.groups != "").any():
-        raise DataError("the features have no groups", "Name the group column on extraction.")
-    if len(np.unique(features.y)) < 2:
+    if group is not None and group not in KINDS:
+        raise unknown("group", group, KINDS)
+    if group == "subject" and len(np.unique(features.groups)) < 2:
         raise DataError(
-            f"only one class among {len(features)} rows: {sorted(set(features.y.tolist()))}",
+            "the features have no groups, or a single one", "Name the group column on extraction."
+        )
+    check_plan(viewed(features), balance, leaky, False, repeats)
+    pool = _pool(features, balance, leaky, seed)  # (p,) what is dealt out
+    if len(np.unique(features.y[pool])) < 2:
+        raise DataError(
+            f"only one class among {len(pool)} rows: {sorted(set(features.y[pool].tolist()))}",
             "Classification needs images of at least two classes.",
         )
-    linked = components(features, groups=group != "image")
     own = "test" if (features.split == "test").any() else "val"
     has_own = bool((features.split == own).any())
     if test_split and not has_own:
         raise DataError("the data has no test split of its own", "Ask for folds instead.")
     if folds is None and test_split is not False and has_own:
-        return [_own_split(features, own, linked)]
-    return _k_folds(features, 5 if folds is None else folds, linked, seed)
+        if repeats > 1:
+            raise RecipeError(
+                f"{repeats} repeats of the data's own {own} split would all be the same",
+                "Ask for folds too: --folds 5.",
+            )
+        made = [_own_split(features, own, pool, leaky)]
+    else:
+        linked = (
+            np.arange(len(pool)) if leaky else components(features, groups=group != "image")[pool]
+        )
+        k = 5 if folds is None else folds
+        made = _repeated(features.y[pool], pool, k, linked, seed, repeats, leaky)
+    if leaky:
+        return made
+    trains = add_views(features, {fold.name: fold.train for fold in made}, balance, seed)
+    return [replace(fold, train=train) for fold, train in zip(made, trains, strict=True)]
+
+
+def describe_folds(folds: Sequence[Fold]) -> str:
+    """For instance "test split", "5 folds" or "3 x 5 folds"; leaky ones say so."""
+    repeats = len({fold.name.partition(".")[0] for fold in folds if "." in fold.name})
+    if len(folds) == 1:
+        text = f"{folds[0].name} split"
+    else:
+        text = f"{repeats} x {len(folds) // repeats} folds" if repeats else f"{len(folds)} folds"
+    return f"{text}, leaky" if is_leaky(folds) else text
+
+
+def is_leaky(folds: Sequence[Fold]) -> bool:
+    """Whether any of the folds was made without regard to what belongs together."""
+    return any(fold.leaky for fold in folds)
+
+
+def groups_to_keep(features: Features, folds: Sequence[Fold]) -> Rows | None:
+    """`components`, for fits that hold rows back; None where every row stands alone.
+
+    Or is to be taken so, in leaky folds.
+    """
+    if is_leaky(folds):
+        return None
+    linked = components(features)
+    return linked if len(np.unique(linked)) < len(linked) else None
 
 
 def components(features: Features, groups: bool = True) -> Rows:
@@ -112,10 +177,11 @@ def components(features: Features, groups: bool = True) -> Rows:
     leads from one to the other. Int array of shape (n,), numbered from 0.
     """
     n = len(features)
-    _, content = np.unique(features.sha256, return_inverse=True)  # (n,)
-    # An empty digest or group links nothing: each such row gets a number of its own.
-    content = np.where(features.sha256 == "", n + np.arange(n), content)
+    # Where the content is not known, a view is still linked to its image.
+    content = np.where(features.sha256 == "", features.sources, features.sha256)
+    _, content = np.unique(content, return_inverse=True)  # (n,)
     _, subject = np.unique(features.groups, return_inverse=True)
+    # An empty group links nothing: each such row gets a number of its own.
     alone = (features.groups == "") if groups else np.ones(n, dtype=bool)
     subject = np.where(alone, n + np.arange(n), subject)
     # Rows, contents and groups are the nodes of one graph: 0..n, n..3n, 3n..5n.
@@ -132,6 +198,7 @@ def folds_to_json(folds: Sequence[Fold], features: Features) -> list[dict[str, A
             "name": fold.name,
             "train": features.ids[fold.train].tolist(),
             "test": features.ids[fold.test].tolist(),
+            **({"leaky": True} if fold.leaky else {}),
         }
         for fold in folds
     ]
@@ -158,40 +225,80 @@ def folds_from_json(saved: Sequence[dict[str, Any]], features: Features) -> list
             np.array([where[id_] for id_ in fold["train"]], dtype=np.intp),
             np.array([where[id_] for id_ in fold["test"]], dtype=np.intp),
             fold["name"],
+            bool(fold.get("leaky", False)),
         )
         for fold in saved
     ]
 
 
-def _own_split(features: Features, own: str, linked: Rows) -> Fold:
+def _pool(features: Features, balance: bool, leaky: bool, seed: int) -> Rows:
+    """The rows that are dealt out to folds."""
+    if not leaky:
+        return np.flatnonzero(features.view == NO_VIEW)
+    return np.sort(balanced(features, seed)) if balance else np.arange(len(features))
+
+
+def _own_split(features: Features, own: str, pool: Rows, leaky: bool) -> Fold:
     """One fold: test on the data's own split, train on the rest."""
-    test, train = np.flatnonzero(features.split == own), np.flatnonzero(features.split != own)
+    mine = features.split[pool] == own  # (p,)
+    test, train = pool[mine], pool[~mine]
     if own == "val":
         log.info("%s has no test split: tested on its %d val rows", features.data, len(test))
     if not len(train):
         raise DataError(f"all {len(test)} rows are in the {own} split", "Ask for folds instead.")
-    across = test[np.isin(linked[test], linked[train])]
-    if len(across):
+    unseen = np.setdiff1d(features.y[test], features.y[train]).tolist()
+    if unseen:
         log.warning(
-            "%d of %d %s rows are equal to, or in one group with, a training row: %s",
-            len(across),
-            len(test),
+            "%s only in the %s rows: none can be predicted, all count as wrong",
+            f"label {unseen[0]!r} is" if len(unseen) == 1 else f"{len(unseen)} labels are",
             own,
-            ", ".join(features.ids[across[:_SHOWN]].tolist()),
         )
-    return Fold(train, test, own)
+    return Fold(train, test, own, leaky)
 
 
-def _k_folds(features: Features, k: int, linked: Rows, seed: int) -> list[Fold]:
-    """Stratified folds over all rows; linked rows are tested together."""
+def _repeated(
+    y: NDArray[np.str_], pool: Rows, k: int, linked: Rows, seed: int, repeats: int, leaky: bool
+) -> list[Fold]:
+    """K folds over the pool, `repeats` times; the first time with the seed itself."""
+    _check_k(y, linked, k)
+    made = []
+    for repeat in range(repeats):
+        mine = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0]) if repeat else seed
+        number = _k_folds(y, linked, k, mine)  # (p,)
+        for i in range(k):
+            name = f"repeat{repeat + 1}.fold{i + 1}" if repeats > 1 else f"fold{i + 1}"
+            fold = Fold(pool[number != i], pool[number == i], name, leaky)
+            if not len(fold.test) or not len(fold.train):
+                raise DataError(
+                    f"{fold.name} of {k} has {len(fold.train)} training and {len(fold.test)} test "
+                    "rows",
+                    "A few large groups fill the other folds: ask for fewer folds.",
+                )
+            made.append(fold)
+    return made
+
+
+def _k_folds(y: NDArray[np.str_], linked: Rows, k: int, seed: int) -> Rows:
+    """The fold of each row, from 0: stratified, with linked rows together."""
+    if len(np.unique(linked)) < len(y):
+        return stratified_groups(y, linked, k, seed)
+    number = np.empty(len(y), np.intp)
+    splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
+    for i, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y)):
+        number[test] = i
+    return number
+
+
+def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
     if k < 2:
         raise RecipeError(f"{k} folds", "Give 2 or more.")
-    n = len(features)
-    if n < k:
-        raise DataError(f"{n} samples can't fill {k} folds", f"Ask for at most {n} folds.")
-    grouped = linked.max() + 1 < n
-    for label in np.unique(features.y).tolist():
-        count = len(np.unique(linked[features.y == label]))
+    if len(y) < k:
+        raise DataError(
+            f"{len(y)} samples can't fill {k} folds", f"Ask for at most {len(y)} folds."
+        )
+    grouped = len(np.unique(linked)) < len(y)
+    for label in np.unique(y).tolist():
+        count = len(np.unique(linked[y == label]))
         if count < k:
             raise DataError(
                 f"class {label!r} has {count} {'groups' if grouped else 'images'}, "
@@ -200,17 +307,3 @@ def _k_folds(features: Features, k: int, linked: Rows, seed: int) -> list[Fold]:
                 if count > 1
                 else f"Add images of {label!r}, or leave that class out.",
             )
-    if grouped:
-        splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
-        pairs = list(splitter.split(np.zeros(n), features.y, linked))
-    else:
-        splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
-        pairs = list(splitter.split(np.zeros(n), features.y))
-    made = [Fold(train, test, f"fold{i}") for i, (train, test) in enumerate(pairs, start=1)]
-    for fold in made:
-        if not len(fold.test) or not len(fold.train):
-            raise DataError(
-                f"{fold.name} of {k} has {len(fold.train)} training and {len(fold.test)} test rows",
-                "A few large groups fill the other folds: ask for fewer folds.",
-            )
-    return made

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from featcache.errors import FeatcacheError, RecipeError, unknown
+from featcache.fitting.grouped import stratified_groups
 
 History = dict[str, list[float]]
 Rows = NDArray[np.intp]
@@ -84,8 +85,12 @@ class Schedule:
         return cls(**{field.name: getattr(estimator, field.name) for field in fields(cls)})
 
 
-def validation_rows(y: NDArray[Any], share: float, seed: int) -> tuple[Rows, Rows]:
+def validation_rows(
+    y: NDArray[Any], share: float, seed: int, groups: NDArray[Any] | None = None
+) -> tuple[Rows, Rows]:
     """Rows to train on and rows to validate on, stratified by `y`.
+
+    With `groups` (n,), rows that share one stay together, and the share is only about met.
 
     No row is kept for validation (the second array is empty) where `share` is 0 or where the
     share can't hold every class: a class with one row, or fewer validation rows than classes.
@@ -99,9 +104,13 @@ def validation_rows(y: NDArray[Any], share: float, seed: int) -> tuple[Rows, Row
     held = math.ceil(share * len(y))
     if not share or counts.min() < 2 or held < len(classes) or len(y) - held < len(classes):
         return everything, nothing
-    splitter = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
-    train, validation = next(splitter.split(everything, y))
-    if len(np.unique(y[validation])) < len(classes):
+    if groups is None:
+        splitter = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+        train, validation = next(splitter.split(everything, y))
+    else:
+        part = stratified_groups(y, groups, max(2, round(1 / share)), seed)
+        train, validation = np.flatnonzero(part), np.flatnonzero(part == 0)
+    if min(len(np.unique(y[train])), len(np.unique(y[validation]))) < len(classes):
         return everything, nothing
     return train, validation
 
@@ -114,6 +123,7 @@ def train(
     seed: int,
     weights: Tensor | None = None,
     decay: str | None = None,
+    groups: NDArray[Any] | None = None,
 ) -> History:
     """Train a classifier in place; it is in evaluation mode afterwards.
 
@@ -137,6 +147,8 @@ def train(
         How the rate falls from the schedule's `lr`. "cosine": along half a cosine, to 0 after the
         last of all epochs; "plateau": to 0.3 of itself whenever the validation loss (the training
         loss without a validation share) was not lower for more than half of `patience` epochs.
+    groups : array of shape (n,), default None
+        Rows that share a value are validated on together, or not at all.
 
     Returns
     -------
@@ -152,7 +164,8 @@ def train(
         For another `decay`.
     """
     kept, held = (
-        torch.from_numpy(rows) for rows in validation_rows(y.numpy(), schedule.validation, seed)
+        torch.from_numpy(rows)
+        for rows in validation_rows(y.numpy(), schedule.validation, seed, groups)
     )
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True

@@ -87,7 +87,18 @@ def from_files(
         size=size,
         mtime_ns=np.where(mtime_ns > scan_ns - _GRAIN_NS, 0, mtime_ns),
         source=source,
+        root=_root(paths, ids),
     )
+
+
+def _root(paths: Sequence[str | Path], ids: Sequence[str]) -> str:
+    """The folder that the ids are relative to; "" where they are no paths below one."""
+    if not ids or not Path(paths[0]).as_posix().endswith(ids[0]):
+        return ""
+    if Path(ids[0]).is_absolute():
+        return Path(ids[0]).anchor
+    root = Path(paths[0]).as_posix().removesuffix(ids[0])
+    return str(Path(root).absolute()) if root.endswith("/") else ""
 
 
 def _recall(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError
 
 IMAGES_CSV = "images.csv"
+ORIGIN_JSON = "origin.json"  # beside it: where the images were, so that a report can show some
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -58,6 +60,8 @@ class Images:
         knows that the digest still holds; 0 where it must be taken again.
     source : str
         What was opened, as the user named it.
+    root : str
+        For files, the folder that the ids are relative to, as an absolute path; else "".
     """
 
     name: str
@@ -70,6 +74,7 @@ class Images:
     size: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     mtime_ns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     source: str = ""
+    root: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -84,6 +89,11 @@ class Images:
 
     def __repr__(self) -> str:
         return f"Images({self.describe()})"
+
+    @property
+    def can_read(self) -> bool:
+        """Whether it knows the images themselves, not only their rows."""
+        return self.read is not _not_here
 
     def describe(self) -> str:
         """One line: how many images, classes, and rows in each split."""
@@ -121,7 +131,7 @@ def strings(values: Iterable[object]) -> Strings:
 
 
 def write_images_csv(path: Path, images: Images) -> None:
-    """Write the manifest's rows beside their features, all or nothing."""
+    """Write the manifest's rows beside their features, all or nothing; and origin.json."""
     none = np.zeros(len(images), np.int64)
     columns: Sequence[NDArray[Any]] = (
         images.ids, images.sha256, images.labels, images.groups, images.split,
@@ -129,6 +139,13 @@ def write_images_csv(path: Path, images: Images) -> None:
         images.mtime_ns if len(images.mtime_ns) else none,
     )  # fmt: skip
     write_csv(path, _COLUMNS, list(zip(*(column.tolist() for column in columns), strict=True)))
+    origin = json.dumps({"source": images.source, "root": images.root}) + "\n"
+    temporary = path.with_name(f".{ORIGIN_JSON}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(origin, encoding="utf-8")
+        temporary.replace(path.with_name(ORIGIN_JSON))
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

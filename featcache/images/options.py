@@ -7,6 +7,9 @@ from pathlib import Path
 
 from featcache.errors import DataError
 
+# Words that say how to split, and no column: by equal images alone, or by the data's own groups.
+KINDS = ("image", "subject")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,7 +40,7 @@ class Options:
 
     def refuse_group(self, kind: str) -> None:
         """For a source that has no columns to group by."""
-        if self.group not in (None, "image"):
+        if self.group not in (None, *KINDS):
             raise DataError(
                 f"{kind} has no column {self.group!r} to group by",
                 "Groups by column need a CSV or Parquet file: path,label,group.",

@@ -15,7 +15,7 @@ from featcache.errors import DataError, did_you_mean, unknown
 from featcache.images.arrays import from_arrays
 from featcache.images.files import SUFFIXES, from_files, list_images
 from featcache.images.manifest import Images, check_name, split_name
-from featcache.images.options import Options
+from featcache.images.options import KINDS, Options
 from featcache.images.table import TABLES, table
 
 
@@ -121,7 +121,7 @@ def folder(argument: str, options: Options) -> Images:
             f"{len(loose)} images below {root} stand in no class folder, for instance {loose[0]}",
             f"Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
         )
-    if options.group not in (None, "image", "parent"):
+    if options.group not in (None, *KINDS, "parent"):
         options.refuse_group("a folder")
     groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
     return from_files(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from featcache.errors import DataError, did_you_mean
 from featcache.images.files import from_files
 from featcache.images.manifest import Images, check_name, split_name
-from featcache.images.options import Options
+from featcache.images.options import KINDS, Options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,10 @@ def table(argument: str, options: Options) -> Images:
     """A CSV, TSV or Parquet file with columns path, label and perhaps split and group."""
     path = Path(argument).expanduser()
     frame = _read_table(path)
-    group = options.group if options.group not in (None, "image") else None
+    # A column named "subject" is one to group by; without it the word means the column "group".
+    subject = options.group == "subject" and "subject" in frame.columns
+    named = subject or options.group not in (None, *KINDS)
+    group = options.group if named else None
     _need_columns(path, frame, ["path", "label", *([group] if group else [])])
     root = options.root or path.parent
     ids = [Path(cell).as_posix() for cell in frame["path"]]

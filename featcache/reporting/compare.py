@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featcache.fitting.classifier import make_classifier
 from featcache.fitting.gate import check_features
-from featcache.fitting.grid import Candidate, candidates, run_candidate
+from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
+from featcache.fitting.reuse import Shelf, part_keys
+from featcache.fitting.sharing import shared
 from featcache.fitting.splits import Fold, make_folds
+from featcache.fitting.views import balanced, check_plan, only_images, viewed
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
+from featcache.reporting.extraction import extraction_seconds
+from featcache.reporting.guard import guard
+from featcache.reporting.keep import give_model, pipeline_writer
 from featcache.reporting.run_folder import Run, read_run, rows_digest, run_digest, save_run
+from featcache.reporting.run_page import quick_page
 from featcache.store.features import Features
 
 __all__ = ["Comparison", "compare"]
@@ -25,6 +32,12 @@ def compare(
     singles: bool = True,
     folds: int | None = None,
     test_split: bool | None = None,
+    repeats: int = 1,
+    group: str | None = None,
+    balance: bool = False,
+    leaky: bool = False,
+    strict: bool = False,
+    near_duplicates: bool = True,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     jobs: int = 1,
@@ -32,12 +45,20 @@ def compare(
     gate: str = "refuse",
     again: bool = False,
     fitted: Callable[[int, int, Run], None] | None = None,
+    cache: str | Path | None = None,
+    select: str = "",
+    tune: int = 0,
+    tuner: str = "random",
+    ablate: bool = False,
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
     The candidates are every fusion under every head on all backbones together, and each
     backbone alone under every head. A candidate that was run before on the same features,
     labels, folds and settings is read from its run folder.
+
+    On a test split every run keeps the model that was scored; with folds the best is fitted once
+    more, on all rows, and kept. See `bundle`.
 
     Parameters
     ----------
@@ -50,6 +71,20 @@ def compare(
         Stratified K-fold; by default the data's test split, else five folds.
     test_split : bool, optional
         Insist on the data's own split, or don't use it.
+    repeats : int, default 1
+        K-fold this many times, shuffled anew each time.
+    group : {None, "image", "subject"}, default None
+        What stays on one side of a split, see `make_folds`.
+    balance : bool, default False
+        Of the views take as many as bring each class, inside each fold, to the count of the most
+        frequent one; by default all train.
+    leaky : bool, default False
+        Redo a protocol that splits rows as if views, groups and equal images stood alone; whatever
+        comes of it says so.
+    strict : bool, default False
+        Refuse what is otherwise warned of: see `find_leaks`.
+    near_duplicates : bool, default True
+        Look for near duplicates across the split too.
     seed : int, default 0
     settings : mapping, optional
         Parameters by dotted name, for instance {"mlp.hidden": 512}.
@@ -63,28 +98,73 @@ def compare(
         Fit even what was run before.
     fitted : callable, optional
         Called after each candidate with its number, how many there are, and its run.
+    cache : str or Path, optional
+        The cache folder. If it is given, the best run gets its report.html, with images and
+        a data card from there; of any other run it is made by `write_run_page`.
+    select : str, default ""
+        A selection of columns before every head, see `make_selection`: "anova:256".
+    tune : int, default 0
+        Settings to try for each candidate, in an inner loop on its training rows; see `tuning`.
+    tuner : {"random", "optuna"}, default "random"
+    ablate : bool, default False
+        Add all backbones but one, for every fusion and head.
 
     Returns
     -------
     Comparison
         Of this grid, best first. The comparison files below `reports` cover every run there.
     """
+    check_plan(viewed(features), balance, leaky, strict, repeats)
     check_features(features, gate)
-    grid = candidates(features.names, _several(fusion), _several(head), singles)
-    for candidate in grid:  # before the first fit, and also for those that need none
-        make_classifier(candidate.fusion, candidate.head, settings=settings)
-    split = make_folds(features, folds, test_split, seed=seed)
-    rows = rows_digest(features, split)
-    runs = []
-    for number, candidate in enumerate(grid, 1):
-        run = _run_once(
-            candidate, features, split, rows, seed, dict(settings or {}), jobs, Path(reports), again
+    grid = [
+        replace(candidate, select=select, tune=tune, tuner=tuner)
+        for candidate in candidates(
+            features.names, _several(fusion), _several(head), singles, ablate
         )
-        runs.append(run)
-        if fitted is not None:
-            fitted(number, len(grid), run)
-    write_comparison(Path(reports))
-    return sort_runs(runs)
+    ]
+    # Late fusions last: they take the heads that were fitted on each backbone alone.
+    grid.sort(key=lambda candidate: candidate.fusion in ("vote", "stack"))
+    plans = {  # before the first fit, and also for those that need none
+        candidate: part_keys(classifier_of(candidate, seed, settings), candidate.backbones)
+        for candidate in grid
+    }
+    split = make_folds(
+        features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
+    )
+    rows = rows_digest(features, split)
+    fused = next(candidate for candidate in grid if candidate.backbones == features.names)
+    first = _folder(fused, features, rows, seed, settings or {}, Path(reports))
+    known = first if first.is_dir() and not again else None
+    leaks = guard(features, split, known, Path(reports), near_duplicates, strict)
+    asked: dict[str, Any] = {
+        "view": viewed(features), "group": group, "repeats": repeats, "balance": balance,
+        "strict": strict,
+    }  # fmt: skip
+    facts = {name: value for name, value in asked.items() if value} | {"leaky": leaky}
+    spent = extraction_seconds(features, cache)
+    runs = []
+    shelf = Shelf(plans)
+    with shared(features, jobs) as common:
+        for number, candidate in enumerate(grid, 1):
+            run = _run_once(
+                candidate, common, split, rows, seed, dict(settings or {}), jobs, Path(reports),
+                again, shelf, {"facts": facts | _cost(candidate, spent), "leaks": leaks},
+            )  # fmt: skip
+            runs.append(run)
+            if fitted is not None:
+                fitted(number, len(grid), run)
+    done = sort_runs(runs)
+    # With folds the model is fitted on what any of them might have trained on.
+    whole = features.rows(balanced(features, seed)) if balance and len(split) > 1 else features
+    best = grid[[run.folder for run in runs].index(done.best.folder)]
+    give_model(done.best.folder, best, whole, split, seed, _settings_of(best, settings or {}))
+    chosen = only_images(features).select(best.backbones)
+    place = None if cache is None else Path(cache)
+    write_comparison(
+        Path(reports),
+        None if place is None else lambda runs: quick_page(done.best.folder, runs, chosen, place),
+    )
+    return done
 
 
 def _run_once(
@@ -97,19 +177,53 @@ def _run_once(
     jobs: int,
     reports: Path,
     again: bool,
+    shelf: Shelf,
+    said: Mapping[str, Any],
 ) -> Run:
     chosen = features.select(candidate.backbones)
-    mine = {
-        name: value
-        for name, value in settings.items()
-        if name.split(".")[0] in ("fusion", "head", candidate.fusion, candidate.head)
-    }
-    digest = run_digest(chosen, rows, candidate.fusion, candidate.head, seed, mine)
-    folder = reports / features.data / f"{candidate.name}.{digest[:8]}"
+    mine = _settings_of(candidate, settings)
+    shelf.next(candidate)
+    folder = _folder(candidate, chosen, rows, seed, settings, reports)
     if (folder / "run.json").is_file() and not again:
         return read_run(folder)
-    result = run_candidate(candidate, chosen, folds, seed, settings, jobs, gate="off")
-    return save_run(folder, result, chosen, folds, rows=rows, seed=seed, settings=mine)
+    alone = len(folds) == 1
+    result = run_candidate(
+        candidate, chosen, folds, seed, settings, jobs, gate="off", keep=alone, shelf=shelf
+    )
+    pipeline = result.folds[0].classifier
+    write = pipeline and pipeline_writer(pipeline, candidate, chosen, folds, seed, mine)
+    return save_run(
+        folder, result, chosen, folds, rows=rows, seed=seed, settings=mine | candidate.options,
+        write_model=write, **said,
+    )  # fmt: skip
+
+
+def _folder(
+    candidate: Candidate,
+    chosen: Features,
+    rows: str,
+    seed: int,
+    settings: Mapping[str, Any],
+    reports: Path,
+) -> Path:
+    """Where the run of a candidate on its own features belongs."""
+    mine = _settings_of(candidate, settings)
+    mine |= candidate.options
+    digest = run_digest(chosen, rows, candidate.fusion, candidate.head, seed, mine)
+    return reports / chosen.data / f"{candidate.name}.{digest[:8]}"
+
+
+def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:
+    """What its features took, for run.json; nothing where that isn't known of all."""
+    if not all(name in spent for name in candidate.backbones):
+        return {}
+    return {"extraction_seconds": {name: spent[name] for name in candidate.backbones}}
+
+
+def _settings_of(candidate: Candidate, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that mean this candidate."""
+    known = ("fusion", "select", "head", candidate.fusion, candidate.head)
+    return {name: value for name, value in settings.items() if name.split(".")[0] in known}
 
 
 def _several(names: str | Sequence[str]) -> list[str]:

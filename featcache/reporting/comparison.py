@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import DataError
+from featcache.reporting import break_even
+from featcache.reporting.comparison_page import FILE as COMPARISON_PAGE
+from featcache.reporting.comparison_page import write_comparison_page
+from featcache.reporting.drawing import only_warns
+from featcache.reporting.files import write_text
 from featcache.reporting.plots import plot_comparison
 from featcache.reporting.run_folder import Run, read_run
-from featcache.reporting.ties import mark_ties, verdicts
+from featcache.reporting.ties import leaky_note, mark_ties, verdicts
 
 log = logging.getLogger("featcache")
 
 COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
-    "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds", "run",
+    "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds", "memory_mb",
+    "select", "tuned", "run",
 )  # fmt: skip
 
 
@@ -51,10 +58,18 @@ class Comparison:
         return [_row(run) for run in self.runs]
 
     def markdown(self) -> str:
-        """The table in Markdown, and under it what the paired tests come to."""
-        lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+        """The table in Markdown, and under it what the paired tests come to.
+
+        Above it, in the first line, whether any run is of a leaky protocol.
+        """
+        note = leaky_note(self.runs)
+        lines = [note, ""] if note else []
+        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
         lines += ["| " + " | ".join(row[name] for name in COLUMNS) + " |" for row in self.rows()]
-        return "\n".join([*lines, *(f"\n{said}" for said in verdicts(self.runs))])
+        return "\n".join([*lines, *(f"\n{said}" for said in self._said())])
+
+    def _said(self) -> list[str]:
+        return [*verdicts(self.runs), *break_even.verdicts(self.runs)]
 
 
 def sort_runs(runs: Sequence[Run]) -> Comparison:
@@ -85,8 +100,19 @@ def read_runs(reports: Path) -> list[Run]:
     return runs
 
 
-def write_comparison(reports: Path) -> Comparison:
-    """Rebuild comparison.csv, comparison.md and comparison.png of every data set's runs.
+def write_comparison(
+    reports: Path, before_page: Callable[[Sequence[Run]], object] | None = None
+) -> Comparison:
+    """Rebuild comparison.csv, .md and .html, and comparison.png and .svg of every data set.
+
+    Each is put in place whole; a plot or page that can't be made costs a warning only.
+
+    Parameters
+    ----------
+    reports : Path
+    before_page : callable, optional
+        Called with all runs, tested and best first, before comparison.html is written: that one
+        links to the run pages that are there by then.
 
     Returns
     -------
@@ -100,13 +126,19 @@ def write_comparison(reports: Path) -> Comparison:
         )
     everything = sort_runs(runs)
     everything.runs.sort(key=lambda run: (run.data, run.split, run.rows))
-    with (reports / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(everything.rows())
-    (reports / "comparison.md").write_text(everything.markdown() + "\n", encoding="utf-8")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(everything.rows())
+    write_text(reports / "comparison.csv", table.getvalue())
+    write_text(reports / "comparison.md", everything.markdown() + "\n")
     for data in sorted({run.data for run in runs}):
-        plot_comparison([run for run in everything if run.data == data], reports / data)
+        with only_warns(f"comparison plot of {data}"):
+            plot_comparison([run for run in everything if run.data == data], reports / data)
+    if before_page is not None:
+        before_page(everything.runs)
+    with only_warns(COMPARISON_PAGE):
+        write_comparison_page(reports, everything.runs)
     return everything
 
 
@@ -127,5 +159,8 @@ def _row(run: Run) -> dict[str, str]:
         "tie": "yes" if run.tie else "",
         **{name: f"{run.metric(name):.4f}".replace("nan", "") for name in numbers},
         "fit_seconds": f"{run.fit_seconds:.2f}",
+        "memory_mb": "" if run.memory is None else f"{run.memory / 1e6:.0f}",
+        "select": run.select,
+        "tuned": str(run.tune or ""),
         "run": str(run.folder),
     }

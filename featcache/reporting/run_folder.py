@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import DataError, RecipeError
-from featcache.fitting.evaluate import FoldResult, Result
-from featcache.fitting.splits import Fold, folds_to_json
+from featcache.fitting.evaluate import Result
+from featcache.fitting.grid import Candidate
+from featcache.fitting.splits import Fold, describe_folds, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json
+from featcache.reporting.bundle import FOLDER, Writer, try_to_write
+from featcache.reporting.checked import check_run_types
+from featcache.reporting.fold_facts import finite, fold_facts, most_memory
 from featcache.reporting.predictions import write_predictions
 from featcache.store.features import Features
 
 FORMAT = 1
+LEAKS = "leaks.json"
 ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
 _LIBRARIES = ("featcache", "numpy", "scikit-learn", "torch", "xgboost")
 
@@ -35,11 +40,11 @@ class Run:
     data, fusion, head : str
     backbones : tuple of str
     split : str
-        How it was tested: "test split" or "5 folds".
+        How it was tested: "test split", "5 folds" or "3 x 5 folds".
     rows : str
         Digest of the rows and folds: runs with equal ones were tested on the same.
     tested : int
-        Test rows of all folds together.
+        Test rows of all folds together, each counted once.
     metrics, sd : dict of str to float
         Mean over the folds, and its standard deviation; None where undefined.
     interval : (low, high)
@@ -51,6 +56,14 @@ class Run:
         How likely chance alone makes it differ this much from the best of the runs it was
         compared with, adjusted for their number; None for the best and where not tested. Not
         kept in the folder: it depends on what else is there.
+    leaky : bool
+        Whether rows of one image, or group, were let to both sides of the split on purpose.
+    select : str
+        The selection of columns before the head; "" for none.
+    tune : int
+        Settings tried in the inner loop; 0 where nothing was tuned.
+    memory : int or None
+        Bytes that a fit added to the process at its peak, in the hungriest fold.
     """
 
     folder: Path
@@ -67,6 +80,10 @@ class Run:
     fit_seconds: float
     created: str
     p: float | None = None
+    leaky: bool = False
+    select: str = ""
+    tune: int = 0
+    memory: int | None = None
 
     @property
     def tie(self) -> bool:
@@ -76,7 +93,8 @@ class Run:
     @property
     def name(self) -> str:
         """For instance "resnet18+mobilenet_v2.concat.mlp"."""
-        return f"{'+'.join(self.backbones)}.{self.fusion}.{self.head}"
+        named = (self.backbones, self.fusion, self.head, self.select, self.tune)
+        return Candidate(*named).name
 
     def metric(self, name: str) -> float:
         """A metric's mean, NaN where it has none."""
@@ -95,7 +113,8 @@ def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
         {**fold, "train": sorted(fold["train"]), "test": sorted(fold["test"])}
         for fold in folds_to_json(folds, features)
     ]
-    return sha256_json({"rows": sorted(rows), "folds": sets})
+    leaky = {"leaky": True} if is_leaky(folds) else {}
+    return sha256_json({"rows": sorted(rows), "folds": sets, **leaky})
 
 
 def run_digest(
@@ -143,6 +162,9 @@ def save_run(
     rows: str,
     seed: int,
     settings: Mapping[str, Any],
+    write_model: Writer | None = None,
+    facts: Mapping[str, Any] | None = None,
+    leaks: Mapping[str, Any] | None = None,
 ) -> Run:
     """Write a run folder, all or nothing, in place of one that is there.
 
@@ -158,31 +180,46 @@ def save_run(
     seed : int
     settings : mapping
         What was set besides the defaults.
+    write_model : callable, optional
+        Writes the bundle into the folder that it is given, see `bundle`.
+    facts : mapping, optional
+        What else run.json is to say.
+    leaks : mapping, optional
+        What leaks.json is to hold, see `leaks_to_json`.
     """
-    split = folds[0].name + " split" if len(folds) == 1 else f"{len(folds)} folds"
     run = Run(
         folder=folder,
         data=result.data,
         backbones=tuple(result.backbones),
         fusion=result.fusion,
         head=result.head,
-        split=split,
+        split=describe_folds(folds),
         rows=rows,
-        tested=sum(len(fold.ids) for fold in result.folds),
-        metrics=_finite(result.metrics),
-        sd=_finite(result.sd),
+        tested=len({id_ for fold in result.folds for id_ in fold.ids.tolist()}),
+        metrics=finite(result.metrics),
+        sd=finite(result.sd),
         interval=result.interval,
         fit_seconds=result.fit_seconds / len(result.folds),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        leaky=is_leaky(folds),
+        select=settings.get("select", ""),
+        tune=settings.get("tune", 0),
+        memory=most_memory(result.folds),
     )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _write_json(temporary / "run.json", _facts(run, result, seed, settings))
+        _write_json(
+            temporary / "run.json", {**_facts(run, result, seed, settings), **(facts or {})}
+        )
         _write_json(temporary / "metrics.json", _metrics(run, result))
         _write_json(temporary / "splits.json", folds_to_json(folds, features))
         write_predictions(temporary / "predictions.csv", result, features)
+        if leaks is not None:
+            _write_json(temporary / LEAKS, leaks)
+        if write_model is not None:
+            try_to_write(temporary / FOLDER, write_model)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
@@ -201,6 +238,7 @@ def read_run(folder: Path) -> Run:
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        check_run_types(facts, scores)
         return Run(
             folder=folder,
             data=facts["data"],
@@ -215,6 +253,10 @@ def read_run(folder: Path) -> Run:
             interval=(scores["interval"][0], scores["interval"][1]),
             fit_seconds=facts["fit_seconds"],
             created=facts["created"],
+            leaky=facts.get("leaky") is True,
+            select=str(facts.get("select", "")),
+            tune=int(facts.get("tune", 0)),
+            memory=facts.get("memory"),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(
@@ -252,29 +294,12 @@ def _metrics(run: Run, result: Result) -> dict[str, Any]:
         "mean": run.metrics,
         "sd": run.sd,
         "interval": list(run.interval),
-        "folds": [_fold_facts(fold) for fold in result.folds],
-    }
-
-
-def _fold_facts(fold: FoldResult) -> dict[str, Any]:
-    return {
-        "name": fold.name,
-        "train": fold.train_size,
-        "test": len(fold.ids),
-        "metrics": _finite(fold.metrics),
-        "fit_seconds": fold.fit_seconds,
-        "predict_seconds": fold.predict_seconds,
-        "history": fold.history,
+        "folds": [fold_facts(fold, run.backbones) for fold in result.folds],
     }
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no NaN."""
-    return {name: None if value != value else float(value) for name, value in values.items()}
 
 
 def _version(library: str) -> str | None:

@@ -70,11 +70,12 @@ def verdict(runs: Sequence[Run]) -> str:
         # Runs that differ in a setting only are told apart by their folders.
         return run.name if names.count(run.name) == 1 else run.folder.name
 
+    said = f"{leaky_note(runs)} " if leaky_note(runs) else ""
     if not others:
-        return f"{name(best)} is the only run on these rows."
+        return f"{said}{name(best)} is the only run on these rows."
     ties = [run for run in others if run.tie]
     untested = sum(run.p is None for run in others)
-    said = f"{name(best)} {_standing(len(ties), len(others), untested)}"
+    said += f"{name(best)} {_standing(len(ties), len(others), untested)}"
     if 0 < untested < len(others):
         said += f" {untested} {_others(untested)} not tested: the predictions are not there."
     cheapest = min(ties, key=lambda run: run.fit_seconds, default=best)
@@ -84,6 +85,18 @@ def verdict(runs: Sequence[Run]) -> str:
         which = "That one" if len(ties) == 1 else "The cheapest of them"
         said += f" {which} is {name(cheapest)}, {times} times faster to fit."
     return said
+
+
+def leaky_note(runs: Sequence[Run]) -> str:
+    """A sentence where any of the runs redid a protocol that leaks, else ""."""
+    count = sum(run.leaky for run in runs)
+    if not count:
+        return ""
+    which = "all runs" if count == len(runs) else f"{count} of {len(runs)} runs"
+    return (
+        f"LEAKY PROTOCOL: in {which} views, equal images and groups were free to go to both sides "
+        "of the split. The numbers don't say how well new images are classified."
+    )
 
 
 def verdicts(runs: Sequence[Run]) -> list[str]:
@@ -144,7 +157,8 @@ def _read(folder: Path) -> Outcomes | _Folds | None:
         return _Folds(
             names=tuple(fold["name"] for fold in folds),
             accuracy=tuple(float(fold["metrics"]["accuracy"]) for fold in folds),
-            train=sum(fold["train"] for fold in folds) / len(folds),
+            # Views add rows, but nothing independent of their images.
+            train=sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds),
             test=sum(fold["test"] for fold in folds) / len(folds),
         )
     except (DataError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):

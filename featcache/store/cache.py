@@ -6,7 +6,6 @@ import csv
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,30 +21,15 @@ from featcache.images.manifest import (
     write_images_csv,
 )
 from featcache.store.disk import guard_writes
-from featcache.store.features import Features
+from featcache.store.entry import Entry
+from featcache.store.features import NO_VIEW, Features
 from featcache.store.file import Digests, FeatureFile, to_digests
 from featcache.store.key import Key
+from featcache.store.trained_on import read_trained_on
+from featcache.store.views import find_views, read_tables
 
 FAILED_CSV = "failed.csv"
 log = logging.getLogger("featcache")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One finished feature file of the cache."""
-
-    data: str
-    path: Path
-    key: Key
-    rows: int
-    dim: int
-    bytes: int
-    mtime: float
-
-    @property
-    def selector(self) -> str:
-        """What names this file and no other on the command line."""
-        return f"{self.key.backbone}@{self.key.key8}"
 
 
 class Cache:
@@ -67,6 +51,15 @@ class Cache:
     def path(self, data: str, key: Key) -> Path:
         """Where the features of a data set under a key stand, or would stand."""
         return self.folder / check_name(data) / f"{key.stem}.h5"
+
+    def partial(self, data: str, key: Key) -> Path:
+        """Where they are collected until all are there."""
+        final = self.path(data, key)
+        return final.with_name(f".{final.name}.partial")
+
+    def has(self, data: str, key: Key) -> bool:
+        """Whether there is a file under this key, finished or in progress."""
+        return self.path(data, key).is_file() or self.partial(data, key).is_file()
 
     def entries(self, data: str) -> list[Entry]:
         """The finished files of a data set, oldest first; unreadable ones are warned of."""
@@ -204,41 +197,54 @@ class Cache:
             )
         return chosen
 
-    def features(self, images: Images, entries: Sequence[Entry]) -> Features:
+    def features(
+        self, images: Images, entries: Sequence[Entry], view: Sequence[str] = ()
+    ) -> Features:
         """Load the vectors of these images, one block for each entry, aligned by content.
 
         Images that failed.csv lists are left out, with a warning.
 
+        Parameters
+        ----------
+        images : Images
+        entries : sequence of Entry
+            From `choose`.
+        view : sequence of str, default ()
+            Names such as "hflip": each adds the vectors of all images seen so as further rows,
+            after those of the images themselves.
+
         Raises
         ------
+        CacheMissing
+            Where a view was not extracted.
         CacheRefused
             Where an image has no vector.
         """
+        views, tables = (NO_VIEW, *dict.fromkeys(view)), [list(entries)]
+        if view:
+            known, source = self.entries(images.name), images.source or images.name
+            tables += [find_views(known, entries, name, source) for name in views[1:]]
         digests = to_digests(images.sha256)
         where = []
-        for entry in entries:
+        for entry in (entry for table in tables for entry in table):
             with _finished(entry.path) as file:
                 where.append(positions(digests, file.digests))
         absent = np.any([w < 0 for w in where], axis=0)
         if absent.any():
-            self._refuse_absent(images, absent, entries)
+            self._refuse_absent(images, absent, entries, views[1:])
         if absent.all():
             raise CacheRefused(f"not one of {len(images)} images of {images.name} has a vector")
         keep = np.flatnonzero(~absent)
-        X = np.empty((len(keep), sum(entry.dim for entry in entries)), np.float32)
-        start = 0
-        for entry, rows in zip(entries, where, strict=True):
-            with FeatureFile(entry.path) as file:
-                file.read(rows[keep], X[:, start : start + entry.dim])
-            start += entry.dim
+        ids = images.ids[keep]
         names = [entry.key.backbone for entry in entries]
+        seen = tuple(read_trained_on(entry.path) for entry in entries)
         return Features(
-            X=X,
-            y=images.labels[keep],
-            ids=images.ids[keep],
-            sha256=images.sha256[keep],
-            groups=images.groups[keep],
-            split=images.split[keep],
+            X=read_tables(tables, where, keep),
+            y=np.tile(images.labels[keep], len(views)),
+            ids=np.concatenate([ids, *(np.char.add(ids, f"@{name}") for name in views[1:])]),
+            sha256=np.tile(images.sha256[keep], len(views)),
+            groups=np.tile(images.groups[keep], len(views)),
+            split=np.tile(images.split[keep], len(views)),
             blocks=tuple(entry.dim for entry in entries),
             names=tuple(
                 entry.selector if names.count(name) > 1 else name
@@ -246,16 +252,24 @@ class Cache:
             ),
             keys=tuple(entry.key.digest for entry in entries),
             data=images.name,
+            view=np.repeat(np.array(views, np.str_), len(keep)),
+            trained_on=seen if any(seen) else (),
+            origins=tuple(entry.key for entry in entries),
         )
 
     def _refuse_absent(
-        self, images: Images, absent: NDArray[np.bool_], entries: Sequence[Entry]
+        self,
+        images: Images,
+        absent: NDArray[np.bool_],
+        entries: Sequence[Entry],
+        view: Sequence[str] = (),
     ) -> None:
         known_bad = self.failed(images.name)
         rows = np.flatnonzero(absent)
         unexplained = [row for row in rows if str(images.sha256[row]) not in known_bad]
         if unexplained:
             backbones = " ".join(f"--backbone {entry.key.backbone}" for entry in entries)
+            backbones += "".join(f" --view {name}" for name in view)
             raise CacheRefused(
                 f"{len(unexplained)} of {len(images)} images of {images.name} have no vector yet "
                 f"(for instance {images.ids[unexplained[0]]})",

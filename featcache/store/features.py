@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataError, unknown
 from featcache.hashing import sha256_json
+from featcache.store.key import Key
 
 Floats = NDArray[np.float32]
 Strings = NDArray[np.str_]
+
+NO_VIEW = "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,7 @@ class Features:
     y : str array of shape (n,)
         Labels.
     ids : str array of shape (n,)
-        Image ids; unique.
+        Image ids; unique. A view of an image has the image's own, "@" and the view's name.
     sha256 : str array of shape (n,)
         Hex digest of each image's content; equal digests are equal images.
     groups : str array of shape (n,)
@@ -42,6 +45,16 @@ class Features:
         Digest of each block's cache key, so that a result can say what it was computed from.
     data : str
         The data set's name.
+    view : str array of shape (n,)
+        What was done to the image before it was embedded, for instance "hflip"; "none" for the
+        image itself, which is the default for all rows. Views are further rows to train on: label,
+        content, group and split are those of their image.
+    trained_on : tuple of frozenset of str
+        For each block the sha256 of the images that its backbone was fine-tuned on, which must
+        not be scored; () where no backbone was.
+    origins : tuple of Key
+        The whole cache key of each block, so that new images can be embedded in the same way; ()
+        where the vectors came from no cache.
     """
 
     X: Floats
@@ -54,10 +67,15 @@ class Features:
     names: tuple[str, ...]
     keys: tuple[str, ...]
     data: str = "data"
+    view: Strings = field(default_factory=lambda: np.empty(0, np.str_))
+    trained_on: tuple[frozenset[str], ...] = ()
+    origins: tuple[Key, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        for name in ("y", "sha256", "groups", "split"):
+        if not len(self.view):
+            object.__setattr__(self, "view", np.full(n, NO_VIEW))
+        for name in ("y", "sha256", "groups", "split", "view"):
             if len(getattr(self, name)) != n:
                 raise DataError(f"{name} has {len(getattr(self, name))} rows, ids has {n}")
         if self.X.shape != (n, sum(self.blocks)):
@@ -68,11 +86,23 @@ class Features:
             )
         if len(set(self.names)) < len(self.names):
             raise DataError(f"the same backbone twice in {', '.join(self.names)}")
+        if len(self.trained_on) not in (0, len(self.blocks)):
+            raise DataError(f"trained_on has {len(self.trained_on)} sets for {self.names}")
         if len(set(self.ids.tolist())) != n:
             raise DataError("image ids repeat", "Give every image an id of its own.")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def sources(self) -> Strings:
+        """The id of the image that each row is of, shape (n,): `ids` without the views' names."""
+        if (self.view == NO_VIEW).all():
+            return self.ids
+        return np.array([
+            id_ if view == NO_VIEW else id_.removesuffix(f"@{view}")
+            for id_, view in zip(self.ids.tolist(), self.view.tolist(), strict=True)
+        ])  # fmt: skip
 
     def select(self, names: Sequence[str]) -> Features:
         """The same rows with only these backbones' blocks, in the order given."""
@@ -85,15 +115,20 @@ class Features:
             if name not in starts:
                 raise unknown("backbone in these features", name, self.names)
         chosen = [self.names.index(name) for name in names]
-        columns = [
+        columns = np.concatenate([
             np.arange(starts[self.names[i]], starts[self.names[i]] + self.blocks[i]) for i in chosen
-        ]
+        ])  # fmt: skip
+        # Neighbouring blocks are a part of the same memory, others a copy.
+        together = bool((np.diff(columns) == 1).all())
+        which = slice(int(columns[0]), int(columns[-1]) + 1) if together else columns
         return replace(
             self,
-            X=self.X if tuple(names) == self.names else self.X[:, np.concatenate(columns)],
+            X=self.X if tuple(names) == self.names else self.X[:, which],
             blocks=tuple(self.blocks[i] for i in chosen),
             names=tuple(self.names[i] for i in chosen),
             keys=tuple(self.keys[i] for i in chosen),
+            trained_on=tuple(self.trained_on[i] for i in chosen) if self.trained_on else (),
+            origins=tuple(self.origins[i] for i in chosen) if self.origins else (),
         )
 
     def rows(self, index: NDArray[Any]) -> Features:
@@ -110,7 +145,7 @@ class Features:
         return sha256_json({"keys": self.keys, "names": self.names, "rows": sorted(columns)})
 
 
-_PER_ROW = ("y", "ids", "sha256", "groups", "split")
+_PER_ROW = ("y", "ids", "sha256", "groups", "split", "view")
 
 
 def join(parts: Sequence[Features]) -> Features:
@@ -159,6 +194,14 @@ def join(parts: Sequence[Features]) -> Features:
         blocks=tuple(width for part in parts for width in part.blocks),
         names=names,
         keys=tuple(key for part in parts for key in part.keys),
+        trained_on=tuple(
+            seen for part in parts for seen in part.trained_on or (frozenset(),) * len(part.blocks)
+        )
+        if any(part.trained_on for part in parts)
+        else (),
+        origins=tuple(key for part in parts for key in part.origins)
+        if all(part.origins for part in parts)
+        else (),
     )
 
 

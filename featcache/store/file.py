@@ -197,6 +197,8 @@ class FeatureFile:
             self.read(part, values)
             fresh.write(np.arange(start, start + len(part)), values)
         fresh.annotate(self.attributes)
+        if "trained_on" in self._file:  # see store.trained_on
+            fresh._file.create_dataset("trained_on", data=self._file["trained_on"][...])
         return fresh
 
     def _refuse_infinite(self) -> None:

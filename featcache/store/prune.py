@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from featcache.store.cache import Cache, Entry
+from featcache.store.cache import Cache
+from featcache.store.entry import Entry
 from featcache.store.writing import lock_for
 
 _DAY = 86_400.0

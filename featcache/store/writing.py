@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -76,6 +77,20 @@ def lock_for(path: Path) -> BaseFileLock:
     return FileLock(name) if kind == "hard" else SoftFileLock(name)
 
 
+def recorded(cache: Cache, data: str, key: Key) -> dict[str, Any]:
+    """What is recorded of how a file's rows were made; empty where there is none to read.
+
+    The file in progress comes first: it is what goes on.
+    """
+    for path in (cache.partial(data, key), cache.path(data, key)):
+        try:
+            with FeatureFile(path) as file:
+                return file.attributes
+        except (FileNotFoundError, CacheRefused):
+            continue
+    return {}
+
+
 def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> FeatureFile:
     """Open the file in progress for these contents, with every row known already filled in.
 
@@ -95,7 +110,7 @@ def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> Feat
         Width of a vector.
     """
     final = cache.path(data, key)
-    partial = final.with_name(f".{final.name}.partial")
+    partial = cache.partial(data, key)
     kept = _rows_to_keep(final, partial, key, digests)
     rows = np.concatenate([kept, digests[positions(digests, kept) < 0]])
     resumed = _resume(partial, key, rows, dim)

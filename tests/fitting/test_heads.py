@@ -202,3 +202,16 @@ def test_without_xgboost(monkeypatch):
         HEADS["xgboost"](0)
     assert "pip install" in caught.value.remedy
     HEADS["mlp"](0)
+
+
+def test_device_of_the_trees(monkeypatch, features):
+    from featcache.fitting import boosting
+
+    monkeypatch.setattr(boosting.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(boosting.xgboost, "build_info", lambda: {"USE_CUDA": True})
+    assert boosting._device("auto") == "cuda"
+    monkeypatch.setattr(boosting.xgboost, "build_info", lambda: {"USE_CUDA": False})
+    assert boosting._device("auto") == "cpu"
+    assert boosting._device("cuda:1") == "cuda:1"
+    with pytest.raises(UnknownName, match="device 'gpu'"):
+        XGBHead(device="gpu").fit(features.X, features.y)

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.errors import DataError, RecipeError, UnknownName
-from featcache.fitting.splits import components, folds_from_json, folds_to_json, make_folds
+from featcache.fitting.splits import (
+    components,
+    describe_folds,
+    folds_from_json,
+    folds_to_json,
+    make_folds,
+)
 
 from .conftest import make_features
 
@@ -66,17 +72,6 @@ def test_own_split_asked_for_and_absent(features):
 def test_own_split_without_training_rows():
     with pytest.raises(DataError, match="all 120 rows are in the test split"):
         make_folds(make_features(split=["test"] * 120))
-
-
-def test_links_across_the_own_split_are_logged(caplog):
-    sha256 = [f"{i:064x}" for i in range(120)]
-    sha256[100] = sha256[3]
-    groups = [""] * 120
-    groups[4] = groups[101] = "patient"
-    split = ["train"] * 90 + ["test"] * 30
-    make_folds(make_features(split=split, sha256=sha256, groups=groups))
-    assert "2 of 30 test rows" in caplog.text
-    assert "img0100.png, img0101.png" in caplog.text
 
 
 @settings(deadline=None, max_examples=40)
@@ -153,3 +148,62 @@ def test_json_round_trip(features):
         np.testing.assert_array_equal(features.ids[one.test], shuffled.ids[other.test])
     with pytest.raises(DataError, match=r"ids of the saved folds are not .* img"):
         folds_from_json(saved, features.rows(np.arange(100)))
+
+
+def test_repeats_shuffle_anew_and_begin_with_the_seed_s_own_folds(features):
+    folds = make_folds(features, folds=3, repeats=4, seed=7)
+    assert [fold.name for fold in folds[:4]] == [
+        "repeat1.fold1", "repeat1.fold2", "repeat1.fold3", "repeat2.fold1",
+    ]  # fmt: skip
+    assert len({fold.name for fold in folds}) == 12
+    for repeat in range(4):
+        assert covers(folds[3 * repeat : 3 * repeat + 3], 120)
+    assert len({tuple(fold.test.tolist()) for fold in folds}) == 12
+    for one, other in zip(make_folds(features, folds=3, seed=7), folds, strict=False):
+        np.testing.assert_array_equal(one.test, other.test)
+
+
+def test_how_folds_are_called(features):
+    own = make_features(split=["train"] * 90 + ["test"] * 30)
+    assert describe_folds(make_folds(own)) == "test split"
+    assert describe_folds(make_folds(features)) == "5 folds"
+    assert describe_folds(make_folds(features, folds=3, repeats=2)) == "2 x 3 folds"
+    assert describe_folds(make_folds(own, leaky=True)) == "test split, leaky"
+
+
+def test_repeats_of_the_own_split_make_no_sense():
+    features = make_features(split=["train"] * 90 + ["test"] * 30)
+    with pytest.raises(RecipeError, match="3 repeats of the data's own test split"):
+        make_folds(features, repeats=3)
+    assert len(make_folds(features, folds=4, repeats=3)) == 12
+
+
+def test_a_group_column_with_one_group():
+    features = make_features(groups=["ward"] * 120)
+    with pytest.raises(DataError, match="or a single one"):
+        make_folds(features, group="subject")
+    with pytest.raises(DataError, match="class 'cat' has 1 groups, fewer than 5 folds"):
+        make_folds(features)
+
+
+def test_groups_of_one_class_each_are_spread():
+    groups = [f"{'cdo'[i % 3]}{i // 3 % 8}" for i in range(120)]
+    features = make_features(groups=groups)
+    for fold in make_folds(features, folds=4):
+        assert np.unique(features.y[fold.test], return_counts=True)[1].tolist() == [10, 10, 10]
+
+
+def test_a_label_only_in_the_test_split_is_said(caplog):
+    features = make_features(
+        n=30, split=["test" if i % 3 == 2 or i > 20 else "" for i in range(30)]
+    )
+    (fold,) = make_folds(features)
+    assert "label 'owl' is only in the test rows" in caplog.text
+    assert set(features.y[fold.train]) == {"cat", "dog"}
+
+
+def test_leaky_folds_keep_saying_so_on_disk(features):
+    folds = make_folds(features, folds=3, leaky=True)
+    saved = json.loads(json.dumps(folds_to_json(folds, features)))
+    assert all(fold.leaky for fold in folds_from_json(saved, features))
+    assert "leaky" not in folds_to_json(make_folds(features), features)[0]

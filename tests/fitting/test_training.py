@@ -132,3 +132,15 @@ def test_read_only_arrays_are_copied():
     X.setflags(write=False)
     as_tensor(X)[0, 0] = 5
     assert X[0, 0] == 1
+
+
+def test_the_validation_share_does_not_divide_groups():
+    y = np.arange(400) % 4
+    groups = np.arange(400) // 8
+    kept, held = validation_rows(y, 0.1, 0, groups)
+    assert sorted([*kept, *held]) == list(range(400))
+    assert not set(groups[kept]) & set(groups[held])
+    assert 24 <= len(held) <= 56
+    assert set(y[held]) == set(range(4))
+    one_group = validation_rows(y, 0.1, 0, np.zeros(400))
+    assert [len(rows) for rows in one_group] == [400, 0]

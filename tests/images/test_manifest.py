@@ -51,7 +51,7 @@ def test_images_csv_reads_back(tmp_path_factory, images):
     back = read_images_csv(path, "data")
     for name in PER_ROW:
         assert getattr(back, name).tolist() == getattr(images, name).tolist()
-    assert [p.name for p in path.parent.iterdir()] == ["images.csv"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["images.csv", "origin.json"]
 
 
 def test_images_csv_reads_plainly(tmp_path):

@@ -27,6 +27,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Where a test is about something else: drawing is what takes the time."""
+    for module in ("run_page", "comparison_page"):
+        monkeypatch.setattr(f"featcache.reporting.{module}.draw", lambda *_: False)
+    monkeypatch.setattr("featcache.reporting.comparison.plot_comparison", lambda *_: None)
+
+
 def make_features(
     n: int = 80, signal: float = 1.5, groups: Sequence[str] | None = None, data: str = "toy"
 ) -> Features:

@@ -149,3 +149,21 @@ def test_digest_tells_two_rows_that_swap_labels():
     swapped = replace(features(), y=np.array(["yb", "ya", "yc", "yd"]))
     assert swapped.digest() != features().digest()
     assert features("abc").digest() != features("abcd").digest()
+
+
+def test_views_and_trained_on_have_defaults_that_fit():
+    plain = features()
+    assert plain.view.tolist() == ["none"] * 4
+    assert plain.sources is plain.ids
+    assert plain.trained_on == ()
+    with pytest.raises(DataError, match="view has 2 rows"):
+        replace(plain, view=np.array(["none", "hflip"]))
+    with pytest.raises(DataError, match="trained_on has 1 sets"):
+        replace(plain, trained_on=(frozenset("s"),))
+
+
+def test_join_keeps_what_each_block_was_trained_on():
+    seen = replace(features(widths=(2,), names=("one",)), trained_on=(frozenset(["sa"]),))
+    joined = join([seen, OTHER])
+    assert joined.trained_on == (frozenset(["sa"]), frozenset())
+    assert join([OTHER, features(widths=(2,), names=("one",))]).trained_on == ()

@@ -1,9 +1,14 @@
+import importlib
+import sys
+
 import numpy as np
 import pytest
+from sklearn.svm import SVC as PlainSVC
 from sklearn.svm import LinearSVC
 
 from featcache.errors import DataError, RecipeError, UnknownName
-from featcache.fitting.kernel_svm import KernelSVMHead
+from featcache.fitting import svm
+from featcache.fitting.fit_one import predict_all
 from featcache.fitting.svm import SVMHead
 
 from .conftest import make_features
@@ -16,17 +21,57 @@ def uneven(signal=0.25):
     return features.rows(keep)
 
 
-def test_defaults_are_the_plain_head():
-    features = make_features(signal=0.5)
-    ours = KernelSVMHead().fit(features.X, features.y).predict_proba(features.X)
-    plain = SVMHead().fit(features.X, features.y).predict_proba(features.X)
-    np.testing.assert_array_equal(ours, plain)
+@pytest.mark.skipif(not svm.SVC.__module__.startswith("sklearnex"), reason="not installed")
+@pytest.mark.parametrize("weights", [None, "balanced"])
+def test_intelex_says_what_sklearn_says(monkeypatch, weights):
+    features = make_features(n=400, signal=0.5)
+    X, y, test = features.X[:200], features.y[:200], features.X[200:]
+    fast = SVMHead(class_weight=weights).fit(X, y).predict_proba(test)
+    monkeypatch.setattr(svm, "SVC", PlainSVC)
+    plain = SVMHead(class_weight=weights).fit(X, y).predict_proba(test)
+    np.testing.assert_allclose(fast, plain, atol=5e-3)
+    assert (fast.argmax(axis=1) == plain.argmax(axis=1)).mean() > 0.99
+
+
+def test_sklearn_itself_is_not_patched():
+    assert PlainSVC.__module__.startswith("sklearn.")
+
+
+def test_without_intelex(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearnex.svm", None)
+    monkeypatch.delitem(sys.modules, "featcache.fitting.svm")
+    again = importlib.import_module("featcache.fitting.svm")
+    assert again.SVC is PlainSVC
+    monkeypatch.setattr(sys.modules["featcache.fitting"], "svm", svm)
+
+
+def test_groups_stay_in_one_part_of_the_calibration():
+    features = make_features(n=240, signal=0.5)
+    groups = np.arange(240) // 6
+    head = SVMHead().fit(features.X, features.y, groups)
+    for train, held in head.calibrated_.cv:
+        assert not set(groups[train]) & set(groups[held])
+    lonely = SVMHead().fit(features.X, features.y, np.arange(240) % 3)  # a group is a class
+    assert lonely.score(features.X, features.y) > 0.5
+
+
+def test_one_pass_over_the_kernel(monkeypatch):
+    features = make_features()
+    head = SVMHead().fit(features.X, features.y)
+    calls = []
+    real = type(head.calibrated_).predict_proba
+    monkeypatch.setattr(
+        type(head.calibrated_), "predict_proba", lambda *args: calls.append(1) or real(*args)
+    )
+    pred, proba = predict_all(head, features.X, np.unique(features.y))
+    assert len(calls) == 1
+    np.testing.assert_array_equal(pred, head.classes_[proba.argmax(axis=1)])
 
 
 def test_linear_agrees_with_a_bare_machine():
     features = make_features(n=400, signal=0.6)
     X, y, test = features.X[:200], features.y[:200], features.X[200:]
-    ours = KernelSVMHead(kernel="linear", C=2).fit(X, y)
+    ours = SVMHead(kernel="linear", C=2).fit(X, y)
     bare = LinearSVC(C=2 / (10 * float(X.var()))).fit(X, y)
     assert (ours.predict(test) == bare.predict(test)).mean() > 0.95
     np.testing.assert_allclose(
@@ -36,7 +81,7 @@ def test_linear_agrees_with_a_bare_machine():
 
 def test_cost_that_suits_the_kernel(features):
     for kernel, cost in (("rbf", 10), ("linear", 0.03)):
-        chosen, default = (KernelSVMHead(C=C, kernel=kernel) for C in (cost, None))
+        chosen, default = (SVMHead(C=C, kernel=kernel) for C in (cost, None))
         np.testing.assert_array_equal(
             chosen.fit(features.X, features.y).predict_proba(features.X),
             default.fit(features.X, features.y).predict_proba(features.X),
@@ -48,7 +93,7 @@ def test_gamma_scale_makes_c_independent_of_the_units(scale):
     features = make_features(signal=0.5)
     centred = features.X - features.X.mean(axis=0)
     one, other = (
-        KernelSVMHead(C=10, kernel="linear").fit(X, features.y).predict(X)
+        SVMHead(C=10, kernel="linear").fit(X, features.y).predict(X)
         for X in (centred, centred * np.float32(scale))
     )
     # The intercept is part of LinearSVC's penalty, hence not all are equal.
@@ -60,8 +105,8 @@ def test_gamma_scale_makes_c_independent_of_the_units(scale):
 def test_class_weights_find_the_rare_class(kernel, weights):
     features = uneven()
     rare = features.y == "rare"
-    plain = KernelSVMHead(kernel=kernel).fit(features.X, features.y)
-    even = KernelSVMHead(kernel=kernel, class_weight=weights).fit(features.X, features.y)
+    plain = SVMHead(kernel=kernel).fit(features.X, features.y)
+    even = SVMHead(kernel=kernel, class_weight=weights).fit(features.X, features.y)
     assert (even.predict(features.X) == "rare")[rare].mean() > (
         plain.predict(features.X) == "rare"
     )[rare].mean() + 0.1
@@ -73,7 +118,7 @@ def test_seed_of_the_calibration():
     features = make_features(signal=0.3)
 
     def proba(seed):
-        head = KernelSVMHead(kernel="linear", random_state=seed).fit(features.X, features.y)
+        head = SVMHead(kernel="linear", random_state=seed).fit(features.X, features.y)
         return head.predict_proba(features.X)
 
     np.testing.assert_array_equal(proba(0), proba(0))
@@ -90,9 +135,9 @@ def test_seed_of_the_calibration():
 )
 def test_parameters_of_another_kind(features, params, error):
     with pytest.raises(error):
-        KernelSVMHead(**params).fit(features.X, features.y)
+        SVMHead(**params).fit(features.X, features.y)
 
 
 def test_one_class(features):
     with pytest.raises(DataError, match="1 class: cat"):
-        KernelSVMHead().fit(features.X[::3], features.y[::3])
+        SVMHead().fit(features.X[::3], features.y[::3])

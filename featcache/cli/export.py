@@ -1,0 +1,61 @@
+"""featcache export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.options import reports_option, with_log
+
+
+@click.command()
+@click.argument("run")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Copy the model into this folder.")  # fmt: skip
+@click.option("--standalone", is_flag=True, help="Put the backbones' weights into the folder.")
+@click.option("--onnx", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write backbones, fusion and head as one ONNX graph.")  # fmt: skip
+@click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. "
+              "[default: $FEATCACHE_WEIGHTS]")  # fmt: skip
+@reports_option
+@with_log
+def export(
+    run: str,
+    output: Path | None,
+    standalone: bool,
+    onnx: Path | None,
+    weights_dir: str | None,
+    reports: str,
+    quiet: bool,
+) -> None:
+    """Take a run's model elsewhere: a folder, or an ONNX file.
+
+    RUN is as for predict. A folder made with --standalone labels images on any machine that has
+    featcache, offline; without, predict looks for the weights there. The ONNX graph takes pixels
+    that are resized and cut already, uint8 (n, 3, height, width) for each backbone, and gives
+    probabilities; class names and preprocessing stand in its metadata.
+
+    \b
+    Example:
+      featcache export resnet18.concat.mlp --standalone -o photos-model
+      featcache export resnet18.concat.mlp --onnx photos.onnx
+    """
+    if (output is None) == (onnx is None):
+        raise click.UsageError("Say where: -o FOLDER, or --onnx FILE.")
+    if standalone and output is None:
+        raise click.UsageError(
+            "--standalone goes with -o FOLDER; an ONNX file always stands alone."
+        )
+    if output is not None:
+        from featcache.prediction.copies import copy_model
+
+        copy_model(run, output, standalone=standalone, reports=reports, weights_dir=weights_dir)
+        click.echo(output)
+    if onnx is not None:
+        from featcache.prediction.onnx_file import export_onnx
+
+        done = export_onnx(run, onnx, reports=reports, weights_dir=weights_dir)
+        click.echo(onnx)
+        click.echo(f"checked with onnxruntime on {done.images} images: probabilities differ by "
+                   f"{done.difference:.1e} at most")  # fmt: skip

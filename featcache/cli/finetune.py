@@ -1,0 +1,154 @@
+"""featcache finetune."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from featcache.cli.console import note
+from featcache.cli.options import (
+    NumberOrAuto,
+    backbone_option,
+    cache_option,
+    data_options,
+    reports_option,
+    set_option,
+    with_log,
+)
+from featcache.images.options import KINDS
+
+if TYPE_CHECKING:
+    from featcache.reporting.run_folder import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TRAINING = (
+    click.option("--epochs", type=int, default=8, show_default=True, metavar="N", help="Passes over the training images, the frozen ones included."),
+    click.option("--freeze-epochs", type=int, default=3, show_default=True, metavar="N", help="First epochs in which the backbones don't change."),
+    click.option("--freeze-bn/--no-freeze-bn", default=False, show_default=True, help="Keep the backbones' batch statistics after that too."),
+    click.option("-b", "--batch-size", type=int, default=64, show_default=True, metavar="N", help="Images in a step, over all processes."),
+    click.option("--accumulate", type=int, default=1, show_default=True, metavar="N", help="Cut each batch into N parts to save memory; its gradient stays whole."),
+    click.option("--lr", type=float, default=3e-4, show_default=True, help="Learning rate of fusion and head."),
+    click.option("--backbone-lr", type=float, default=None, metavar="LR", help="Of the backbones.  [default: --lr]"),
+    click.option("--layer-decay", type=float, default=1.0, show_default=True, metavar="SHARE", help="What each stage of a backbone has of the rate of the next."),
+    click.option("--weight-decay", type=float, default=1e-4, show_default=True, help="How strongly weights are pulled to 0."),
+    click.option("--label-smoothing", type=float, default=0.1, show_default=True, help="Share of each label that is spread over the other classes."),
+    click.option("--schedule", type=click.Choice(["constant", "cosine"]), default="constant", show_default=True, help="How the learning rate falls."),
+    click.option("--warmup", type=float, default=0.0, show_default=True, metavar="EPOCHS", help="In which the learning rate rises from 0."),
+    click.option("--ema", type=float, default=0.0, show_default=True, metavar="DECAY", help="Keep a moving average of the weights; 0: none."),
+    click.option("--mixup", type=float, default=0.0, show_default=True, metavar="ALPHA", help="0: none."),
+    click.option("--cutmix", type=float, default=0.0, show_default=True, metavar="ALPHA", help="0: none."),
+    click.option("--clip", type=float, default=0.0, show_default=True, metavar="NORM", help="Limit of the gradient's norm; 0: none."),
+    click.option("--patience", type=int, default=0, show_default=True, metavar="N", help="Stop after N epochs without a better validation accuracy; 0: never."),
+    click.option("--validation", type=float, default=0.1, show_default=True, metavar="SHARE", help="Of the training rows, where the data has no val split."),
+    click.option("--crop-scale", type=float, default=0.5, show_default=True, metavar="SHARE", help="Least share of the image that a random crop has."),
+    click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images."),
+    click.option("--jitter", type=float, default=0.2, show_default=True, metavar="SHARE", help="Change of brightness, contrast and saturation."),
+)  # fmt: skip
+
+_RUNNING = (
+    click.option("--weights", default="auto", show_default=True, metavar="WHICH", help="What to begin with: auto, a tag, a file, random[:SEED], or a run folder."),
+    click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
+    click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the square that the network sees, in pixels; by default its own."),
+    click.option("--device", default="auto", show_default=True, metavar="WHERE", help="auto, cpu, cuda or cuda:1."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="Of the forward pass; auto is bf16 on a GPU that has it."),
+    click.option("-j", "--workers", type=NumberOrAuto(), default="auto", show_default=True, help="Threads that decode."),
+    click.option("--warm-start", is_flag=True, help="Run the frozen epochs on cached features, in seconds."),
+    click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),
+    click.option("--test-split/--no-test-split", default=None, help="Insist on the data's own split, or don't use it."),
+    set_option,
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds, weights, order, augmentation and dropout."),
+    click.option("--minutes", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Between checkpoints within an epoch."),
+    click.option("--again", is_flag=True, help="Train even what was trained before."),
+)  # fmt: skip
+
+
+def _with(command: F) -> F:
+    for option in reversed((*_TRAINING, *_RUNNING)):
+        command = option(command)
+    return command
+
+
+@click.command()
+@data_options
+@backbone_option
+@click.option("--fusion", default="concat", show_default=True, metavar="NAME", help="concat, attention or gated.")  # fmt: skip
+@click.option("--head", default="mlp", show_default=True, metavar="NAME", help="mlp.")
+@click.option("--singles", is_flag=True, help="Each backbone alone first, one after another.")
+@_with
+@cache_option
+@reports_option
+@with_log
+def finetune(
+    data: str | None,
+    name: str | None,
+    data_root: str | None,
+    group: str | None,
+    backbone: list[str],
+    singles: bool,
+    cache: str,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train backbones, fusion and head end to end.
+
+    On the folds, and in the table, of what is fitted on cached features. The tuned weights are
+    kept in the run folder: `featcache extract --weights RUN` embeds with them.
+
+    \b
+    Example:
+      featcache finetune --data photos --backbone resnet18
+      featcache finetune --data photos --backbone resnet18,mobilenet_v2 --warm-start
+      accelerate launch -m featcache finetune --data photos --backbone resnet18
+    """
+    from featcache.finetuning.finetune import finetune as tune
+    from featcache.finetuning.options import Options
+    from featcache.images.sources import open_images
+
+    if not backbone:
+        raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18")
+    images = open_images(
+        "digits" if data is None else data, name=name, data_root=data_root, group=group, cache=cache
+    )
+    note(images.describe())
+    options["group"] = group if group in KINDS else None
+    training = {field.name: options.pop(field.name) for field in fields(Options)}
+    together = [backbone] if len(backbone) > 1 or not singles else []
+    for names in [*([name] for name in backbone if singles), *together]:
+        run = tune(
+            images,
+            backbone=names,
+            options=Options(**training),
+            cache=cache,
+            command=shlex.join(["featcache", *_words()]),
+            **options,
+        )
+        if not int(os.environ.get("RANK", "0")):  # of several processes, the first one speaks
+            _show(run)
+
+
+def _show(run: Run) -> None:
+    """What a fine-tuning came to, beside its rival on cached features, on stdout."""
+    from featcache.reporting.break_even import verdicts
+    from featcache.reporting.comparison import read_runs
+
+    low, high = run.interval
+    click.echo(
+        f"{run.name}: accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
+        f"{run.tested:,} test images, {run.fit_seconds:.0f} s a fit"
+    )
+    others = [one for one in read_runs(run.folder.parent.parent) if one.folder != run.folder]
+    for line in verdicts([run, *(one for one in others if one.data == run.data)])[:1]:
+        click.echo(line)
+    click.echo(run.folder)
+
+
+def _words() -> list[str]:
+    """The command line without what it takes to train again all the same."""
+    return [word for word in sys.argv[1:] if word != "--again"]

@@ -1,0 +1,154 @@
+"""featcache predict."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from featcache.cli.console import note, progress_bar, say_error, show_table
+from featcache.cli.options import NumberOrAuto, reports_option, with_log
+
+if TYPE_CHECKING:
+    from featcache.prediction.model import Model, Prediction
+    from featcache.prediction.writing import Labelled
+
+_SHOWN = 20
+
+
+@click.command()
+@click.argument("run")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "--top", type=click.IntRange(1), metavar="K", help="The K most probable classes of each image."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print the labels.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write to this file, once all is done.")  # fmt: skip
+@click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. "
+              "[default: $FEATCACHE_WEIGHTS]")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, metavar="WHERE",
+              help="auto, cpu, cuda or cuda:1.")  # fmt: skip
+@click.option("-b", "--batch-size", type=NumberOrAuto(), default="auto", show_default=True,
+              help="Images in a forward pass.")  # fmt: skip
+@click.option("-j", "--workers", type=NumberOrAuto(), default="auto", show_default=True,
+              help="Threads that read and decode.")  # fmt: skip
+@reports_option
+@with_log
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    /,
+    run: str,
+    paths: Sequence[str],
+    top: int | None,
+    form: str,
+    output: Path | None,
+    weights_dir: str | None,
+    device: str,
+    batch_size: int | str,
+    workers: int | str,
+    reports: str,
+    quiet: bool,
+) -> None:
+    """Label new images with the model of a run.
+
+    RUN is a run folder, its model/ folder or a copy of that, or the beginning of a run's name.
+    PATH is an image, a folder, a pattern in quotes, or - for a list on standard input. Images that
+    can't be read are listed at the end, and the exit code is then 3.
+
+    \b
+    Example:
+      featcache predict reports/photos/resnet18.concat.mlp.4f1c2a9e new/
+      featcache predict resnet18.concat.mlp "new/**/*.jpg" --top 3
+      find new -name "*.png" | featcache predict resnet18.concat.mlp - --format csv -o labels.csv
+    """  # fmt: skip
+    from featcache.prediction.model import load_model
+    from featcache.prediction.paths import list_paths
+
+    files = list_paths(paths, lambda: sys.stdin)
+    model = load_model(
+        run,
+        reports=reports,
+        weights_dir=weights_dir,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    trained = model.facts["trained_on"]
+    note(f"{model.facts['name']}, trained on {trained['rows']:,} rows ({trained['what']})")
+    failed: dict[str, str] = {}
+    with progress_bar("images", quiet) as progress:
+        said = _readable(model.stream(files, progress), files, failed)
+        _print(model, said, form, top, output)
+    if failed:
+        _list_failed(failed)
+        ctx.exit(1 if len(failed) == len(files) else 3)
+
+
+def _readable(
+    said: Iterator[Prediction], files: Sequence[str], failed: dict[str, str]
+) -> Iterator[Labelled]:
+    """Path and prediction of the images that can be read; the others go into `failed`."""
+    for one in said:
+        path = os.fsencode(files[one.row]).decode("utf-8", "backslashreplace")
+        if one.problem:
+            failed[path] = one.problem
+        else:
+            yield path, one
+
+
+def _print(
+    model: Model, said: Iterator[Labelled], form: str, top: int | None, output: Path | None
+) -> None:
+    from featcache.prediction.writing import table_rows, write_csv, write_json
+
+    if form == "table" and output is None:
+        columns, rows = table_rows(said, model.classes, top or 1)
+        if rows:
+            show_table(columns, rows)
+        return
+    with _opened(output) as file:
+        if form == "json":
+            write_json(file, said, model.classes, top)
+        elif form == "csv":
+            write_csv(file, said, model.classes, top)
+        else:
+            columns, rows = table_rows(said, model.classes, top or 1)
+            for row in (columns, *rows):
+                file.write("\t".join(row) + "\n")
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that is there only when all of it is."""
+    if output is None:
+        yield sys.stdout
+        return
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    note(str(output))
+
+
+def _list_failed(failed: dict[str, str]) -> None:
+    shown = [f"{path}: {why}" for path, why in list(failed.items())[:_SHOWN]]
+    rest = [f"… and {len(failed) - _SHOWN:,} more"] if len(failed) > _SHOWN else []
+    count = f"{len(failed):,} images" if len(failed) > 1 else "1 image"
+    say_error(f"{count} can't be read", "\n".join(shown + rest))

@@ -1,0 +1,92 @@
+"""featcache rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featcache.cli.cached import cached_features
+from featcache.cli.console import note, show_table
+from featcache.cli.options import (
+    backbone_option,
+    cache_option,
+    data_options,
+    reports_option,
+    with_log,
+)
+
+
+@click.command()
+@data_options
+@backbone_option
+@click.option(
+    "--k",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Nearest neighbours that vote.",
+)
+@click.option(
+    "--queries",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    metavar="N",
+    help="Most rows to look neighbours up for.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the sample of queries.",
+)
+@cache_option
+@reports_option
+@with_log
+def rank(
+    data: str | None,
+    name: str | None,
+    data_root: str | None,
+    group: str | None,
+    backbone: list[str],
+    k: int,
+    queries: int,
+    seed: int,
+    cache: str,
+    reports: str,
+    quiet: bool,
+) -> None:
+    """Rank backbones by their features, before any head is fitted.
+
+    On training rows only: LogME (higher is better), the leave-one-out accuracy of the nearest
+    neighbours, and how alike two backbones are (linear CKA, 1 is the same). Data without a split
+    of its own is ranked on all rows: don't report folds of the same rows for what was picked so.
+
+    \b
+    Example:
+      featcache rank
+      featcache rank --backbone resnet18,mobilenet_v2 --k 20
+    """
+    from featcache.fitting.ranking import rank as rank_backbones
+    from featcache.reporting.ranking import write_ranking
+
+    features = cached_features(data, name, data_root, group, backbone, cache)
+    found = rank_backbones(features, k, queries, seed)
+    rows = [
+        (str(place + 1), found.names[place], str(found.widths[place]), f"{found.logme[place]:.4f}",
+         f"{found.knn[place]:.4f}", *(f"{value:.3f}" for value in found.cka[place]))
+        for place in range(len(found.names))
+    ]  # fmt: skip
+    columns = (
+        "#",
+        "backbone",
+        "width",
+        "LogME",
+        f"{k} nearest",
+        *(f"CKA {n}" for n in found.names),
+    )
+    show_table(columns, rows, f"{features.data}, {found.rows:,} training rows")
+    for path in write_ranking(Path(reports) / features.data, found):
+        note(str(path))

@@ -1,0 +1,183 @@
+"""Folding: batch norms go into the convolutions before them, activations run along with them.
+
+On the processor in bf16 a convolution is one call of oneDNN: its weights packed once, its bias in
+fp32, the ReLU after it in the same pass over memory. torch has these calls for its own compiler;
+where they are missing or a network can't be traced, it runs as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from featcache.extraction.rounding import diffuse
+
+
+def fold(network: nn.Module, example: torch.Tensor) -> nn.Module:
+    """The same function with each batch norm inside the convolution before it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In eval mode, float32.
+    example : float32 tensor of shape (n, 3, h, w)
+        What both are compared on.
+
+    Returns
+    -------
+    nn.Module
+        A GraphModule; or `network` itself where it can't be traced, or where the traced one
+        gives other vectors.
+    """
+    try:
+        graph = fx.symbolic_trace(network)
+        _fold_norms(graph)
+        wanted, got = network(example), graph(example)
+    except Exception:  # tracing runs the network's own code, which may raise anything
+        return network
+    close = wanted.shape == got.shape and torch.allclose(
+        wanted, got, rtol=1e-3, atol=_scale(wanted)
+    )
+    return graph if close else network
+
+
+def _scale(vectors: torch.Tensor) -> float:
+    return 1e-4 * float(vectors.abs().max())
+
+
+def _fold_norms(graph: fx.GraphModule) -> None:
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        before = node.args[0] if node.args else None
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(before, fx.Node):
+            continue
+        conv = modules.get(before.target) if before.op == "call_module" else None
+        if type(conv) is not nn.Conv2d or len(before.users) > 1 or _called_often(graph, before):
+            continue
+        _replace(graph, str(before.target), fuse_conv_bn_eval(conv, norm))
+        node.replace_all_uses_with(before)
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _called_often(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return sum(other.target == node.target for other in graph.graph.nodes) > 1
+
+
+def _replace(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(graph.get_submodule(parent), last, module)
+
+
+def diffuse_weights(network: nn.Module) -> nn.Module:
+    """Weights of convolutions and linear layers that bf16 holds exactly, still as float32."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.data = diffuse(module.weight.data).float()
+    return network
+
+
+def round_weights(network: nn.Module) -> nn.Module:
+    """Cast to bf16, convolutions and linear layers by `diffuse`; batch norms stay in fp32."""
+    for module in diffuse_weights(network).modules():
+        if isinstance(module, nn.BatchNorm2d):
+            continue
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(torch.bfloat16)
+    return network
+
+
+def fuse_for_cpu(graph: nn.Module, example: torch.Tensor) -> nn.Module:
+    """A folded network in bf16 with fused convolutions, in place.
+
+    Parameters
+    ----------
+    graph : nn.Module
+        From `fold`, float32. One that is no GraphModule is only cast.
+    example : float32 tensor of shape (n, 3, h, w)
+        A batch of the size that it will run on.
+    """
+    if not isinstance(graph, fx.GraphModule) or not fused_is_there():
+        return round_weights(graph)
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    ShapeProp(graph).propagate(example)
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        conv = modules.get(node.target) if node.op == "call_module" else None
+        if type(conv) is nn.Conv2d and _plain(conv):
+            _fuse(graph, node, conv, modules)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return round_weights(graph)  # a fused one has no parameters that this could cast
+
+
+def fused_is_there() -> bool:
+    """Whether this torch has oneDNN with the calls that fusing needs."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return (
+        there
+        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+class _FusedConv(nn.Module):
+    """A convolution with the activation after it; bf16 in and out, bias in fp32."""
+
+    def __init__(self, conv: nn.Conv2d, activation: str, limits: list[float], shape: Any) -> None:
+        super().__init__()
+        where: Any = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        self._weight = pack(diffuse(conv.weight.data).to_mkldnn(), *where, list(shape))
+        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.data
+        self._rest = (bias.float(), *where, activation, limits, "")
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.ops.mkldnn._convolution_pointwise(x, self._weight, *self._rest)
+
+
+def _plain(conv: nn.Conv2d) -> bool:
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _fuse(
+    graph: fx.GraphModule, node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]
+) -> None:
+    users = list(node.users)
+    found = _activation(users[0], modules) if len(users) == 1 else None
+    last = node if found is None else users[0]
+    activation, limits = found or ("none", [])
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or "tensor_meta" not in source.meta:
+        return
+    fused = _FusedConv(conv, activation, limits, source.meta["tensor_meta"].shape)
+    name = f"fused_{str(node.target).replace('.', '_')}_{node.name}"
+    graph.add_module(name, fused)
+    with graph.graph.inserting_after(node):
+        new = graph.graph.call_module(name, (source,))
+    new.meta = dict(last.meta)
+    last.replace_all_uses_with(new)
+    if last is not node:
+        graph.graph.erase_node(last)
+    graph.graph.erase_node(node)
+
+
+def _activation(
+    node: fx.Node, modules: dict[str, nn.Module]
+) -> tuple[str, list[float]] | None:  # fmt: skip
+    """The fused name of what this node does, and its limits; None where it does more."""
+    if node.op == "call_module":
+        module = modules.get(str(node.target))
+        if isinstance(module, nn.ReLU6):
+            return "hardtanh", [0.0, 6.0]
+        return ("relu", []) if isinstance(module, nn.ReLU) else None
+    return (
+        ("relu", []) if node.op == "call_function" and node.target in (F.relu, torch.relu) else None
+    )

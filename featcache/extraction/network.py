@@ -1,0 +1,161 @@
+"""Network: a backbone's network, ready to run. The one place that sets eval and inference mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featcache.errors import FeatcacheError
+from featcache.extraction.backbone import Backbone
+from featcache.extraction.forward import FORWARDS, Forward
+
+log = logging.getLogger("featcache")
+
+Vectors = NDArray[np.float32]
+
+
+class Network:
+    """A backbone's network, ready to run.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    device : str
+        "cpu" or "cuda:0" and the like.
+    precision : {"fp32", "bf16", "fp16"}
+    kind : {"eager", "compile", "openvino"}
+        One that fails on this network is replaced by "eager", with a warning.
+    batch_size : int
+        Images in a forward pass; halved when memory runs out.
+
+    Attributes
+    ----------
+    dim : int
+        Width d of its vectors.
+    kind : str
+        How it really runs.
+    """
+
+    def __init__(
+        self, backbone: Backbone, device: str, precision: str, kind: str, batch_size: int
+    ) -> None:
+        self._backbone = backbone
+        self._device = device
+        self._precision = precision
+        self._batch_size = batch_size
+        self.kind = kind
+        try:
+            self._forward, self.dim = self._prepare()
+        except FeatcacheError:
+            raise
+        except Exception as error:
+            # Compilers fail in ways of their own; what runs operation by operation always serves.
+            if kind == "eager":
+                raise self._cannot_run(error) from None
+            log.warning("%s: --engine %s failed (%s); running eager", backbone.name, kind,
+                        _first_line(error))  # fmt: skip
+            self.kind = "eager"
+            try:
+                self._forward, self.dim = self._prepare()
+            except (RuntimeError, ValueError, AssertionError) as again:
+                raise self._cannot_run(again) from None
+
+    def run(self, pixels: NDArray[np.uint8]) -> Vectors:
+        """Embed images.
+
+        Parameters
+        ----------
+        pixels : uint8 array of shape (n, 3, crop, crop)
+
+        Returns
+        -------
+        float32 array of shape (n, dim)
+        """
+        return self.start(pixels)()
+
+    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Vectors]:
+        """Begin to embed images; call what it returns for the vectors, as `run` gives them.
+
+        A GPU computes in the meantime; the processor has done it already.
+        """
+        parts = []
+        while len(pixels):
+            size = self._batch_size
+            try:
+                parts.append((self._batch(pixels[:size]), min(size, len(pixels))))
+            except (RuntimeError, MemoryError) as error:
+                if not _no_memory(error) or size == 1:
+                    raise
+                self._halve()
+                continue
+            pixels = pixels[size:]
+        return lambda: np.concatenate([vectors[:n].cpu().numpy() for vectors, n in parts])
+
+    def _batch(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        """One forward pass of exactly the batch size, short batches filled up; (b, d)."""
+        shape = (self._batch_size, *pixels.shape[1:])
+        on_gpu = self._device != "cpu"
+        batch = torch.empty(
+            shape, dtype=torch.uint8, pin_memory=on_gpu, memory_format=torch.channels_last
+        )  # (b, 3, h, w)
+        batch[: len(pixels)] = torch.from_numpy(pixels)
+        batch[len(pixels) :] = 0
+        batch = batch.to(self._device, non_blocking=True)
+        with torch.inference_mode(), _exact(on_gpu):
+            vectors = self._forward(batch)  # (b, d)
+        if vectors.ndim != 2:
+            raise FeatcacheError(f"the network gives an array of {vectors.ndim} dimensions, not 2")
+        return vectors
+
+    def _prepare(self) -> tuple[Forward, int]:
+        """Build the network anew, and try it on one black image."""
+        module = self._backbone.build().eval().requires_grad_(False)
+        side = self._backbone.preprocess.crop
+        with torch.no_grad():
+            self._forward = FORWARDS[self.kind](
+                module, self._backbone.preprocess, self._device, self._precision, self._batch_size
+            )
+            dim = int(self.run(np.zeros((1, 3, side, side), np.uint8)).shape[1])
+        return self._forward, dim
+
+    def _halve(self) -> None:
+        self._batch_size = max(1, self._batch_size // 2)
+        log.warning("memory ran out; going on with batches of %d", self._batch_size)
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
+        if self.kind == "openvino":  # its graph is made for one batch size
+            self._prepare()
+
+    def _cannot_run(self, error: Exception) -> FeatcacheError:
+        side = self._backbone.preprocess.crop
+        return FeatcacheError(
+            f"{self._backbone.name} can't run on images of {side} px: {_first_line(error)}",
+            "Choose another --image-size, or a smaller --batch-size if memory ran out.",
+        )
+
+
+@contextmanager
+def _exact(on_gpu: bool) -> Iterator[Any]:
+    """On CUDA, keep fp32 from becoming TF32, inside convolutions and matrix products."""
+    if not on_gpu:
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield
+
+
+def _no_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,154 @@
+"""Weight files: which are at hand and where, whether they are whole, and taking in another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import WeightsError, unknown
+from featcache.extraction.backbone import PENULTIMATE
+from featcache.extraction.registry import BACKBONES
+from featcache.extraction.weights import VARIABLE, Published, _own, hub_folder
+from featcache.hashing import sha256_file
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What `--weights auto` would take for a backbone, without a download.
+
+    Attributes
+    ----------
+    backbone : str
+    wanted : Published
+        The library's default.
+    path : Path or None
+        None where nothing is at hand.
+    problem : str
+        Why it can't be said which file, "" where it can.
+    """
+
+    backbone: str
+    wanted: Published
+    path: Path | None
+    problem: str = ""
+
+    @property
+    def official(self) -> bool:
+        """Whether it has the name of the library's own file, which begins its hash."""
+        return self.path is not None and self.path.name == self.wanted.file
+
+
+def own_folder(weights_dir: str | Path | None = None) -> Path | None:
+    """The user's own weights folder: the one given, else that in FEATCACHE_WEIGHTS."""
+    named = weights_dir or os.environ.get(VARIABLE)
+    return Path(named).expanduser() if named else None
+
+
+def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
+    """Find a backbone's weight file by its name, in the order of `find_weights`; reads nothing.
+
+    Raises
+    ------
+    UnknownName
+        Where there is no such backbone.
+    """
+    if backbone not in BACKBONES:
+        raise unknown("backbone", backbone, BACKBONES, "See: featcache backbones")
+    wanted = next(iter(BACKBONES[backbone].published(backbone).values()))
+    own = own_folder(weights_dir)
+    try:
+        for folder in (own, hub_folder()):
+            if folder is None or not folder.is_dir():
+                continue
+            if (folder / wanted.file).is_file():
+                return WeightFile(backbone, wanted, folder / wanted.file)
+            if folder == own and (found := _own(backbone, folder)):
+                return WeightFile(backbone, wanted, found)
+    except WeightsError as error:
+        return WeightFile(backbone, wanted, None, error.problem)
+    return WeightFile(backbone, wanted, None)
+
+
+def locate_all(
+    backbones: Iterable[str] = (), weights_dir: str | Path | None = None
+) -> list[WeightFile]:
+    """`locate` for these, or for every backbone."""
+    return [locate(name, weights_dir) for name in backbones or BACKBONES]
+
+
+def verify(file: WeightFile) -> str:
+    """Load a file into its architecture, and hold it against the hash in a published name.
+
+    Returns
+    -------
+    str
+        What was checked.
+
+    Raises
+    ------
+    WeightsError
+        Where it is damaged, is another file than its name says, or belongs to another network.
+    """
+    if file.path is None:
+        raise WeightsError(
+            file.problem or f"{file.backbone} has no weights at hand ({file.wanted.file})",
+            f"featcache weights add {file.backbone} FILE, or {file.wanted.url}",
+        )
+    _load(file.backbone, file.path)
+    checked = "loads into the network"
+    if file.official and file.wanted.hash_prefix:
+        return f"{checked}; sha256 begins {file.wanted.hash_prefix}, as published"
+    return f"{checked}; no published hash to hold it against"
+
+
+def add(backbone: str, source: Path, weights_dir: str | Path | None, replace: bool) -> Path:
+    """Check a weight file and copy it, all or nothing, to where `--weights auto` finds it.
+
+    Parameters
+    ----------
+    backbone : str
+    source : Path
+        .safetensors, or .pth with tensors only.
+    weights_dir : str or Path, optional
+        By default the folder in FEATCACHE_WEIGHTS, else torch's hub folder, which takes
+        published files only.
+    replace : bool
+        Overwrite another file of that name.
+
+    Returns
+    -------
+    Path
+        Of the copy.
+    """
+    wanted = locate(backbone, weights_dir).wanted
+    _load(backbone, source)
+    folder = own_folder(weights_dir) or hub_folder()
+    published = source.name in {p.file for p in BACKBONES[backbone].published(backbone).values()}
+    if own_folder(weights_dir) is None and not published:
+        raise WeightsError(
+            f"{source.name} is not a file that the library publishes (that is {wanted.file}), "
+            "and there is no folder for weights of your own",
+            f"Pass --weights-dir FOLDER, or set {VARIABLE}; then use the same for extract.",
+        )
+    ending = ".safetensors" if source.suffix == ".safetensors" else ".pth"
+    target = folder / (source.name if published else f"{backbone}{ending}")
+    if target.exists() and not replace:
+        if sha256_file(target) == sha256_file(source):
+            return target
+        raise WeightsError(f"{target} is there, and differs", "Pass --replace to overwrite it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _load(backbone: str, path: Path) -> None:
+    """Build the network with this file; `open` holds a published name against its hash."""
+    BACKBONES[backbone].open(backbone, str(path), None, PENULTIMATE, None).build()

@@ -1,0 +1,104 @@
+"""Checkpoint: what a training needs to go on after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featcache.errors import FeatcacheError
+from featcache.store.disk import guard_writes, sync
+
+FILE = "checkpoint.pt"
+State = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch under way, from 0.
+    step : int
+        Steps of it that are done.
+    parts : int
+        Into how many parts a batch is cut.
+    loss, seen : float
+        Sum of the training loss over this epoch's images so far (on a GPU a tensor, so that not
+        every step waits for it), and how many those are.
+    seconds : float
+        Wall time so far, over all starts.
+    epochs : list of float
+        Wall time of each finished epoch, its validation included, and of the start in the first.
+    history : dict of lists
+        One value for each finished epoch.
+    best : list of [accuracy, loss, epoch], or empty
+        Of the validation.
+    network, optimiser, average, kept : state dicts
+        `average` of the moving average, `kept` of the best epoch; empty where there is none.
+    rng : dict of str to uint8 tensor
+        torch's generators in the middle of an epoch; empty between epochs.
+    done : bool
+        Whether the training has ended.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    parts: int = 1
+    loss: float | Tensor = 0.0
+    seen: int = 0
+    seconds: float = 0.0
+    epochs: list[float] = field(default_factory=list)
+    history: dict[str, list[float]] = field(default_factory=dict)
+    best: list[float] = field(default_factory=list)
+    network: State = field(default_factory=dict)
+    optimiser: State = field(default_factory=dict)
+    average: State = field(default_factory=dict)
+    kept: State = field(default_factory=dict)
+    rng: State = field(default_factory=dict)
+    done: bool = False
+
+
+def save(folder: Path, progress: Progress) -> None:
+    """Write a checkpoint in place of the one before, all or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
+    plain = {one.name: getattr(progress, one.name) for one in fields(progress)}
+    with guard_writes(path):
+        try:
+            torch.save(plain, temporary)
+            sync(temporary)
+            temporary.replace(path)
+            sync(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load(folder: Path) -> Progress | None:
+    """The checkpoint in a folder; None where there is none.
+
+    Raises
+    ------
+    FeatcacheError
+        Where it can't be read. Tensors and plain values are read, and nothing else.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        return Progress(**torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, OSError, TypeError, ValueError, EOFError,
+            KeyError) as error:  # fmt: skip
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FeatcacheError(
+            f"{path} can't be read as a checkpoint: {first}",
+            f"Delete {folder}, and the training begins again.",
+        ) from None

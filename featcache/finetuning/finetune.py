@@ -1,0 +1,301 @@
+"""Fine-tune: the whole of it, from images to a run folder beside those of cached features."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featcache.errors import DataError
+from featcache.extraction.backbone import Backbone
+from featcache.extraction.registry import open_backbones
+from featcache.finetuning.hardware import Meter, open_accelerator, precision_of
+from featcache.finetuning.network import FusedNetwork, build, make_head
+from featcache.finetuning.options import Options
+from featcache.finetuning.pixels import Pixels
+from featcache.finetuning.rows import table, validation_rows
+from featcache.finetuning.saved import network_writer
+from featcache.finetuning.trainer import Trainer
+from featcache.finetuning.warm import (
+    cached_vectors,
+    extraction_seconds,
+    rival_keys,
+    warm_up,
+)
+from featcache.fitting.evaluate import FoldResult, Result
+from featcache.fitting.leaks import refuse_trained
+from featcache.fitting.metrics import interval, scores
+from featcache.fitting.mlp import MLPHead
+from featcache.fitting.networks import seeded
+from featcache.fitting.splits import Fold, components, make_folds
+from featcache.images.manifest import Images
+from featcache.reporting.bundle import SPLIT, Writer
+from featcache.reporting.comparison import write_comparison
+from featcache.reporting.run_folder import Run, read_run, rows_digest, run_digest, save_run
+from featcache.store.features import Features
+
+log = logging.getLogger("featcache")
+
+HEAD = "mlp.finetuned"  # what stands for the head in names and tables
+_SAMPLE = 2048  # training images that fix the scale of the vectors
+
+
+def finetune(
+    images: Images,
+    *,
+    backbone: str | Backbone | Sequence[str | Backbone] = "resnet18",
+    weights: str = "auto",
+    weights_dir: str | Path | None = None,
+    image_size: int | None = None,
+    fusion: str = "concat",
+    head: str = "mlp",
+    settings: Mapping[str, Any] | None = None,
+    options: Options | None = None,
+    warm_start: bool = False,
+    folds: int | None = None,
+    test_split: bool | None = None,
+    group: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | str = "auto",
+    minutes: float = 10.0,
+    cache: str | Path = "cache",
+    reports: str | Path = "reports",
+    again: bool = False,
+    command: str = "",
+) -> Run:
+    """Train backbones, fusion and head end to end, and score them as a cached head is scored.
+
+    Each fold's network begins with the backbones' weights. Its best epoch is picked on validation
+    rows; its test rows are looked at once, at the end. The same again, after a kill, goes on from
+    the last checkpoint; when all is done, it reads the run folder.
+
+    Parameters
+    ----------
+    images : Images
+    backbone : str, Backbone, or several, default "resnet18"
+    weights, weights_dir, image_size
+        See `open_backbone`.
+    fusion : {"concat", "attention", "gated"}, default "concat"
+    head : {"mlp"}, default "mlp"
+    settings : mapping, optional
+        Of fusion and head by dotted name, for instance {"head.hidden": [512]}.
+    options : Options, optional
+        How it is trained.
+    warm_start : bool, default False
+        Run the frozen epochs on cached features.
+    folds, test_split, group, seed
+        See `make_folds`; the seed also draws initial weights, order, augmentation and dropout.
+    device, precision
+        See `hardware.open_accelerator`.
+    workers : int or "auto"
+        Threads that decode.
+    minutes : float, default 10
+        Between checkpoints within an epoch.
+    cache, reports : str or Path
+    again : bool, default False
+        Train even what was trained before, from the beginning.
+    command : str, default ""
+        What makes this run again, for its run.json.
+
+    Returns
+    -------
+    Run
+        Its head is called "mlp.finetuned". Of several folds, the folder holds the first's network.
+
+    Raises
+    ------
+    FeatcacheError
+        Where accelerate is missing, memory runs out, or the loss is no longer finite.
+    CacheMissing
+        For a warm start from features that are not there.
+    CacheRefused
+        Where the weights were tuned on rows that would be tested.
+    """
+    options = Options() if options is None else options
+    plain = dict(settings or {})
+    made = make_head(fusion, head, plain, seed)  # refuses bad settings before any work
+    accelerator = open_accelerator(device, precision)
+    log.setLevel(log.level if accelerator.is_main_process else logging.ERROR)
+    backbones = open_backbones(
+        backbone, weights=weights, weights_dir=weights_dir, image_size=image_size
+    )
+    pixels = Pixels(images, [b.preprocess for b in backbones], accelerator.device, workers)
+    images = pixels.drop_bad()
+    features = table(images, backbones)
+    split = make_folds(features, folds, test_split, group, seed)
+    refuse_trained(features, split)
+    rows = rows_digest(features, split)
+    told = {**plain, **_changed(options), "precision": precision_of(accelerator)}
+    told |= {"warm_start": True} if warm_start else {}
+    digest = run_digest(features, rows, fusion, HEAD, seed, told | {"options": options.plain()})
+    name = f"{'+'.join(features.names)}.{fusion}.{HEAD}.{digest[:8]}"
+    folder = Path(reports) / features.data / name
+    if (folder / "run.json").is_file() and not again:
+        return read_run(folder)
+    partial = folder.with_name(f".{name}.partial")
+    if again and accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    vectors = cached_vectors(images, backbones, str(cache)) if warm_start else None
+    study = _Study(
+        backbones, pixels, features, made, options, accelerator, seed, minutes, vectors,
+        groups=group != "image",
+    )  # fmt: skip
+    done: list[_Done] = []
+    for fold in split:
+        one = study.fold(fold, partial / fold.name)
+        done.append(one if not done else replace(one, network=done[0].network))
+    if accelerator.is_main_process:
+        result = study.result(done, split, fusion)
+        facts = study.facts(done, extraction_seconds(features.data, backbones, str(cache)))
+        facts |= {"command": command} if command else {}
+        named = {"name": result.name, "fusion": fusion, "head": HEAD, "settings": plain}
+        save_run(
+            folder, result, features, split, rows=rows, seed=seed, settings=told,
+            write_model=study.writer(done[0], split, {**named, "seed": seed}), facts=facts,
+        )  # fmt: skip
+        shutil.rmtree(partial, ignore_errors=True)
+        write_comparison(Path(reports))
+    accelerator.wait_for_everyone()
+    return read_run(folder)
+
+
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """One fold's network and what it gave."""
+
+    result: FoldResult
+    network: FusedNetwork
+    blocks: tuple[int, ...]
+    best: int  # epoch, from 1
+    parts: int
+    joules: float | None
+    epochs: list[float]  # seconds
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """What all folds share."""
+
+    backbones: Sequence[Backbone]
+    pixels: Pixels
+    features: Features
+    head: MLPHead
+    options: Options
+    accelerator: Any
+    seed: int
+    minutes: float
+    vectors: Tensor | None
+    groups: bool
+
+    def fold(self, fold: Fold, folder: Path) -> _Done:
+        """Train on a fold's training rows, then look at its test rows once."""
+        features, options = self.features, self.options
+        classes, codes = np.unique(features.y, return_inverse=True)
+        if len(np.unique(codes[fold.train])) < 2:
+            raise DataError(f"{fold.name} has training rows of one class only")
+        train, held = validation_rows(features, fold, options.validation, self.seed, self.groups)
+        meter = Meter(self.accelerator.device)
+        with seeded(self.seed):
+            network, blocks = build(self.backbones, self.head, len(classes), options.freeze_bn)
+        label = "" if fold.name == "test" else f"{fold.name}: "
+        trainer = Trainer(
+            network, self.pixels, torch.from_numpy(codes), train, held, len(classes), options,
+            self.accelerator, self.seed, folder, self.minutes, label,
+        )  # fmt: skip
+        resumed = trainer.resume()
+        if not resumed:
+            log.info("%s%d rows to train on, %d to validate on", label, len(train), len(held))
+            self._begin(trainer)
+        progress = trainer.run()
+        started = time.perf_counter()
+        proba = trainer.logits(fold.test).double().softmax(1).numpy()  # (n, classes)
+        predicted = time.perf_counter() - started
+        true, pred = features.y[fold.test], classes[proba.argmax(1)]
+        result = FoldResult(
+            name=fold.name, ids=features.ids[fold.test], true=true, pred=pred, proba=proba,
+            metrics=scores(true, pred, proba, classes.tolist()), fit_seconds=progress.seconds,
+            predict_seconds=predicted, train_size=len(fold.train), history=progress.history,
+        )  # fmt: skip
+        network.cpu()  # the next fold needs the room on the device
+        best = int(progress.best[2]) + 1 if progress.best else progress.epoch
+        joules = None if resumed else meter.joules
+        return _Done(result, network, blocks, best, progress.parts, joules, progress.epochs)
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Fix the vectors' scale, on cached vectors or a sample of the images."""
+        if self.vectors is not None:
+            warm_up(trainer, self.vectors)
+            return
+        step = max(1, len(trainer.train_rows) // _SAMPLE)
+        network = trainer.network.eval()
+        with torch.inference_mode():
+            seen = self.pixels.eval_batches(trainer.train_rows[::step])
+            vectors = torch.cat([network.embed(*batch) for batch in seen])  # (m, d)
+        network.standardise(vectors)
+
+    def result(self, done: Sequence[_Done], split: Sequence[Fold], fusion: str) -> Result:
+        features = self.features
+        tested = np.concatenate([fold.test for fold in split])
+        right = np.concatenate([one.result.true == one.result.pred for one in done])
+        return Result(
+            backbones=features.names, fusion=fusion, head=HEAD, data=features.data,
+            keys=features.keys, classes=np.unique(features.y).tolist(),
+            folds=[one.result for one in done],
+            interval=interval(right, components(features)[tested], seed=self.seed), seed=self.seed,
+        )  # fmt: skip
+
+    def facts(self, done: Sequence[_Done], extraction: float | None) -> dict[str, Any]:
+        """What run.json says of a fine-tuning besides what it says of every run."""
+        device = self.accelerator.device
+        seconds = sum(one.result.fit_seconds for one in done) / len(done)
+        joules = [one.joules for one in done if one.joules is not None]
+        return {
+            "stage": "finetuned",
+            "options": self.options.plain(),
+            # Keys of the features that the same weights give, in whatever precision: its rivals'.
+            "rivals": [key for one in self.backbones for key in rival_keys(one)],
+            "best_epoch": [one.best for one in done],
+            "epoch_seconds": [one.epochs for one in done],
+            "cost": {
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                "processes": self.accelerator.num_processes,
+                "wall_seconds": seconds,
+                "gpu_seconds": (
+                    seconds * self.accelerator.num_processes if device.type == "cuda" else None
+                ),
+                "joules": sum(joules) / len(done) if len(joules) == len(done) else None,
+                "parts": max(one.parts for one in done),
+                "extraction_seconds": extraction,
+            },
+        }
+
+    def writer(self, first: _Done, split: Sequence[Fold], named: Mapping[str, Any]) -> Writer:
+        from featcache.reporting.keep import library_versions
+
+        train = split[0].train
+        what = SPLIT if len(split) == 1 else f"the training rows of {split[0].name}"
+        facts = {
+            **named,
+            "trained_on": {"rows": len(train), "what": what},
+            "versions": library_versions(),
+        }
+        return network_writer(
+            first.network, first.blocks, self.backbones, self.features, train, facts
+        )
+
+
+def _changed(options: Options) -> dict[str, Any]:
+    """The options that are not the defaults."""
+    default = Options().plain()
+    return {name: value for name, value in options.plain().items() if value != default[name]}

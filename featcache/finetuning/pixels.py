@@ -1,0 +1,224 @@
+"""Pixels: the images of a data set, decoded once and kept where they fit, in batches."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from featcache.errors import DataError, RecipeError
+from featcache.extraction.loading import count_workers
+from featcache.extraction.preprocess import Preprocess
+from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
+from featcache.hashing import sha256_bytes
+from featcache.images.decode import BadImage, decode
+from featcache.images.manifest import Images
+
+log = logging.getLogger("featcache")
+
+T = TypeVar("T")
+_AHEAD = 2  # batches that threads prepare while the network is at work
+_EVAL = 128  # images in a batch without gradients
+KEPT_BYTES = 4 << 30
+
+
+class Pixels:
+    """The images of a manifest, ready to train on and to test on.
+
+    All are decoded once, which finds the broken ones; those that fit into `budget` stay in
+    memory, the others are decoded again each time they are needed.
+
+    Parameters
+    ----------
+    images : Images
+    preprocesses : sequence of Preprocess
+        Of each backbone.
+    device : torch.device
+    workers : int or "auto"
+        Threads.
+    budget : int, default 4 GiB
+        Bytes of decoded images to keep.
+
+    Attributes
+    ----------
+    bad : dict of row to str
+        Images that can't be decoded, and why.
+    sizes : int64 tensor of shape (n, 2)
+        Height and width of each.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        preprocesses: Sequence[Preprocess],
+        device: torch.device,
+        workers: int | str = "auto",
+        budget: int = KEPT_BYTES,
+    ) -> None:
+        if len({preprocess.alpha for preprocess in preprocesses}) > 1:
+            raise RecipeError("the backbones lay transparent pixels over different colours")
+        self.preprocesses = list(preprocesses)
+        self.side = max(preprocess.crop for preprocess in preprocesses)
+        self.device = device
+        self.bad: dict[int, str] = {}
+        self.sizes = torch.zeros(len(images), 2, dtype=torch.int64)
+        self._images = images
+        self._threads = count_workers(workers)
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._read_all(budget)
+        self._stack = self._stacked()
+
+    def drop_bad(self) -> Images:
+        """The manifest without broken images; rows are then counted in what is left."""
+        images = self._images
+        if not self.bad:
+            return images
+        keep = np.setdiff1d(np.arange(len(images)), list(self.bad))
+        if not len(keep):
+            raise DataError(
+                f"not one of {len(images)} images can be decoded ({next(iter(self.bad.values()))})"
+            )
+        first = next(iter(self.bad))
+        log.warning(
+            "%d images can't be decoded and are left out (%s: %s)",
+            len(self.bad), images.ids[first], self.bad[first],
+        )  # fmt: skip
+        per_row = ("ids", "sha256", "labels", "groups", "split")
+        nothing = np.zeros(0, np.int64)
+        self._images = replace(
+            images,
+            **{name: getattr(images, name)[keep] for name in per_row},
+            read=lambda row: images.read(int(keep[row])),
+            size=nothing,
+            mtime_ns=nothing,
+        )
+        self._kept = {new: self._kept[old] for new, old in enumerate(keep) if old in self._kept}
+        self.sizes = self.sizes[torch.from_numpy(keep)]
+        self.bad = {}
+        self._stack = self._stacked()
+        return self._images
+
+    def train_batches(
+        self, batches: Sequence[NDArray[np.intp]], draws: Sequence[Draws]
+    ) -> Iterator[Tensor]:
+        """Augmented images of each batch: float32 (b, 3, side, side), 0 … 1, on the device."""
+        if self._stack is not None:
+            for rows, drawn in zip(batches, draws, strict=True):
+                images = self._stack[torch.from_numpy(rows).to(self.device)]  # (b, 3, h, w)
+                yield jitter(crop_batch(images, drawn, self.side), drawn.colour)
+            return
+        work: list[list[Any]] = [
+            [(int(row), drawn.box[i], drawn.flip[i]) for i, row in enumerate(rows)]
+            for rows, drawn in zip(batches, draws, strict=True)
+        ]
+
+        def one(task: tuple[int, Tensor, Tensor]) -> Tensor:
+            row, box, flip = task
+            image = torch.from_numpy(self._decoded(row).transpose(2, 0, 1).copy())
+            return crop_one(image, box, flip, self.side)
+
+        for cropped, drawn in zip(self._ahead(one, work), draws, strict=True):
+            batch = torch.stack(cropped).to(self.device).float().div_(255)  # (b, 3, side, side)
+            yield jitter(batch, drawn.colour)
+
+    def eval_batches(self, rows: NDArray[np.intp]) -> Iterator[list[Tensor]]:
+        """Batches of `rows` as extraction sees them, normalised, one tensor for each backbone."""
+        distinct = list(dict.fromkeys(self.preprocesses))
+        work = [rows[i : i + _EVAL].tolist() for i in range(0, len(rows), _EVAL)]
+
+        def one(row: int) -> list[NDArray[np.uint8]]:
+            image = Image.fromarray(self._decoded(row))
+            return [preprocess.cut(image) for preprocess in distinct]
+
+        for cut in self._ahead(one, work):
+            stacks = [torch.from_numpy(np.stack(same)) for same in zip(*cut, strict=True)]
+            ready = {
+                preprocess: preprocess.normalise(stack.to(self.device))  # (b, 3, crop, crop)
+                for preprocess, stack in zip(distinct, stacks, strict=True)
+            }
+            yield [ready[preprocess] for preprocess in self.preprocesses]
+
+    def as_seen(self, batch: Tensor) -> list[Tensor]:
+        """An augmented batch (b, 3, side, side) as each backbone takes it."""
+        seen = []
+        for preprocess in self.preprocesses:
+            x, crop = batch, preprocess.crop
+            if crop != self.side:
+                x = functional.interpolate(x, (crop, crop), mode="bilinear", antialias=True)
+            mean, std = (
+                x.new_tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std)
+            )
+            seen.append((x - mean) / std)  # (b, 3, crop, crop)
+        return seen
+
+    def _ahead(self, one: Callable[[Any], T], work: Sequence[Sequence[Any]]) -> Iterator[list[T]]:
+        """`one` of each task, batch by batch, by threads that run ahead."""
+        waiting: deque[list[Future[T]]] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="featcache-pixels") as pool:
+            try:
+                for tasks in work:
+                    waiting.append([pool.submit(one, task) for task in tasks])
+                    if len(waiting) > _AHEAD:
+                        yield [future.result() for future in waiting.popleft()]
+                while waiting:
+                    yield [future.result() for future in waiting.popleft()]
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_all(self, budget: int) -> None:
+        rows = list(range(len(self._images)))
+        step = 64 * self._threads
+        work = [rows[i : i + step] for i in range(0, len(rows), step)]
+        used, row = 0, 0
+        for done in self._ahead(self._try, work):
+            for found in done:
+                if isinstance(found, str):
+                    self.bad[row] = found
+                else:
+                    self.sizes[row] = torch.tensor(found.shape[:2])
+                    used += found.nbytes
+                    if used <= budget:
+                        self._kept[row] = found
+                row += 1
+        if used > budget:
+            log.info(
+                "%.1f GB of decoded images: %d of %d stay in memory, the others are decoded again "
+                "each epoch", used / 1e9, len(self._kept), len(rows),
+            )  # fmt: skip
+
+    def _try(self, row: int) -> NDArray[np.uint8] | str:
+        try:
+            return self._decode(row, check=True)
+        except BadImage as error:
+            return error.problem
+        except OSError as error:
+            return f"can't be read: {error.strerror or error}"
+
+    def _decoded(self, row: int) -> NDArray[np.uint8]:
+        kept = self._kept.get(row)
+        return self._decode(row) if kept is None else kept
+
+    def _decode(self, row: int, check: bool = False) -> NDArray[np.uint8]:
+        content = self._images.read(row)
+        check = check and isinstance(content, bytes)
+        if check and sha256_bytes(bytes(content)) != self._images.sha256[row]:
+            raise BadImage("has changed since it was listed; run again with --rehash")
+        return np.array(decode(content, self.preprocesses[0].alpha))  # (h, w, 3)
+
+    def _stacked(self) -> Tensor | None:
+        """All images on the device, where they are of one size and no larger than the crop."""
+        one_size = len(self._kept) == len(self.sizes) and bool((self.sizes == self.sizes[:1]).all())
+        if not one_size or not len(self.sizes) or int(self.sizes.max()) > self.side:
+            return None
+        stack = np.stack([self._kept[row] for row in range(len(self._kept))])  # (n, h, w, 3)
+        return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().to(self.device)

@@ -1,0 +1,155 @@
+"""Steps: one step of the optimiser, in parts where memory is short, on one device or several."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+
+from featcache.errors import FeatcacheError
+from featcache.finetuning.augment import mixer
+from featcache.finetuning.network import FusedNetwork
+from featcache.finetuning.options import Options
+from featcache.finetuning.pixels import Pixels
+
+log = logging.getLogger("featcache")
+
+
+class Stepper:
+    """Takes steps with one batch each.
+
+    Parameters
+    ----------
+    network : FusedNetwork
+    optimiser : what accelerate made of the optimiser
+    pixels : Pixels
+    classes : int
+    options : Options
+    accelerator : accelerate.Accelerator
+    average : AveragedModel or None
+        Moved along after each step.
+
+    Attributes
+    ----------
+    parts : int
+        Into how many parts a batch is cut; doubles where memory runs out.
+    """
+
+    def __init__(
+        self,
+        network: FusedNetwork,
+        optimiser: Any,
+        pixels: Pixels,
+        classes: int,
+        options: Options,
+        accelerator: Any,
+        average: AveragedModel | None = None,
+    ) -> None:
+        self.parts = options.accumulate
+        self._network, self._optimiser, self._pixels = network, optimiser, pixels
+        self._options, self._accelerator, self._average = options, accelerator, average
+        self._mix = mixer(options.mixup, options.cutmix, classes)
+        self._model: Any = None
+
+    def wrap(self) -> None:
+        """Let accelerate take the network anew, after it was frozen or let go."""
+        self._accelerator._models.clear()
+        bare = self._accelerator.unwrap_model(self._network, keep_fp32_wrapper=False)
+        self._model = self._accelerator.prepare_model(bare)
+
+    def step(self, x: Tensor, y: Tensor, whole: int) -> Tensor:
+        """Learn from one batch.
+
+        Parameters
+        ----------
+        x : float32 tensor of shape (b, 3, side, side), 0 … 1
+            This process's part of the batch.
+        y : int64 tensor of shape (b,)
+        whole : int
+            Images in the batch over all processes.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss, summed over the whole batch.
+
+        Raises
+        ------
+        FeatcacheError
+            Where not even one image at a time fits into the memory.
+        """
+        if self._mix is not None:
+            x, y = self._mix(x, y)  # (b, 3, side, side), (b, classes)
+        while True:
+            try:
+                return self._attempt(x, y, whole)
+            except torch.OutOfMemoryError:
+                self._cut(len(x))
+
+    def _cut(self, images: int) -> None:
+        self._optimiser.zero_grad(set_to_none=True)
+        if self.parts >= images:
+            raise FeatcacheError(
+                f"out of memory with one image of {self._pixels.side} px at a time",
+                "Give a smaller --image-size, or smaller backbones.",
+            )
+        self.parts = min(2 * self.parts, images)
+        if self._accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning(
+            "out of memory: each batch is now cut into %d parts; the batch stays %d",
+            self.parts, self._options.batch_size,
+        )  # fmt: skip
+
+    def _attempt(self, x: Tensor, y: Tensor, whole: int) -> Tensor:
+        accelerator, options = self._accelerator, self._options
+        self._optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=x.device)
+        parts = min(self.parts, len(x))
+        cut = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
+        for number, (part, target) in enumerate(cut, 1):
+            seen = self._pixels.as_seen(part)
+            with nullcontext() if number == parts else accelerator.no_sync(self._model):
+                with accelerator.autocast():
+                    logits = self._model(*seen)  # (m, classes)
+                loss = functional.cross_entropy(
+                    logits.float(), target, reduction="sum",
+                    label_smoothing=options.label_smoothing,
+                )  # fmt: skip
+                # Processes' gradients are averaged, and each has only its part of the batch.
+                accelerator.backward(loss * (accelerator.num_processes / whole))
+            total += loss.detach()
+        if options.clip:
+            accelerator.clip_grad_norm_(self._model.parameters(), options.clip)
+        self._optimiser.step()
+        if self._average is not None:
+            self._average.update_parameters(self._network)
+        if accelerator.num_processes > 1:
+            total = accelerator.reduce(total, "sum")
+        return total
+
+
+def infer(
+    network: FusedNetwork, pixels: Pixels, rows: NDArray[np.intp], accelerator: Any
+) -> Tensor:
+    """Logits (n, classes), float32 on the CPU, in evaluation mode; processes share the work."""
+    was = network.training
+    rank, world = accelerator.process_index, accelerator.num_processes
+    padded = np.resize(rows, math.ceil(len(rows) / world) * world)  # (m * world,)
+    network.eval()
+    with torch.inference_mode(), accelerator.autocast():
+        parts = [network(*seen).float() for seen in pixels.eval_batches(padded[rank::world])]
+    logits = torch.cat(parts)  # (m, classes)
+    if world > 1:
+        gathered = accelerator.gather(logits)  # (world * m, classes), process by process
+        logits = gathered.view(world, len(logits), -1).transpose(0, 1).flatten(0, 1)
+    network.train(was)
+    return logits[: len(rows)].clone().cpu()

@@ -1,0 +1,272 @@
+"""Trainer: the epochs of one fold, on one device or several, with checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from featcache.errors import FeatcacheError
+from featcache.finetuning import checkpoint
+from featcache.finetuning.augment import draw
+from featcache.finetuning.checkpoint import Progress, State
+from featcache.finetuning.hardware import Meter, seeded
+from featcache.finetuning.network import FusedNetwork, groups
+from featcache.finetuning.options import Options
+from featcache.finetuning.pixels import Pixels
+from featcache.finetuning.steps import Stepper, infer
+
+log = logging.getLogger("featcache")
+
+Rows = NDArray[np.intp]
+_SAY_EVERY = 30.0  # seconds between lines within an epoch
+_LOOK_EVERY = 20  # steps between looks at the loss on a GPU, which wait for it
+_EPOCH_SEED = 1_000_003
+
+
+class Trainer:
+    """Trains a network on some rows, and picks the best epoch on others.
+
+    Parameters
+    ----------
+    network : FusedNetwork
+    pixels : Pixels
+    codes : int64 tensor of shape (n,)
+        Class of each image.
+    train, validation : int arrays
+        Rows; no validation rows means that the last epoch counts.
+    classes : int
+    options : Options
+    accelerator : accelerate.Accelerator
+    seed : int
+    folder : Path or None
+        Where checkpoints go.
+    minutes : float, default 10
+        Between checkpoints within an epoch.
+    label : str, default ""
+        What progress lines begin with.
+    """
+
+    def __init__(
+        self,
+        network: FusedNetwork,
+        pixels: Pixels,
+        codes: Tensor,
+        train: Rows,
+        validation: Rows,
+        classes: int,
+        options: Options,
+        accelerator: Any,
+        seed: int,
+        folder: Path | None = None,
+        minutes: float = 10.0,
+        label: str = "",
+    ) -> None:
+        self.network = network.to(accelerator.device)
+        self.pixels, self.codes, self.classes = pixels, codes.to(accelerator.device), classes
+        self.train_rows, self.validation_rows = train, validation
+        self.options, self.accelerator, self.seed = options, accelerator, seed
+        self.progress = Progress()
+        self._folder, self._minutes, self._label = folder, minutes, label
+        rate = options.lr if options.backbone_lr is None else options.backbone_lr
+        self.optimiser = accelerator.prepare_optimizer(
+            torch.optim.AdamW(
+                list(groups(network, options.lr, rate, options.layer_decay)),
+                weight_decay=options.weight_decay,
+            )
+        )
+        self.average = (
+            AveragedModel(
+                network,
+                multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
+            )
+            if options.ema
+            else None
+        )
+        self._stepper = Stepper(
+            self.network, self.optimiser, pixels, classes, options, accelerator, self.average
+        )
+        self._meter, self._before, self._saved = Meter(accelerator.device), 0.0, time.monotonic()
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one."""
+        found = None if self._folder is None else checkpoint.load(self._folder)
+        if found is None:
+            return False
+        self.progress, self._before = found, found.seconds
+        if found.done:
+            return True
+        self._stepper.parts = found.parts
+        self.network.load_state_dict(found.network)
+        self.optimiser.load_state_dict(found.optimiser)
+        if self.average is not None:
+            self.average.load_state_dict(found.average)
+        log.info("%sgoing on from epoch %d, step %d", self._label, found.epoch + 1, found.step)
+        return True
+
+    def run(self) -> Progress:
+        """Train until the end; the network then has the weights of the best epoch."""
+        wrapped, progress, options = False, self.progress, self.options
+        while not progress.done and progress.epoch < options.epochs:
+            frozen = progress.epoch < options.freeze_epochs
+            if not wrapped or frozen != self.network.frozen:
+                self.network.freeze(frozen)
+                self._stepper.wrap()
+                wrapped = True
+            start, before = time.perf_counter(), progress.seen
+            self._epoch()
+            speed = (progress.seen - before) / (time.perf_counter() - start)
+            self._close_epoch(speed)
+            if options.patience and progress.best:
+                progress.done = progress.epoch - progress.best[2] > options.patience
+            self._save()
+        if not progress.done:
+            progress.done = True
+            self._save()
+        self.network.load_state_dict(progress.kept)
+        self.network.eval()
+        return progress
+
+    def note(self, train_loss: float, logits: Tensor) -> None:
+        """Count an epoch that was run elsewhere, with its logits of the validation rows."""
+        self.progress.loss, self.progress.seen = train_loss, 1
+        self._close_epoch(math.nan, logits)
+
+    def logits(self, rows: Rows) -> Tensor:
+        """Logits (n, classes), float32 on the CPU, of images as extraction sees them."""
+        averaged = self.average is not None and not self.progress.done
+        model: Any = self.average.module if averaged and self.average else self.network
+        return infer(model, self.pixels, rows, self.accelerator)
+
+    def _epoch(self) -> None:
+        """The steps of an epoch that are not done yet."""
+        progress, options, device = self.progress, self.options, self.accelerator.device
+        derived = self.seed * _EPOCH_SEED + progress.epoch
+        generator = torch.Generator().manual_seed(derived)
+        order = torch.randperm(len(self.train_rows), generator=generator)
+        drawn = draw(self.pixels.sizes[torch.from_numpy(self.train_rows)], options, generator)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        # A batch of one image has no batch statistics to train on.
+        batches = list(torch.split(order, options.batch_size))
+        batches = [batch for batch in batches if len(batch) >= 2 * world] or [order]
+        mine = [batch[rank::world] for batch in batches[progress.step :]]
+        images = self.pixels.train_batches(
+            [self.train_rows[batch.numpy()] for batch in mine], [drawn[batch] for batch in mine]
+        )
+        self.network.train()
+        said = time.monotonic()
+        with seeded(derived * 31 + rank, device):
+            self._put_rng()
+            for x, batch, places in zip(images, batches[progress.step :], mine, strict=True):
+                y = self.codes[torch.from_numpy(self.train_rows[places.numpy()]).to(device)]
+                self._set_rate(len(batches))
+                loss = self._stepper.step(x, y, len(batch))
+                progress.step += 1
+                self._count(loss, len(batch), last=progress.step == len(batches))
+                if time.monotonic() - said > _SAY_EVERY:
+                    said = time.monotonic()
+                    log.info("%sepoch %d: step %d of %d, loss %.4f", self._label,
+                             progress.epoch + 1, progress.step, len(batches),
+                             float(progress.loss) / progress.seen)  # fmt: skip
+                if time.monotonic() - self._saved > 60 * self._minutes:
+                    self._save(within=True)
+        progress.step, progress.rng = 0, {}
+
+    def _set_rate(self, steps: int) -> None:
+        factor = self.options.factor(self.progress.epoch * steps + self.progress.step, steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["base"] * factor
+
+    def _count(self, loss: Tensor, images: int, last: bool) -> None:
+        """Add a step's loss up, and stop where it is no number."""
+        progress = self.progress
+        on_gpu = loss.device.type == "cuda"
+        progress.loss = progress.loss + (loss if on_gpu else loss.item())
+        progress.seen += images
+        if on_gpu and not last and progress.step % _LOOK_EVERY:
+            return
+        progress.loss = float(progress.loss)
+        if not math.isfinite(progress.loss):
+            rate = max(group["lr"] for group in self.optimiser.param_groups)
+            raise FeatcacheError(
+                f"{self._label}the training loss became {progress.loss} by step {progress.step} of "
+                f"epoch {progress.epoch + 1} (lr {rate:g})",
+                "Try a lower --lr or --backbone-lr, --warmup 1, --clip 1, or --precision fp32.",
+            )
+
+    def _close_epoch(self, speed: float, logits: Tensor | None = None) -> None:
+        """Validate, keep the weights if they are the best so far, and say how it goes."""
+        progress = self.progress
+        history = progress.history
+        loss = float(progress.loss) / progress.seen
+        history.setdefault("train_loss", []).append(loss)
+        said, better = f"train loss {loss:.4f}", True
+        if len(self.validation_rows):
+            val_loss, accuracy = self._validate(logits)
+            history.setdefault("val_loss", []).append(val_loss)
+            history.setdefault("val_accuracy", []).append(accuracy)
+            said += f", val loss {val_loss:.4f}, val accuracy {accuracy:.4f}"
+            best = progress.best
+            better = not best or (accuracy, -val_loss) > (best[0], -best[1])
+            if better:
+                progress.best = [accuracy, val_loss, float(progress.epoch)]
+        if better:
+            model = self.network if self.average is None else self.average.module
+            progress.kept = _on_cpu(model.state_dict())
+        progress.epoch, progress.loss, progress.seen = progress.epoch + 1, 0.0, 0
+        progress.epochs.append(self._seconds - sum(progress.epochs))
+        left = (self.options.epochs - progress.epoch) * progress.epochs[-1]
+        rate = "" if math.isnan(speed) else f", {speed:,.0f} images/s"
+        log.info("%sepoch %d of %d: %s%s, %.0f s left", self._label, progress.epoch,
+                 self.options.epochs, said, rate, left)  # fmt: skip
+
+    def _validate(self, logits: Tensor | None) -> tuple[float, float]:
+        """Mean cross entropy and accuracy on the validation rows."""
+        if logits is None:
+            logits = self.logits(self.validation_rows)  # (n, classes)
+        truth = self.codes.cpu()[torch.from_numpy(self.validation_rows)]
+        loss = functional.cross_entropy(logits, truth).item()
+        return loss, (logits.argmax(1) == truth).float().mean().item()
+
+    @property
+    def _seconds(self) -> float:
+        return self._before + self._meter.seconds
+
+    def _save(self, within: bool = False) -> None:
+        self._saved = time.monotonic()
+        progress = self.progress
+        progress.seconds, progress.loss = self._seconds, float(progress.loss)
+        progress.parts = self._stepper.parts
+        if self._folder is None or not self.accelerator.is_main_process:
+            return
+        progress.network = {} if progress.done else self.network.state_dict()
+        progress.optimiser = {} if progress.done else self.optimiser.state_dict()
+        if self.average is not None and not progress.done:
+            progress.average = self.average.state_dict()
+        progress.rng = self._get_rng() if within else {}
+        checkpoint.save(self._folder, progress)
+
+    def _get_rng(self) -> State:
+        device = self.accelerator.device
+        cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+        return {"cpu": torch.get_rng_state(), **cuda}
+
+    def _put_rng(self) -> None:
+        if "cpu" in self.progress.rng:
+            torch.set_rng_state(self.progress.rng["cpu"])
+        if "cuda" in self.progress.rng:
+            torch.cuda.set_rng_state(self.progress.rng["cuda"], self.accelerator.device)
+
+
+def _on_cpu(state: State) -> State:
+    return {name: copy.deepcopy(value.detach().cpu()) for name, value in state.items()}

@@ -1,0 +1,101 @@
+"""One fit: a classifier on some rows, timed, and what it says of others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from featcache.errors import FeatcacheError, RecipeError
+from featcache.fitting.classifier import describe, with_blocks
+from featcache.fitting.linked import fit_linked
+from featcache.fitting.reuse import Parts, fit_parts
+from featcache.fitting.splits import Rows
+from featcache.fitting.tuning import TunedClassifier
+from featcache.store.features import Floats, Strings
+
+
+def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None) -> Any:
+    """A clone of the classifier, fitted on X (n, d) with labels y (n,).
+
+    Rows that share a number of `groups` (n,) belong together, see `linked.fit_linked`. Of a search
+    among settings, the best comes back.
+
+    Raises
+    ------
+    RecipeError
+        Where a parameter is not to scikit-learn's or XGBoost's liking.
+    """
+    return fit_timed(classifier, X, y, groups)[0]
+
+
+def fit_timed(
+    classifier: Any,
+    X: Floats,
+    y: Strings,
+    groups: Rows | None = None,
+    keys: Sequence[str] = (),
+    given: Parts | None = None,
+) -> tuple[Any, float, Parts]:
+    """As `fit_clone`; also the seconds that a fit without given parts takes, and its parts."""
+    fitted = with_blocks(classifier, None)
+    started = time.perf_counter()
+    try:
+        if keys:
+            return fitted, *fit_parts(fitted, X, y, keys, given or {}, groups)
+        fit_linked(fitted, X, y, groups)
+    except FeatcacheError:
+        raise
+    except (ValueError, TypeError) as error:  # what sklearn and xgboost say of a bad parameter
+        head, first = describe(fitted)[1], (str(error).splitlines() or [""])[0]
+        raise RecipeError(
+            f"{head} can't be fitted: {first}", "Check its settings: --set NAME=VALUE."
+        ) from error
+    seconds = time.perf_counter() - started
+    if isinstance(fitted, TunedClassifier):
+        fitted.best_.tuned_ = fitted.tuned_
+        return fitted.best_, seconds, {}
+    return fitted, seconds, {}
+
+
+def predict_all(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDArray[Any] | None]:
+    """Labels, and probabilities with a column for every class, also for those not trained on."""
+    if not hasattr(fitted, "predict_proba"):
+        return np.asarray(fitted.predict(X)).astype(classes.dtype), None
+    known = fitted.predict_proba(X)  # (n, known classes)
+    if _says_the_most_probable(fitted):
+        pred: Strings = fitted.classes_[known.argmax(axis=1)].astype(classes.dtype)  # (n,)
+    else:
+        pred = np.asarray(fitted.predict(X)).astype(classes.dtype)  # (n,)
+    proba = np.zeros((len(X), len(classes)), dtype=known.dtype)  # (n, classes)
+    proba[:, np.searchsorted(classes, fitted.classes_)] = known
+    return pred, proba
+
+
+def backbone_weights(fitted: Any, X: Floats, true: Strings) -> dict[str, list[float]] | None:
+    """For each class of X's rows (n, d), the mean weight of each backbone.
+
+    None where the pipeline has no step that weighs backbones.
+    """
+    inside: Any = X
+    for _, step in fitted.steps if isinstance(fitted, Pipeline) else []:
+        if callable(getattr(step, "weights", None)):  # a KNN has a setting of that name
+            weights = step.weights(inside)  # (n, k)
+            return {
+                label: weights[true == label].mean(axis=0, dtype=np.float64).tolist()
+                for label in np.unique(true).tolist()
+            }
+        if not hasattr(step, "transform"):
+            return None
+        inside = step.transform(inside)
+    return None
+
+
+def _says_the_most_probable(fitted: Any) -> bool:
+    """Whether `predict` is the label of the highest probability, so that one pass gives both."""
+    head = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
+    return type(head).__module__.startswith("featcache.")

@@ -1,0 +1,226 @@
+"""Leaks: what lets a classifier know a test row before it is tested."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import CacheRefused
+from featcache.fitting.near import near_pairs
+from featcache.fitting.splits import Fold, is_leaky
+from featcache.store.features import NO_VIEW, Features
+
+log = logging.getLogger("featcache")
+
+Rows = NDArray[np.intp]
+Pair = tuple[str, str]
+
+PAIRS_KEPT = 10_000
+_SHOWN = 3
+_TRAIN, _TEST = 1, 2
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One kind of leak, with the images that it was found by.
+
+    Attributes
+    ----------
+    kind : {"duplicates", "near duplicates", "labels", "groups", "views"}
+    count : int
+        Images, contents or pairs.
+    what : str
+        A sentence with the count and the first three pairs.
+    pairs : tuple of (str, str)
+        Ids: of a test image and a training image; for "labels" of two images with one content. At
+        most 10,000.
+    """
+
+    kind: str
+    count: int
+    what: str
+    pairs: tuple[Pair, ...]
+
+    def __str__(self) -> str:
+        return self.what
+
+
+def find_leaks(features: Features, folds: Sequence[Fold], near: bool = True) -> list[Leak]:
+    """Look for leaks between the training and the test rows of any fold.
+
+    Equal content on both sides ("duplicates"); pictures that differ in little, told by their
+    vectors ("near duplicates", see `near.near_pairs`); one content under two labels ("labels"); a
+    group on both sides ("groups"); and an image on one side with a view of it on the other
+    ("views").
+
+    Parameters
+    ----------
+    features : Features
+    folds : sequence of Fold
+    near : bool, default True
+        Also near duplicates: a few seconds for 50,000 rows.
+
+    Returns
+    -------
+    list of Leak
+        Empty where all is well.
+    """
+    images = features.view == NO_VIEW  # (n,)
+    sides = np.zeros((len(folds), len(features)), np.int8)  # (folds, n)
+    for side, fold in zip(sides, folds, strict=True):
+        side[fold.train], side[fold.test] = _TRAIN, _TEST
+    found = [
+        _across("duplicates", "test images are also among the training images",
+                features, sides, np.where(images, features.sha256, "")),
+        _across("groups", "test images have their group among the training images too",
+                features, sides, np.where(images, features.groups, "")),
+        _labels(features, np.flatnonzero(images)),
+    ]  # fmt: skip
+    if is_leaky(folds) and not images.all():
+        said = "test rows have their image, or a view of it, among the training rows"
+        found.append(_across("views", said, features, sides, features.sources))
+    if near:
+        found.append(_near(features, folds, sides, images))
+    return [leak for leak in found if leak is not None]
+
+
+def report_leaks(leaks: Sequence[Leak], strict: bool = False, where: str = "") -> None:
+    """Log the leaks as warnings; with `strict` refuse them.
+
+    Parameters
+    ----------
+    leaks : sequence of Leak
+    strict : bool, default False
+    where : str, default ""
+        The file that lists all pairs, for the remedy.
+
+    Raises
+    ------
+    CacheRefused
+        With `strict`, where there are any.
+    """
+    if strict and leaks:
+        listed = f" ({where} lists them)" if where else ""
+        raise CacheRefused(
+            "; ".join(map(str, leaks)),
+            f"Take one image of each pair out of the data{listed}, or give both one group and ask "
+            "for folds. Without --strict this is a warning.",
+        )
+    for leak in leaks:
+        log.warning("%s", leak)
+
+
+def refuse_trained(features: Features, folds: Sequence[Fold]) -> None:
+    """Refuse to score images that a backbone was fine-tuned on.
+
+    Raises
+    ------
+    CacheRefused
+        Naming the backbone and the first images.
+    """
+    tested = np.unique(np.concatenate([fold.test for fold in folds]))
+    for name, seen in zip(features.names, features.trained_on, strict=False):
+        rows = [row for row in tested.tolist() if str(features.sha256[row]) in seen] if seen else []
+        if rows:
+            ids = ", ".join(features.ids[rows[:_SHOWN]].tolist())
+            raise CacheRefused(
+                f"{name} was fine-tuned on {len(rows):,} of {len(tested):,} test images: {ids}"
+                f"{', …' if len(rows) > _SHOWN else ''}",
+                "Test on images that it has not seen: the split that it was fine-tuned with "
+                "(--test-split), or leave it out.",
+            )
+
+
+def leaks_to_json(leaks: Sequence[Leak], near: bool) -> dict[str, Any]:
+    """Plain values for leaks.json; `near`: whether near duplicates were looked for."""
+    return {
+        "near_duplicates_searched": near,
+        "leaks": [
+            {
+                "kind": one.kind,
+                "count": one.count,
+                "what": one.what,
+                "pairs": [list(pair) for pair in one.pairs],
+            }
+            for one in leaks
+        ],
+    }
+
+
+def leaks_from_json(plain: dict[str, Any]) -> list[Leak]:
+    """The inverse of `leaks_to_json`."""
+    return [
+        Leak(one["kind"], one["count"], one["what"], tuple((a, b) for a, b in one["pairs"]))
+        for one in plain["leaks"]
+    ]
+
+
+def _across(
+    kind: str, what: str, features: Features, sides: NDArray[np.int8], values: NDArray[np.str_]
+) -> Leak | None:
+    """Test rows whose value, other than "", some training row of the same fold has."""
+    names, code = np.unique(values, return_inverse=True)  # (v,), (n,)
+    partner = np.full(len(features), -1)  # (n,) a training row with the value of this test row
+    for side in sides:
+        train, test = np.flatnonzero(side == _TRAIN), np.flatnonzero(side == _TEST)
+        first = np.full(len(names), -1)  # (v,)
+        first[code[train[::-1]]] = train[::-1]
+        first[names == ""] = -1
+        partner[test] = np.where(partner[test] < 0, first[code[test]], partner[test])
+    rows = np.flatnonzero(partner >= 0)
+    return _leak(kind, what, features, np.stack((rows, partner[rows]), axis=1), len(rows))
+
+
+def _labels(features: Features, images: Rows) -> Leak | None:
+    """One content under two labels: each image that differs from the first with its content."""
+    known = images[features.sha256[images] != ""]
+    _, first, code = np.unique(features.sha256[known], return_index=True, return_inverse=True)
+    other = known[first[code]]  # (n,) the first image with the content of each
+    differs = features.y[known] != features.y[other]
+    pairs = np.stack((other[differs], known[differs]), axis=1)
+    what = "contents have two labels"
+    if len(pairs):
+        one, two = features.y[pairs[0]].tolist()
+        what += f" (for instance {one} and {two})"
+    return _leak("labels", what, features, pairs, len(np.unique(code[differs])))
+
+
+def _near(
+    features: Features,
+    folds: Sequence[Fold],
+    sides: NDArray[np.int8],
+    images: NDArray[np.bool_],
+) -> Leak | None:
+    """Near duplicates, not of equal content, on two sides of a fold."""
+    if len(folds) == 1:
+        test, train = (fold[images[fold]] for fold in (folds[0].test, folds[0].train))
+        if not len(test) or not len(train):
+            return None
+        found = near_pairs(features.X, features.blocks, test, train)
+    else:
+        used = np.flatnonzero(images & sides.any(axis=0))
+        found = near_pairs(features.X, features.blocks, used)
+    one, two = found.pairs.T  # (m,), (m,)
+    apart = np.zeros(len(one), bool)
+    for side in sides:  # one trains where the other is tested
+        apart |= side[one] + side[two] == _TRAIN + _TEST
+    apart &= (features.sha256[one] != features.sha256[two]) | (features.sha256[one] == "")
+    pairs = found.pairs[apart]
+    what = "pairs of near duplicates are on two sides of a split"
+    what += f" (cosine of standardised vectors {found.least:.2g} or more)"
+    return _leak("near duplicates", what, features, pairs, len(pairs))
+
+
+def _leak(kind: str, what: str, features: Features, pairs: Rows, count: int) -> Leak | None:
+    if not len(pairs):
+        return None
+    ids = features.ids[pairs[:PAIRS_KEPT]].tolist()
+    shown = ", ".join(f"{one} = {other}" for one, other in ids[:_SHOWN])
+    more = ", …" if len(pairs) > _SHOWN else ""
+    text = f"{count:,} {what}: {shown}{more}"
+    return Leak(kind, count, text, tuple((one, two) for one, two in ids))

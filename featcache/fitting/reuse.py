@@ -1,0 +1,143 @@
+"""Reuse: parts of candidates that were fitted before on the same rows, and need not be again.
+
+Candidates of one grid share parts: a fusion under several heads, or the head of one backbone
+alone, which a late fusion needs too. A part is known by its backbones, by what stands before it
+and by all parameters; parts are shared within one fold of one comparison only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.late import LateFusion
+from featcache.fitting.linked import fit_linked
+from featcache.store.features import Floats, Strings
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A fitted estimator, and how long its fit took."""
+
+    fitted: Any
+    seconds: float
+
+
+Parts = dict[str, Part]
+
+
+@dataclass
+class Shelf:
+    """Where a grid keeps parts that later candidates need.
+
+    Attributes
+    ----------
+    plans : dict of candidate to list of str
+        The parts of each candidate that is still to come; see `part_keys`.
+    """
+
+    plans: dict[Any, list[str]]
+    _parts: dict[int, Parts] = field(default_factory=dict)
+
+    def next(self, candidate: Any) -> None:
+        """A candidate's turn has come: what only those before it needed is dropped."""
+        needed = set(self.plans.pop(candidate, [])) | self.wanted()
+        for parts in self._parts.values():
+            for key in [key for key in parts if key not in needed]:
+                del parts[key]
+
+    def wanted(self) -> set[str]:
+        """The parts that candidates to come need."""
+        return {key for plan in self.plans.values() for key in plan}
+
+    def given(self, fold: int, keys: Sequence[str]) -> Parts:
+        """Those of the parts that are there for a fold."""
+        there = self._parts.get(fold, {})
+        return {key: there[key] for key in keys if key in there}
+
+    def put(self, fold: int, parts: Parts) -> None:
+        """Keep what was fitted in a fold and is wanted again."""
+        wanted = self.wanted()
+        kept = {key: part for key, part in parts.items() if key in wanted}
+        self._parts.setdefault(fold, {}).update(kept)
+
+
+def part_keys(classifier: Any, names: Sequence[str]) -> list[str]:
+    """The parts of an unfitted pipeline on these backbones; none where it can't be shared.
+
+    For a late fusion, one for each backbone's head; else one for each step, which includes the
+    steps before it.
+    """
+    if not isinstance(classifier, Pipeline):
+        return []
+    last = classifier.steps[-1][1]
+    if isinstance(last, LateFusion):
+        if last.head is None or isinstance(last.head, Pipeline) or len(classifier.steps) > 1:
+            return []
+        steps = [_key(ConcatFusion(scale=last.scale)), _key(last.head)]
+        return [_chain([name], steps) for name in names]
+    steps = [_key(step) for _, step in classifier.steps]
+    return [_chain(names, steps[: i + 1]) for i in range(len(steps))]
+
+
+def fit_parts(
+    pipeline: Pipeline,
+    X: Floats,
+    y: Strings,
+    keys: Sequence[str],
+    given: Parts,
+    groups: NDArray[Any] | None = None,
+) -> tuple[float, Parts]:
+    """Fit a pipeline in place on X (n, d), taking the parts that are given.
+
+    Returns
+    -------
+    seconds : float
+        What a fit without any given part takes: their own seconds are counted in.
+    parts : dict
+        Every part, new and given.
+    """
+    started = time.perf_counter()
+    last = pipeline.steps[-1][1]
+    if isinstance(last, LateFusion):
+        last._ready = [given[key].fitted if key in given else None for key in keys]
+        fit_linked(pipeline, X, y, groups)
+        own = time.perf_counter() - started
+        taken = [given[key].seconds if key in given else seconds
+                 for key, seconds in zip(keys, last.member_seconds_, strict=True)]  # fmt: skip
+        heads = [member.steps[-1][1] for member in last.members_]
+        parts = {k: Part(head, s) for k, head, s in zip(keys, heads, taken, strict=True)}
+        return own + sum(given[key].seconds for key in keys if key in given), parts
+    parts = {}
+    total, inside = 0.0, X
+    for place, (key, (name, step)) in enumerate(zip(keys, pipeline.steps, strict=True)):
+        started = time.perf_counter()
+        fitted = given[key].fitted if key in given else fit_linked(step, inside, y, groups)
+        seconds = given[key].seconds if key in given else time.perf_counter() - started
+        pipeline.steps[place] = (name, fitted)
+        parts[key] = Part(fitted, seconds)
+        started = time.perf_counter()
+        if place < len(pipeline.steps) - 1:
+            inside = fitted.transform(inside)
+        total += seconds + time.perf_counter() - started
+    return total, parts
+
+
+def _chain(names: Sequence[str], steps: Sequence[str]) -> str:
+    return " | ".join(("+".join(names), *steps))
+
+
+def _key(step: Any) -> str:
+    """All that a step's fit depends on, but for the rows and blocks."""
+    plain = {
+        name: type(value).__name__ if hasattr(value, "get_params") else repr(value)
+        for name, value in step.get_params(deep=True).items()
+        if name.rsplit("__", 1)[-1] != "blocks"
+    }
+    return f"{type(step).__name__} {sorted(plain.items())}"

@@ -1,0 +1,246 @@
+"""Feature selection: which columns of the fused vectors the head gets to see.
+
+A selection is written NAME or NAME:AMOUNT, for instance "anova:256", and stands between fusion
+and head. It is learned on the training rows, like all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.feature_selection import SelectorMixin, f_classif, mutual_info_classif
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featcache.errors import RecipeError, unknown
+
+_SCORES = ("variance", "anova", "mutual")
+
+
+class BestColumns(SelectorMixin, BaseEstimator):  # type: ignore[misc]
+    """The columns with the highest score; among equals, the first.
+
+    Parameters
+    ----------
+    criterion : {"anova", "mutual", "variance"}, default "anova"
+        "anova": F of the class means (sklearn's f_classif), a constant column last; "mutual":
+        mutual information with the label by nearest neighbours (Ross 2014, sklearn's
+        mutual_info_classif), slow; "variance": no look at the labels, for columns that were not
+        standardised before.
+    amount : int or float, default 256
+        How many columns (all, where there are fewer), or a share of them between 0 and 1.
+    standardise : bool, default False
+        Bring the kept columns to mean 0 and standard deviation 1.
+    random_state : int, RandomState or None, default 0
+        Of the mutual information's noise.
+
+    Attributes
+    ----------
+    scores_ : float64 array of shape (d,)
+    support_ : bool array of shape (d,)
+    scaler_ : StandardScaler or None
+    """
+
+    def __init__(
+        self,
+        criterion: str = "anova",
+        amount: float = 256,
+        standardise: bool = False,
+        random_state: Any = 0,
+    ) -> None:
+        self.criterion = criterion
+        self.amount = amount
+        self.standardise = standardise
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> BestColumns:
+        """Score the columns of X (n, d) against labels y (n,).
+
+        Raises
+        ------
+        UnknownName
+            For another `criterion`.
+        RecipeError
+            For an `amount` that is neither a number of columns nor a share.
+        """
+        if self.criterion not in _SCORES:
+            raise unknown("criterion", str(self.criterion), _SCORES)
+        _check_amount(self.amount)
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        check_classification_targets(y)
+        self.scores_ = self._scores(X, y)  # (d,)
+        kept = np.argsort(-self.scores_, kind="stable")[: _count(self.amount, X.shape[1])]
+        self.support_ = np.zeros(X.shape[1], dtype=bool)
+        self.support_[kept] = True
+        self.scaler_ = StandardScaler().fit(X[:, self.support_]) if self.standardise else None
+        return self
+
+    def transform(self, X: Any) -> NDArray[Any]:
+        """The kept columns (n, kept), in X's order and precision."""
+        kept: NDArray[Any] = super().transform(X)  # (n, kept)
+        return kept if self.scaler_ is None else self.scaler_.transform(kept)
+
+    def _scores(self, X: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+        if self.criterion == "variance":
+            return np.asarray(X.var(axis=0, dtype=np.float64))  # (d,)
+        if self.criterion == "mutual":
+            seed = check_random_state(self.random_state).randint(2**31 - 1)
+            return np.asarray(mutual_info_classif(X, y, random_state=seed))  # (d,)
+        varied = X.max(axis=0) > X.min(axis=0)  # (d,)
+        scores = np.full(X.shape[1], -1.0)
+        if varied.any():
+            # Columns that tell the classes apart without a rest divide by 0: infinitely good.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                scores[varied] = np.nan_to_num(f_classif(X[:, varied], y)[0], nan=-1.0)
+        return scores
+
+    def _get_support_mask(self) -> NDArray[np.bool_]:
+        check_is_fitted(self)
+        mask: NDArray[np.bool_] = self.support_
+        return mask
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """sklearn's PCA of the whole matrix, exact, of at most n - 1 components.
+
+    Parameters
+    ----------
+    amount : int or float, default 256
+        How many components, or the share of the variance to keep, between 0 and 1.
+
+    Attributes
+    ----------
+    pca_ : PCA
+    """
+
+    def __init__(self, amount: float = 256) -> None:
+        self.amount = amount
+
+    def fit(self, X: Any, y: Any = None) -> PrincipalComponents:
+        """Learn the components of X (n, d); y is ignored.
+
+        Raises
+        ------
+        RecipeError
+            For an `amount` that is neither a number of components nor a share.
+        """
+        _check_amount(self.amount)
+        X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        n, d = X.shape
+        share = isinstance(self.amount, (float, np.floating))
+        asked = self.amount if share else min(int(self.amount), d, n - 1)
+        # Both solvers are exact; the first takes time in d³, the second in n²d.
+        solver = "covariance_eigh" if n >= d else "full"
+        with np.errstate(invalid="ignore"):  # constant columns have no variance to share
+            self.pca_ = PCA(asked, svd_solver=solver).fit(X)
+        self._n_features_out = int(self.pca_.n_components_)
+        return self
+
+    def transform(self, X: Any) -> NDArray[Any]:
+        """The components (n, kept), in X's precision."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])  # (n, d)
+        components: NDArray[Any] = self.pca_.transform(X)  # (n, kept)
+        return components
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def variance(seed: int) -> Any:
+    """`BestColumns` by variance; standardises what it keeps."""
+    return BestColumns("variance", standardise=True, random_state=seed)
+
+
+def anova(seed: int) -> Any:
+    """`BestColumns` by F."""
+    return BestColumns("anova", random_state=seed)
+
+
+def mutual(seed: int) -> Any:
+    """`BestColumns` by mutual information."""
+    return BestColumns("mutual", random_state=seed)
+
+
+def pca(_: int) -> Any:
+    """`PrincipalComponents`; draws nothing."""
+    return PrincipalComponents()
+
+
+def nsga(seed: int) -> Any:
+    """`nsga.NSGASelection`; needs an extra."""
+    from featcache.fitting.nsga import NSGASelection, need_pymoo
+
+    need_pymoo()
+    return NSGASelection(random_state=seed)
+
+
+SELECTIONS: dict[str, Callable[[int], Any]] = {
+    "variance": variance,
+    "anova": anova,
+    "mutual": mutual,
+    "pca": pca,
+    "nsga": nsga,
+}
+
+
+def make_selection(spec: str, seed: int = 0) -> Any:
+    """The transformer for "anova:256" and the like.
+
+    Parameters
+    ----------
+    spec : str
+        A name in `SELECTIONS`; for all but "nsga", perhaps ":" and a number of columns (256) or a
+        share (0.5: of the columns, or of the variance for "pca").
+    seed : int, default 0
+
+    Raises
+    ------
+    UnknownName
+        For another name.
+    RecipeError
+        For an amount that is none.
+    """
+    name, colon, text = spec.partition(":")
+    if name not in SELECTIONS:
+        raise unknown("selection", name, SELECTIONS)
+    made = SELECTIONS[name](seed)
+    if not colon:
+        return made
+    if "amount" not in made.get_params():
+        raise RecipeError(f"selection {spec!r}: {name} takes no amount", f"Write --select {name}.")
+    try:
+        amount = float(text) if "." in text else int(text)
+    except ValueError:
+        raise RecipeError(f"selection {spec!r}: {text!r} is no number", _AMOUNT) from None
+    _check_amount(amount)
+    return made.set_params(amount=amount)
+
+
+_AMOUNT = "Give a number of columns (anova:256), or a share (anova:0.5)."
+
+
+def _check_amount(amount: Any) -> None:
+    whole = isinstance(amount, (int, np.integer)) and not isinstance(amount, bool) and amount >= 1
+    if not whole and not (isinstance(amount, (float, np.floating)) and 0 < amount < 1):
+        raise RecipeError(f"amount is {amount!r}", _AMOUNT)
+
+
+def _count(amount: float, width: int) -> int:
+    share = isinstance(amount, (float, np.floating))
+    return max(1, round(amount * width)) if share else min(int(amount), width)

@@ -1,0 +1,44 @@
+"""Origin: where the images of an extraction were, so that a report can show some of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from featcache.images.manifest import ORIGIN_JSON, Content, Images
+
+Reader = Callable[[str], Content]
+
+
+def find_reader(folder: Path, images: Images) -> Reader | None:
+    """How to read an image by its id, if the images can still be found.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's folder in the cache.
+    images : Images
+        Its manifest; where that can read images itself, it is asked.
+
+    Returns
+    -------
+    callable or None
+        id -> the file's bytes, or its pixels; raises OSError or KeyError for an image that is
+        gone.
+    """
+    if images.can_read:
+        row = {id_: i for i, id_ in enumerate(images.ids.tolist())}
+        return lambda id_: images.read(row[id_])
+    try:
+        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        source, root = str(plain["source"]), str(plain["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        source, root = images.name, ""
+    if root and Path(root).is_dir():
+        return lambda id_: (Path(root) / id_).read_bytes()
+    if source == "digits":
+        from featcache.images.sources import open_images
+
+        return find_reader(folder, open_images("digits", cache=None))
+    return None

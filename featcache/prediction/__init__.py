@@ -1,0 +1,1 @@
+"""Labelling new images with the model of a run."""

@@ -1,0 +1,135 @@
+"""Backbones as a model recorded them: the same weights by their sha256, or a refusal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.errors import DataError, WeightsError
+from featcache.extraction.backbone import PENULTIMATE, Backbone
+from featcache.extraction.preprocess import Preprocess, from_plain
+from featcache.extraction.registry import open_backbone
+from featcache.extraction.weights import VARIABLE, hub_folder
+from featcache.hashing import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def open_recorded(
+    recorded: Mapping[str, Any],
+    bundled: Path | None = None,
+    weights_dir: str | Path | None = None,
+    own: Backbone | None = None,
+) -> Backbone:
+    """The backbone of one entry of a bundle's `backbones`.
+
+    Parameters
+    ----------
+    recorded : mapping
+        See `reporting.bundle`.
+    bundled : Path, optional
+        A weight file that comes with the bundle, whose digest was checked.
+    weights_dir : str or Path, optional
+        A folder of weight files, searched first (default: FEATCACHE_WEIGHTS).
+    own : Backbone, optional
+        An object of the user's own under that name, in place of a registered one.
+
+    Raises
+    ------
+    WeightsError
+        Where weights with the recorded sha256 can't be found.
+    DataError
+        Where the entry can't be followed.
+    """
+    if recorded.get("key") is None:
+        raise DataError(
+            f"the model doesn't say how {recorded.get('name')} embedded its images",
+            "It was fitted on features that came from no cache; it can only take such features.",
+        )
+    try:
+        preprocess = preprocess_of(recorded)
+        name, layer = recorded["name"], recorded["layer"].removesuffix(":mean")
+        wanted, tag, library = (recorded[k] for k in ("weights_sha256", "weights", "library"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the model's entry of a backbone is damaged: {error!r}") from None
+    opened = own or open_backbone(
+        name,
+        weights=str(bundled or _search(name, wanted, tag, weights_dir)),
+        weights_dir=weights_dir,
+        layer=layer or PENULTIMATE,
+        image_size=preprocess.crop,
+    )
+    if bundled is None and opened.weights_sha256 != wanted:
+        raise _other_weights(name, tag, wanted, [f"{opened.weights_sha256[:8]}… was found"])
+    if opened.library != library:
+        raise DataError(f"{name} was {library}'s, and is {opened.library}'s here")
+    same = replace(opened, weights=tag, weights_sha256=wanted, preprocess=preprocess)
+    if same.key(recorded["precision"], recorded["dtype"]).digest != recorded["key"]:
+        raise DataError(
+            f"the model's entry of {name} doesn't agree with its key",
+            "It was changed by hand, or written by another version of featcache: fit it again.",
+        )
+    return same
+
+
+def whole_network(
+    recorded: Mapping[str, Any], weights_dir: str | Path | None = None
+) -> torch.nn.Module:
+    """The network of a recorded backbone up to its classifier, whatever layer is taken from it."""
+    same = open_recorded(recorded, None, weights_dir)
+    tag = recorded["weights"]
+    return open_backbone(
+        same.name,
+        weights=str(_search(same.name, same.weights_sha256, tag, weights_dir)),
+        weights_dir=weights_dir,
+        image_size=same.preprocess.crop,
+    ).build()
+
+
+def preprocess_of(recorded: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing of one entry of a bundle's `backbones`."""
+    return from_plain(recorded["preprocess"])
+
+
+def _search(name: str, wanted: str, tag: str, weights_dir: str | Path | None) -> str | Path:
+    """What to open the backbone with: "random:SEED", a file with that sha256, or the tag."""
+    if wanted.startswith("random:"):
+        return wanted
+    seen = []
+    for path in _candidates(name, weights_dir):
+        digest = sha256_file(path)
+        if digest == wanted:
+            return path
+        seen.append(f"{path} ({digest[:8]}…)")
+    if tag == "local" or seen:
+        raise _other_weights(name, tag, wanted, seen)
+    return tag  # published: found by its own name, or downloaded
+
+
+def _candidates(name: str, weights_dir: str | Path | None) -> Iterator[Path]:
+    """Weight files that may be this architecture's, in the order in which they are searched."""
+    given = weights_dir or os.environ.get(VARIABLE)
+    folders = [Path(given).expanduser()] if given else []
+    plain = name.replace("/", "_")
+    for folder in [*folders, hub_folder()]:
+        for path in sorted(folder.glob(f"{plain}*")) if folder.is_dir() else []:
+            if path.suffix in _SUFFIXES and path.is_file():
+                rest = path.name[len(plain) :]
+                if rest[0] in ".-":  # not resnet18's file for resnet1
+                    yield path
+
+
+def _other_weights(name: str, tag: str, wanted: str, seen: list[str]) -> WeightsError:
+    found = f"found: {', '.join(seen)}" if seen else "no file of this backbone was found"
+    return WeightsError(
+        f"the model was trained on {name} with weights of sha256 {wanted[:8]}… ({tag}); {found}",
+        f"Other weights would give other vectors. Put that file into a folder and pass "
+        f"--weights-dir FOLDER or set {VARIABLE}; or take a bundle that holds its weights: "
+        f"featcache export RUN --standalone -o FOLDER",
+    )

@@ -1,0 +1,202 @@
+"""ONNX: a model as one file that other runtimes take, checked against ours."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featcache.errors import FeatcacheError
+from featcache.extraction.engine import open_engine
+from featcache.extraction.preprocess import Pixels, Preprocess
+from featcache.prediction.classify import Tuned, classifier_of, open_backbones_of
+from featcache.prediction.find import find_model
+from featcache.prediction.graph import Graph, TunedGraph, as_module, described_inputs
+from featcache.reporting.bundle import read_facts
+
+TOLERANCE = 1e-4
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+_CHECKED = 5
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How the check came out.
+
+    Attributes
+    ----------
+    images : int
+        Generated ones, on which both were run.
+    difference : float
+        The largest between a probability of onnxruntime's and ours, both in fp32.
+    """
+
+    images: int
+    difference: float
+
+
+def export_onnx(
+    run: str | Path,
+    file: str | Path,
+    *,
+    reports: str | Path = "reports",
+    weights_dir: str | Path | None = None,
+) -> Exported:
+    """Write backbones, fusion and head as one ONNX graph, and check it with onnxruntime.
+
+    The graph computes in fp32. It takes one uint8 input (n, 3, height, width) for each
+    preprocessing, of RGB pixels that are resized and cut already ("pixels" where there is one,
+    else "pixels_0", "pixels_1", …), and gives "probabilities" (n, classes). Its metadata hold
+    `classes`, `preprocess` and `name` as JSON.
+
+    Parameters
+    ----------
+    run : str or Path
+        See `load_model`.
+    file : str or Path
+        Written when the check has passed.
+    reports : str or Path, default "reports"
+    weights_dir : str or Path, optional
+        A folder of weight files, searched first (default: FEATCACHE_WEIGHTS).
+
+    Returns
+    -------
+    Exported
+
+    Raises
+    ------
+    UnknownName
+        For a fusion or head that can't be written so.
+    FeatcacheError
+        Where a library is not installed, or the graph gives other probabilities than ours.
+    """
+    _need_libraries()
+    folder, target = find_model(run, reports), Path(file).expanduser()
+    facts = read_facts(folder)
+    backbones = open_backbones_of(folder, facts, weights_dir)
+    preprocesses = [backbone.preprocess for backbone in backbones]
+    ours = classifier_of(
+        folder, facts, backbones, [open_engine("cpu", "fp32", "eager", _CHECKED)] * len(backbones)
+    )
+    graph: Graph | TunedGraph
+    if isinstance(ours, Tuned):
+        graph = TunedGraph(ours.network, preprocesses)
+    else:
+        rest = as_module(ours.pipeline, facts["classes"])
+        graph = Graph([b.build() for b in backbones], preprocesses, rest)
+    names = [f"pixels_{i}" for i in range(len(graph.inputs))]
+    names = names if len(names) > 1 else ["pixels"]
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        _write(graph.eval(), names, temporary, facts)
+        difference = _difference(temporary, names, graph.inputs, ours)
+        if not difference <= TOLERANCE:
+            raise FeatcacheError(
+                f"the ONNX graph's probabilities differ from ours by {difference:.1e}, more than "
+                f"{TOLERANCE:.0e}; {target} is not written",
+                "Label images with featcache predict, and report this.",
+            )
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(_CHECKED, difference)
+
+
+def _need_libraries() -> None:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise FeatcacheError(
+            f"the ONNX export needs {', '.join(missing)}, not installed",
+            'pip install "featcache[onnx]"',
+        )
+
+
+def _write(
+    graph: Graph | TunedGraph, names: Sequence[str], path: Path, facts: Mapping[str, Any]
+) -> None:
+    import onnx
+
+    # Two images: a batch of one would be taken for a constant.
+    pixels = tuple(torch.zeros(2, 3, p.crop, p.crop, dtype=torch.uint8) for p in graph.inputs)
+    many = torch.export.Dim("n")
+    try:
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                pixels,
+                dynamo=True,
+                input_names=list(names),
+                output_names=["probabilities"],
+                dynamic_shapes=(tuple({0: many} for _ in pixels),),
+                verbose=False,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FeatcacheError(
+            f"{facts['name']} can't be written as an ONNX graph: {first}",
+            "Label images with featcache predict.",
+        ) from error
+    model = program.model_proto  # type: ignore[union-attr]
+    told = {
+        "name": facts["name"],
+        "classes": facts["classes"],
+        "preprocess": described_inputs(graph, names),
+        "trained_on": facts["trained_on"],
+    }
+    onnx.helper.set_model_props(
+        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
+    )
+    onnx.save_model(model, str(path))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells its own developers a great deal."""
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _difference(path: Path, names: Sequence[str], inputs: Sequence[Preprocess], ours: Any) -> float:
+    """The largest difference on generated images, in batches of several and of one."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    pixels = {p: _picture(random, p.crop) for p in inputs}
+    _, expected = ours(pixels)  # (n, classes)
+
+    def theirs(rows: slice) -> NDArray[np.float32]:
+        feed = {name: pixels[p][rows] for name, p in zip(names, inputs, strict=True)}
+        found: NDArray[np.float32] = session.run(None, feed)[0]  # (n, classes)
+        return found
+
+    several, one = theirs(slice(None)), theirs(slice(0, 1))
+    return float(max(np.abs(several - expected).max(), np.abs(one - expected[:1]).max()))
+
+
+def _picture(random: np.random.Generator, side: int) -> Pixels:
+    """Images of coarse patches and noise (n, 3, side, side), all different."""
+    coarse = random.integers(0, 200, (_CHECKED, 3, 4, 4))
+    patches = coarse.repeat(-(-side // 4), axis=2).repeat(-(-side // 4), axis=3)
+    noise = random.integers(0, 56, (_CHECKED, 3, side, side))
+    return (patches[:, :, :side, :side] + noise).astype(np.uint8)

@@ -1,0 +1,90 @@
+"""Break-even: after how many fits an extraction has cost less than fine-tuning each time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featcache.reporting.run_folder import Run
+
+
+def fits_to_break_even(extraction: float, cached: float, tuned: float) -> int | None:
+    """The least n with `extraction + n * cached < n * tuned`, in seconds; None where there is none.
+
+    Parameters
+    ----------
+    extraction : float
+        Once, for all backbones.
+    cached : float
+        One fit on cached features.
+    tuned : float
+        One fine-tuning.
+    """
+    saved = tuned - cached
+    return None if saved <= 0 else max(1, math.floor(extraction / saved) + 1)
+
+
+def verdicts(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each fine-tuned run that has a cached rival: equal rows and backbones.
+
+    The rival's features are of the weights that the tuning began with, and not of tuned ones.
+    Of several rivals the most accurate counts.
+    """
+    said = []
+    names = [run.name for run in runs]
+    for run in runs:
+        facts = _facts(run.folder)
+        if facts.get("stage") != "finetuned":
+            continue
+        rivals = [
+            other
+            for other in runs
+            if other.rows == run.rows
+            and other.backbones == run.backbones
+            and not _is_tuned(other)
+            and set(_facts(other.folder).get("keys", {}).values()) <= set(facts.get("rivals", []))
+        ]
+        if rivals:
+            rival = max(rivals, key=lambda other: other.metric("accuracy"))
+            # Runs that differ in a setting only are told apart by their folders.
+            name = run.name if names.count(run.name) == 1 else run.folder.name
+            said.append(_sentence(name, run, rival, facts.get("cost", {})))
+    return said
+
+
+def _sentence(name: str, run: Run, rival: Run, cost: dict[str, Any]) -> str:
+    gain = 100 * (run.metric("accuracy") - rival.metric("accuracy"))
+    spent = f"{run.fit_seconds:,.0f} s"
+    if cost.get("gpu_seconds") is not None:
+        spent += f" ({cost['gpu_seconds']:,.0f} GPU-seconds)"
+    if cost.get("joules") is not None:
+        spent += f", {cost['joules'] / 3600:,.1f} Wh"
+    text = (
+        f"{name} takes {spent}, and gives {gain:+.1f} points over {rival.name}, which takes "
+        f"{rival.fit_seconds:,.1f} s on cached features"
+    )
+    extraction = cost.get("extraction_seconds")
+    if extraction is None:
+        return f"{text}."
+    fits = fits_to_break_even(extraction, rival.fit_seconds, run.fit_seconds)
+    if fits is None:
+        return f"{text} after {extraction:,.0f} s of extraction: no time is saved."
+    return (
+        f"{text} after {extraction:,.0f} s of extraction: the cache has paid for itself after "
+        f"{fits} {'fit' if fits == 1 else 'fits'}."
+    )
+
+
+def _is_tuned(run: Run) -> bool:
+    return run.head.endswith(".finetuned")
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -1,0 +1,123 @@
+"""Comparison page: comparison.html, the question and its answer over all runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from featcache.errors import DataError
+from featcache.reporting import break_even
+from featcache.reporting.contents import Contents, leak_text, read_contents, read_facts, read_leaks
+from featcache.reporting.cost import plot_cost
+from featcache.reporting.drawing import draw, log
+from featcache.reporting.page import picture, write_page
+from featcache.reporting.per_class import duel, rivals
+from featcache.reporting.plots import run_label
+from featcache.reporting.redo import redo_command
+from featcache.reporting.run_folder import Run
+from featcache.reporting.ties import verdict
+
+FILE = "comparison.html"
+_MOST_CLASSES = 40  # in the table of the duel
+
+
+def write_comparison_page(reports: Path, runs: Sequence[Run]) -> Path:
+    """Write comparison.html: one section for each data set, in it one part for each `rows`.
+
+    Parameters
+    ----------
+    reports : Path
+        The reports folder.
+    runs : sequence of Run
+        From `mark_ties`, sorted by data set and rows, best first within.
+    """
+    sections = []
+    for data, of_data in groupby(runs, key=lambda run: run.data):
+        families = [list(same) for _, same in groupby(of_data, key=lambda run: run.rows)]
+        # The newest folds first: older ones are there to be looked up.
+        families.sort(key=lambda same: max(run.created for run in same), reverse=True)
+        parts = [_part(reports, data, number, same) for number, same in enumerate(families)]
+        sections.append(
+            {"data": data, "parts": parts, "plot": picture(reports / data, "comparison")}
+        )
+    return write_page(reports / FILE, "comparison.html.j2", sections=sections)
+
+
+def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, Any]:
+    folder, name = reports / data, "cost" if number == 0 else f"cost-{number + 1}"
+    draw(name, folder, lambda: plot_cost(runs))
+    facts = {run.folder.name: read_facts(run.folder) for run in runs}
+    leaks = {leak_text(leak): leak for run in runs for leak in read_leaks(run.folder)}
+    best = runs[0]
+    return {
+        "runs": [_row(reports, run, facts[run.folder.name]) for run in runs],
+        "best": best,
+        "verdict": verdict(runs),
+        "more": break_even.verdicts(runs),
+        "leaky": [run.name for run in runs if facts[run.folder.name].get("leaky")],
+        "leaks": list(leaks),
+        "cost": picture(folder, name),
+        "duel": _duel(runs) if number == 0 else None,
+        "memory": any(row.get("memory") for row in facts.values()),
+        "extraction": any(row.get("extraction_seconds") for row in facts.values()),
+        "question": _question(runs),
+        "command": redo_command(facts[best.folder.name]),
+    }
+
+
+def _question(runs: Sequence[Run]) -> str:
+    """What was asked, in a sentence."""
+    backbones = sorted({name for run in runs for name in run.backbones})
+    heads = sorted({run.head for run in runs})
+    several = any(len(run.backbones) > 1 for run in runs)
+    which = f"Which of {len(runs)} classifiers" if len(runs) > 1 else "How good is one classifier"
+    fused = ", fused or alone," if several else ""
+    return f"{which} on {_some(backbones)}{fused} under {_some(heads)}?"
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names) if len(names) <= most else f"{len(names)} of them ({names[0]}, …)"
+
+
+def _row(reports: Path, run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    inside = os.path.relpath(run.folder, reports).replace(os.sep, "/")
+    page = run.folder / "report.html"
+    extraction = facts.get("extraction_seconds")
+    return {
+        "run": run,
+        "label": run_label(run),
+        "link": quote(f"{inside}/report.html") if page.is_file() else "",
+        "memory": facts.get("memory"),
+        "extraction": sum(extraction.values()) if isinstance(extraction, dict) else None,
+        "leaky": bool(facts.get("leaky")),
+    }
+
+
+def _duel(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Class by class: the best fusion against the best backbone alone."""
+    pair = rivals(runs)
+    if pair is None:
+        return None
+    try:
+        fused, single = (read_contents(run.folder) for run in pair)
+    except DataError as error:
+        log.warning("no comparison by class: %s", error.problem)
+        return None
+    rows = duel(fused, single)
+    return {"fused": pair[0], "single": pair[1], "rows": rows[:_MOST_CLASSES],
+            "left": max(0, len(rows) - _MOST_CLASSES), "only": _only(fused, single)}  # fmt: skip
+
+
+def _only(first: Contents, second: Contents) -> tuple[int, int] | None:
+    """Images that only the first, and only the second, has right; None where ids differ."""
+    one, two = (  # with repeated folds an image is tested several times
+        dict(zip(zip(c.fold.tolist(), c.ids.tolist(), strict=True), c.right.tolist(), strict=True))
+        for c in (first, second)
+    )
+    if set(one) != set(two):
+        return None
+    return (sum(one[i] and not two[i] for i in one), sum(two[i] and not one[i] for i in one))

@@ -1,0 +1,62 @@
+"""Cost: accuracy against the seconds of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from featcache.reporting.drawing import colour, legend, marker, new_figure, tidy
+from featcache.reporting.run_folder import Run
+
+
+def front(runs: Sequence[Run]) -> list[Run]:
+    """The runs that no other beats in both accuracy and seconds, the cheapest first."""
+    kept: list[Run] = []
+    for run in sorted(runs, key=lambda run: (run.fit_seconds, -run.metric("accuracy"))):
+        if not kept or run.metric("accuracy") > kept[-1].metric("accuracy"):
+            kept.append(run)
+    return kept
+
+
+def plot_cost(runs: Sequence[Run]) -> Figure | None:
+    """A marker for each head, full for fusions and hollow for a backbone alone.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        With the same rows, best first: their places are written beside them.
+    """
+    if len(runs) < 2:
+        return None
+    heads = sorted({run.head for run in runs})
+    figure = new_figure(7.2, 4.4)
+    axes = figure.add_subplot()
+    best = front(runs)
+    seconds = [max(run.fit_seconds, 1e-3) for run in best]
+    axes.plot(seconds, [run.metric("accuracy") for run in best], color="#999999",
+              linestyle=":", linewidth=1, zorder=1, label="not beaten in both")  # fmt: skip
+    for number, head in enumerate(heads):
+        label: str | None = head
+        for run in (run for run in runs if run.head == head):
+            accuracy = run.metric("accuracy")
+            reach = [[max(0.0, accuracy - run.interval[0])], [max(0.0, run.interval[1] - accuracy)]]
+            fused = len(run.backbones) > 1
+            axes.errorbar(max(run.fit_seconds, 1e-3), accuracy, yerr=reach, fmt=marker(number),
+                          color=colour(number), markersize=6.5, capsize=2, linewidth=0.8,
+                          markerfacecolor=colour(number) if fused else "white",
+                          label=label)  # fmt: skip
+            label = None
+    for place, run in enumerate(runs, 1):
+        axes.annotate(str(place), (max(run.fit_seconds, 1e-3), run.metric("accuracy")),
+                      xytext=(6, 3), textcoords="offset points", fontsize=7.5)  # fmt: skip
+    axes.set_xscale("log")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(LogFormatter(minor_thresholds=(1.5, 0.6)))
+    axes.tick_params(axis="x", which="minor", labelsize=8)
+    axes.margins(x=0.08, y=0.1)
+    title = "full: several backbones; hollow: one alone; numbers: places in the table"
+    tidy(axes, "one fit (seconds, log scale)", "accuracy, with its 95 % interval", title)
+    legend(axes, title="head", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

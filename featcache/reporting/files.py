@@ -1,0 +1,29 @@
+"""Files: written whole or not at all, and images as text that a page can hold."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+_KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text beside `path`, then put it in its place.
+
+    A reader, or a second process that writes the same file, never meets half of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def data_uri(content: bytes, ending: str) -> str:
+    """An image's bytes as a `data:` address; `ending` is ".png", ".svg" or ".jpg"."""
+    return f"data:{_KINDS[ending]};base64,{base64.b64encode(content).decode('ascii')}"

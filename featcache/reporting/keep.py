@@ -1,0 +1,103 @@
+"""Keep: a run's fitted pipeline, as the bundle in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from featcache.fitting.grid import Candidate, fit_candidate
+from featcache.fitting.splits import Fold, groups_to_keep
+from featcache.reporting.bundle import (
+    ALL,
+    FOLDER,
+    SPLIT,
+    Writer,
+    add_bundle,
+    backbone_facts,
+    write_facts,
+)
+from featcache.store.features import Features
+
+_LIBRARIES = ("featcache", "numpy", "scikit-learn", "skops", "torch", "torchvision", "xgboost")
+
+
+def pipeline_writer(
+    pipeline: Any,
+    candidate: Candidate,
+    features: Features,
+    folds: Sequence[Fold],
+    seed: int,
+    settings: Mapping[str, Any],
+) -> Writer:
+    """What writes a fitted pipeline into a folder, see `bundle`.
+
+    Parameters
+    ----------
+    pipeline : fitted sklearn pipeline
+        On the training rows of the one fold, or on all rows where there are several.
+    candidate : Candidate
+    features : Features
+        With the candidate's backbones only.
+    folds : sequence of Fold
+    seed : int
+    settings : mapping
+    """
+    alone = len(folds) == 1
+    rows = len(folds[0].train) if alone else len(features)
+    facts = {
+        "kind": "features",
+        "name": candidate.name,
+        "data": features.data,
+        "fusion": candidate.fusion,
+        "head": candidate.head,
+        "classes": sorted(set(features.y.tolist())),
+        "seed": seed,
+        "settings": {**settings, **candidate.options},
+        "backbones": backbone_facts(
+            features.names, features.blocks, features.keys, features.origins
+        ),
+        "trained_on": {"rows": rows, "what": SPLIT if alone else ALL},
+        "versions": library_versions(),
+    }
+
+    def write(folder: Path) -> None:
+        from featcache.fitting.persist import save_pipeline
+
+        write_facts(folder, {**facts, "parts": save_pipeline(folder, pipeline)})
+
+    return write
+
+
+def give_model(
+    run: Path,
+    candidate: Candidate,
+    features: Features,
+    folds: Sequence[Fold],
+    seed: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Fit a candidate once more and keep it in its run folder; nothing to do where one is kept.
+
+    With several folds it is fitted on all rows of the features; with one, on its training rows, as
+    when it was scored.
+    """
+    if (run / FOLDER).is_dir():
+        return
+    chosen = features.select(candidate.backbones)
+    rows = folds[0].train if len(folds) == 1 else None
+    groups = groups_to_keep(chosen, folds)
+    pipeline = fit_candidate(candidate, chosen, rows, seed, settings, groups)
+    add_bundle(run, pipeline_writer(pipeline, candidate, chosen, folds, seed, settings))
+
+
+def library_versions() -> dict[str, str]:
+    """Of what a bundle was written with."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

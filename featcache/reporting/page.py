@@ -1,0 +1,108 @@
+"""Page: one HTML file that needs no other, rendered from a template.
+
+Escaping is on: image ids, labels and messages come from outside and may hold anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from featcache.reporting.files import data_uri, write_text
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Render a template of this package into `path`, all or nothing."""
+    environment = _environment()
+    text = environment.get_template(template).render(version=_version(), **values)
+    return write_text(path, text)
+
+
+def picture(folder: Path, name: str) -> str:
+    """A saved plot as a `data:` address, its SVG if that is the smaller; "" where there is none."""
+    files = [folder / f"{name}.{ending}" for ending in ("svg", "png")]
+    there = [path for path in files if path.is_file()]
+    if not there:
+        return ""
+    smallest = min(
+        there, key=lambda path: path.stat().st_size / (3 if path.suffix == ".svg" else 1)
+    )
+    return data_uri(smallest.read_bytes(), smallest.suffix)
+
+
+def _version() -> str:
+    try:
+        return version("featcache")
+    except PackageNotFoundError:  # run from its folder without being installed
+        return ""
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("featcache.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number,
+        percent=percent,
+        seconds=seconds,
+        count=count,
+        megabytes=megabytes,
+        p_value=p_value,
+    )
+    return environment
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """0.8664, or a dash where there is none."""
+    return "–" if not _is_number(value) else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """86.6 %"""
+    return (
+        "–"
+        if value is None or not _is_number(value)
+        else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+    )
+
+
+def seconds(value: float | None) -> str:
+    """0.42 s, 12.0 s, 3 min 20 s."""
+    if value is None or not _is_number(value):
+        return "–"
+    if value < 100:
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{value / 3600:.1f} h"
+
+
+def count(value: float | None) -> str:
+    """10,000"""
+    return "–" if value is None or not _is_number(value) else f"{value:,.0f}"
+
+
+def p_value(value: float | None) -> str:
+    """0.013, < 0.001, or nothing."""
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes as 120 MB."""
+    return "–" if value is None or not _is_number(value) else f"{value / 1e6:,.0f} MB"
+
+
+def _is_number(value: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and math.isfinite(value)

@@ -1,0 +1,276 @@
+"""Run page: report.html of one run, and the plots and tables beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import FeatcacheError
+from featcache.images.manifest import Images
+from featcache.images.origin import Reader, find_reader
+from featcache.reporting.attention import attention, plot_attention
+from featcache.reporting.confusion import confusion, plot_confusion, worst_pairs
+from featcache.reporting.contents import Contents, leak_text, read_contents
+from featcache.reporting.data_card import data_card
+from featcache.reporting.drawing import draw, log, only_warns
+from featcache.reporting.embedding import embed, plot_map, read_map, write_map
+from featcache.reporting.learning_curves import plot_learning_curves
+from featcache.reporting.page import picture, write_page
+from featcache.reporting.per_class import class_scores, write_class_scores
+from featcache.reporting.ranking_curves import plot_precision_recall, plot_roc
+from featcache.reporting.redo import redo_command
+from featcache.reporting.reliability import plot_reliability, reliability
+from featcache.reporting.run_folder import Run
+from featcache.reporting.samples import right_samples, wrong_samples
+from featcache.store.cache import Cache
+from featcache.store.features import Features
+
+FILE = "report.html"
+_METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision (macro)",
+    "recall": "recall (macro)",
+    "f1": "F1 (macro)",
+    "precision_positive": "precision (positive class)",
+    "recall_positive": "recall (positive class)",
+    "f1_positive": "F1 (positive class)",
+    "auc": "AUC",
+    "log_loss": "log loss (nats)",
+    "ece": "calibration error (ECE)",
+}
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much work the map of the features may be.
+
+    Attributes
+    ----------
+    rows : int
+        Images on it.
+    steps : int
+        Of t-SNE.
+    """
+
+    rows: int
+    steps: int
+
+
+QUICK = Depth(600, 500)  # after every fit: about a second
+FULL = Depth(2000, 750)  # when the page is asked for
+
+
+def write_run_page(
+    folder: Path,
+    *,
+    among: Sequence[Run] = (),
+    features: Features | None = None,
+    images: Images | None = None,
+    cache: Path | None = None,
+    depth: Depth = FULL,
+) -> Path:
+    """Write report.html of a run, its plots as PNG and SVG, and per_class.csv.
+
+    What can't be had (the images, the features) is left out, and the page says so.
+
+    Parameters
+    ----------
+    folder : Path
+        A run folder.
+    among : sequence of Run, default ()
+        All runs with the same rows, best first and marked by `mark_ties`: where this one stands.
+    features : Features, optional
+        What the run was fitted on, for the map; by default read from the cache.
+    images : Images, optional
+        That can be read, for the pictures; by default looked for where they were extracted.
+    cache : Path, optional
+        The cache folder; without it there is no data card, no map and no picture unless
+        `features` or `images` are passed.
+    depth : Depth
+
+    Returns
+    -------
+    Path
+        Of report.html.
+
+    Raises
+    ------
+    DataError
+        Where the folder is no whole run folder.
+    """
+    contents = read_contents(folder)
+    place = None if cache is None else cache / contents.run.data
+    manifest = _manifest(cache, contents.run.data) or images
+    shown = images or manifest
+    reader = None if shown is None else find_reader(place or Path(), shown)
+    scores = class_scores(contents)
+    write_class_scores(folder, scores)
+    _draw_map(contents, features, manifest, cache, depth)
+    _draw_plots(contents)
+    run = contents.run
+    return write_page(
+        folder / FILE,
+        "report.html.j2",
+        run=run,
+        facts=contents.facts,
+        standing=standing(run, among),
+        leaky=contents.facts.get("leaky"),
+        leaks=[leak_text(leak) for leak in contents.leaks],
+        metrics=_metrics(contents),
+        folds=contents.folds,
+        classes=contents.classes,
+        plots={name: picture(folder, name) for name in (
+            "curves", "confusion", "roc", "pr", "reliability", "attention", "embedding")},
+        confusion=_confusion(contents),
+        reliability=reliability(contents),
+        attention=attention(contents),
+        scores=scores,
+        wrong=int((~contents.right).sum()),
+        predictions=len(contents.ids),
+        samples=_samples(contents, reader),
+        card=data_card(contents, manifest, place),
+        times=_times(contents, cache),
+        command=redo_command(contents.facts),
+    )  # fmt: skip
+
+
+def quick_page(folder: Path, among: Sequence[Run], features: Features, cache: Path) -> None:
+    """The page of a run that was just fitted: a smaller map, and only where anything changed.
+
+    That it can't be made costs a warning only.
+    """
+    page, data = folder / FILE, folder.parent
+    newest = max(path.stat().st_mtime_ns for path in data.glob("*/run.json"))
+    if page.is_file() and page.stat().st_mtime_ns > newest:
+        return
+    with only_warns(f"{folder.name}/{FILE}"):
+        try:
+            write_run_page(folder, among=among, features=features, cache=cache, depth=QUICK)
+        except FeatcacheError as error:
+            log.warning("no %s: %s", page, error.problem)
+
+
+def standing(run: Run, among: Sequence[Run]) -> str:
+    """Where a run stands among those with the same rows, in a sentence."""
+    family = [one for one in among if (one.data, one.rows) == (run.data, run.rows)]
+    place = next((i for i, one in enumerate(family) if one.folder.name == run.folder.name), None)
+    if place is None or len(family) < 2:
+        return ""
+    if place == 0:
+        ties = sum(one.tie for one in family)
+        said = f"The best of {len(family)} runs on the same rows"
+        if ties:
+            return f"{said}; {ties} of them can't be told from it (paired test, Holm, 5 %)."
+        return f"{said}."
+    p = family[place].p
+    where = f"Number {place + 1} of {len(family)} runs on the same rows; the best is "
+    said = f"{where}{family[0].name} with {family[0].metric('accuracy'):.4f}"
+    if p is None:
+        return f"{said}."
+    verdict = (
+        "can't be told from this one" if family[place].tie else "is better by more than chance"
+    )
+    return f"{said}, which {verdict} (paired test, Holm: p = {p:.2g})."
+
+
+def _manifest(cache: Path | None, data: str) -> Images | None:
+    if cache is None:
+        return None
+    try:
+        return Cache(cache).images(data)
+    except (FeatcacheError, OSError):
+        return None
+
+
+def _draw_plots(contents: Contents) -> None:
+    folder = contents.run.folder
+    draw("curves", folder, lambda: plot_learning_curves(contents.folds))
+    draw("confusion", folder, lambda: plot_confusion(contents))
+    draw("roc", folder, lambda: plot_roc(contents))
+    draw("pr", folder, lambda: plot_precision_recall(contents))
+    draw("reliability", folder, lambda: plot_reliability(contents))
+    draw("attention", folder, lambda: plot_attention(contents))
+    wrong = frozenset(contents.ids[~contents.right].tolist())
+    draw("embedding", folder, lambda: plot_map(read_map(folder), wrong))
+
+
+def _draw_map(
+    contents: Contents,
+    features: Features | None,
+    manifest: Images | None,
+    cache: Path | None,
+    depth: Depth,
+) -> None:
+    """Make embedding.csv, unless one as large is there."""
+    folder, known = contents.run.folder, read_map(contents.run.folder)
+    if known is not None and len(known.ids) >= min(depth.rows, len(contents.ids)):
+        return
+    with only_warns(f"map of the features of {folder.name}"):
+        try:
+            if features is None and cache is not None and manifest is not None:
+                features = _features(contents, manifest, Cache(cache))
+            if features is not None:
+                write_map(folder, embed(features, depth.rows, depth.steps))
+        except FeatcacheError as error:
+            log.warning("no map of the features of %s: %s", folder.name, error.problem)
+
+
+def _features(contents: Contents, manifest: Images, cache: Cache) -> Features | None:
+    """What the run was fitted on, if the cache still has it under the same keys."""
+    keys = contents.facts.get("keys")
+    digests = list(keys.values()) if isinstance(keys, dict) else []
+    entries = {entry.key.digest: entry for entry in cache.entries(contents.run.data)}
+    if not digests or not set(digests) <= set(entries):
+        return None
+    return cache.features(manifest, [entries[digest] for digest in digests])
+
+
+def _metrics(contents: Contents) -> list[dict[str, Any]]:
+    """Rows of the metrics table: all means, the spread over folds, the accuracy's interval."""
+    run, rows = contents.run, []
+    names = [*_METRICS, *(name for name in run.metrics if name not in _METRICS)]
+    for name in names:
+        if name in run.metrics:
+            interval = run.interval if name == "accuracy" else _interval(contents, name)
+            rows.append({"name": _METRICS.get(name, name.replace("_", " ")),
+                         "mean": run.metrics[name], "sd": run.sd.get(name),
+                         "interval": interval})  # fmt: skip
+    return rows
+
+
+def _interval(contents: Contents, name: str) -> tuple[float, float] | None:
+    """An interval that run.json or metrics.json may hold for this metric."""
+    known = contents.facts.get("intervals")
+    found = known.get(name) if isinstance(known, dict) else None
+    whole = isinstance(found, list) and len(found) == 2
+    return (found[0], found[1]) if found and whole else None
+
+
+def _confusion(contents: Contents) -> dict[str, Any]:
+    counts = confusion(contents) if len(contents.true) else None
+    if counts is None:
+        return {"counts": [], "pairs": []}
+    shown = counts.tolist() if len(contents.classes) <= 30 else []
+    return {"counts": shown, "pairs": worst_pairs(counts, contents.classes)}
+
+
+def _samples(contents: Contents, reader: Reader | None) -> dict[str, Any]:
+    wrong, right = wrong_samples(contents, reader), right_samples(contents, reader)
+    return {"wrong": wrong, "right": right, "pictures": any(s.uri for s in (*wrong, *right))}
+
+
+def _times(contents: Contents, cache: Path | None) -> list[tuple[str, float | None, str]]:
+    """What took how long: (what, seconds, remark)."""
+    rows: list[tuple[str, float | None, str]] = []
+    extraction = contents.facts.get("extraction_seconds")
+    for name, value in (extraction if isinstance(extraction, dict) else {}).items():
+        rows.append((f"extraction, {name}", value, "once, kept in the cache"))
+    fits = [f.get("fit_seconds") for f in contents.folds]
+    predicts = [f.get("predict_seconds") for f in contents.folds]
+    numbers = [[t for t in times if isinstance(t, int | float)] for times in (fits, predicts)]
+    rows.append(("fit", sum(numbers[0]), f"{len(fits)} × {contents.run.fit_seconds:.2f} s"))
+    rows.append(("predict", sum(numbers[1]), f"{contents.run.tested:,} test images"))
+    return rows

@@ -1,0 +1,107 @@
+"""Views in the cache: files that differ from a chosen one in `preprocess.view` alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import CacheMissing, RecipeError
+from featcache.store.entry import Entry
+from featcache.store.features import NO_VIEW, Floats
+from featcache.store.file import FeatureFile
+
+
+def find_views(
+    entries: Sequence[Entry], chosen: Sequence[Entry], view: str, data: str
+) -> list[Entry]:
+    """The file of this view that belongs to each of the chosen files.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        All finished files of the data set.
+    chosen : sequence of Entry
+        Files of the images themselves.
+    view : str
+        For instance "hflip".
+    data : str
+        What to name in the command that would make an absent one.
+
+    Raises
+    ------
+    CacheMissing
+        Where a view was not extracted.
+    RecipeError
+        For the view "none", or where a chosen file is one of a view already.
+    """
+    if view == NO_VIEW:
+        raise RecipeError("view 'none' is the image itself", "Leave it out, or name another view.")
+    found = []
+    for entry in chosen:
+        plain = dict(entry.key.preprocess)
+        if plain.get("view", NO_VIEW) != NO_VIEW:
+            raise RecipeError(
+                f"{entry.selector} holds a view already ({plain['view']})",
+                f"Choose the images themselves: --backbone {entry.key.backbone}.",
+            )
+        wanted = replace(entry.key, preprocess={**plain, "view": view})
+        same = [other for other in entries if other.key == wanted]
+        if not same:
+            raise CacheMissing(
+                f"the view {view} of {entry.selector} was not extracted for {entry.data}",
+                _command(entry, view, data),
+            )
+        found.append(same[-1])
+    return found
+
+
+def read_tables(
+    tables: Sequence[Sequence[Entry]], where: Sequence[NDArray[np.intp]], keep: NDArray[np.intp]
+) -> Floats:
+    """Vectors of several views, one view under the other.
+
+    Parameters
+    ----------
+    tables : sequence of sequences of Entry
+        For each view its entries, which stand side by side.
+    where : sequence of int arrays
+        For each entry, in that order, the row of each image.
+    keep : int array of shape (n,)
+        The images to read.
+
+    Returns
+    -------
+    float32 array of shape (views * n, d1 + … + dk)
+    """
+    n, width = len(keep), sum(entry.dim for entry in tables[0])
+    X = np.empty((n * len(tables), width), np.float32)
+    rows = iter(where)
+    for place, entries in enumerate(tables):
+        part, start = X[place * n : (place + 1) * n], 0  # (n, width)
+        for entry in entries:
+            with FeatureFile(entry.path) as file:
+                file.read(next(rows)[keep], part[:, start : start + entry.dim])
+            start += entry.dim
+    return X
+
+
+def _command(entry: Entry, view: str, data: str) -> str:
+    """The command that extracts a view with the options that its image was extracted with."""
+    key = entry.key
+    words = ["featcache", "extract", "--data", data, "--backbone", key.backbone]
+    if data != entry.data:
+        words += ["--name", entry.data]
+    if key.weights_sha256.startswith("random:"):
+        words += ["--weights", key.weights_sha256]
+    elif key.weights not in ("auto", "local"):
+        words += ["--weights", key.weights]
+    if key.layer != "penultimate":
+        words += ["--layer", key.layer]
+    words += ["--image-size", str(key.preprocess["crop"])] if "crop" in key.preprocess else []
+    words += ["--precision", key.precision, "--view", view]
+    folder = str(entry.path.parent.parent)
+    return shlex.join(words + (["--cache", folder] if folder != "cache" else []))

@@ -1,0 +1,91 @@
+"""featcache doctor: every finding with its fix, exit code 1 where something is broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from featcache.cli import findings
+from featcache.cli.findings import FAIL, OK, WARN, Finding, examine
+from featcache.cli.main import cli
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def named(found: list[Finding], name: str) -> Finding:
+    return next(one for one in found if one.name == name)
+
+
+def test_a_sound_machine(here: Path) -> None:
+    found = examine("cache", "reports")
+    assert [one for one in found if one.level == FAIL] == []
+    names = {one.name for one in found}
+    assert {"system", "processor", "libraries", "GPU", "bf16", "engine eager", "engine compile",
+            "engine openvino", "folder cache", "folder reports", "HDF5 and locks",
+            "weights at hand", "extra pyarrow"} <= names | {"cuda:0"}  # fmt: skip
+    assert list(here.iterdir()) == []  # a look leaves nothing behind
+
+
+def test_every_warning_and_failure_has_a_fix(here: Path) -> None:
+    for one in examine("cache", "reports", str(here / "nowhere")):
+        assert one.level in (OK, WARN, FAIL)
+        assert (one.level == OK) or one.fix
+
+
+def test_json_and_exit_codes(here: Path) -> None:
+    done = CliRunner().invoke(cli, ["doctor", "--format", "json"])
+    assert done.exit_code == 0
+    assert {"level", "name", "text", "fix"} == set(json.loads(done.stdout)[0])
+    (here / "cache").write_text("a file")
+    done = CliRunner().invoke(cli, ["doctor"])
+    assert done.exit_code == 1
+    assert "FAIL folder cache" in done.stdout
+    assert "→ Choose another with --cache FOLDER" in done.stdout
+
+
+def test_a_weights_folder_that_is_not_there(here: Path) -> None:
+    found = examine("cache", "reports", str(here / "nowhere"))
+    assert named(found, "weights folder").level == FAIL
+
+
+def test_a_check_that_breaks_is_a_finding(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("driver mismatch")
+
+    monkeypatch.setattr(findings, "_devices", broken)
+    one = named(examine("cache", "reports"), "devices")
+    assert (one.level, "driver mismatch" in one.text) == (FAIL, True)
+
+
+def test_a_library_that_can_not_be_imported(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "_NEEDED", ("numpy", "no_such_library"))
+    one = named(examine("cache", "reports"), "no_such_library")
+    assert one.level == FAIL
+    assert "pip install" in one.fix
+
+
+def test_no_compiler_and_a_full_disk_are_warnings(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings.shutil, "which", lambda _: None)
+    monkeypatch.setattr(findings, "_LITTLE_SPACE", 1e18)
+    found = examine("cache", "reports")
+    assert named(found, "engine compile").level == WARN
+    assert named(found, "folder cache").level == WARN
+
+
+def test_locks_that_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    one = named(examine("cache", "reports"), "HDF5 and locks")
+    assert one.level == FAIL
+    assert "FEATCACHE_LOCK=soft" in one.fix

@@ -1,0 +1,86 @@
+"""featcache weights and featcache backbones on the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+from torchvision.models import get_model
+
+from featcache.cli.main import cli, run
+from featcache.extraction.registry import BACKBONES
+
+NAME = "squeezenet1_1"
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    with torch.random.fork_rng():
+        save_file(get_model(NAME).state_dict(), folder / f"{NAME}.safetensors")
+    monkeypatch.setenv("FEATCACHE_WEIGHTS", str(folder))
+    return folder
+
+
+def out(*args: str, code: int = 0) -> str:
+    done = CliRunner().invoke(cli, list(args))
+    assert done.exit_code == code, done.output
+    return done.stdout
+
+
+def test_list_and_path(own: Path) -> None:
+    assert f"{own}/{NAME}.safetensors" in out("weights", "list")
+    rows = json.loads(out("weights", "list", "--all", "--format", "json"))
+    assert len(rows) == len(BACKBONES)
+    (found,) = [row for row in rows if row["path"]]
+    assert (found["backbone"], found["official"]) == (NAME, False)
+    assert out("weights", "path", NAME).strip() == str(own / f"{NAME}.safetensors")
+
+
+def test_path_of_what_is_not_there(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["weights", "path", "resnet18"]) == 1
+    err = capsys.readouterr().err
+    assert "resnet18-f37072fd.pth" in err
+    assert "featcache weights add resnet18" in err
+    assert run(["weights", "path", "resnet"]) == 2
+
+
+def test_verify_says_which_is_bad(own: Path) -> None:
+    assert out("weights", "verify").startswith(f"OK  {NAME}")
+    (own / f"{NAME}.safetensors").write_bytes(b"cut short")
+    text = out("weights", "verify", code=1)
+    assert text.startswith(f"BAD {NAME}")
+    assert "Pass a .safetensors file" in text
+
+
+def test_add(own: Path, tmp_path: Path) -> None:
+    source = str(own / f"{NAME}.safetensors")
+    made = out("weights", "add", NAME, source, "--weights-dir", str(tmp_path / "new")).strip()
+    assert Path(made).read_bytes() == Path(source).read_bytes()
+
+
+def test_backbones_as_json_and_csv(own: Path) -> None:
+    rows = json.loads(out("backbones", "--format", "json"))
+    assert [row["backbone"] for row in rows] == list(BACKBONES)
+    of = {row["backbone"]: row for row in rows}
+    with torch.device("meta"):
+        network = get_model("resnet18")
+    assert of["resnet18"]["parameters"] == sum(p.numel() for p in network.parameters())
+    assert of["resnet18"]["gflops"] == pytest.approx(1.814, abs=0.01)
+    assert (of["resnet18"]["pixels"], of["inception_v3"]["pixels"]) == (224, 299)
+    assert [row["backbone"] for row in rows if row["at_hand"]] == [NAME]
+    lines = list(csv.DictReader(out("backbones", "resnet", "--format", "csv").splitlines()))
+    assert {line["backbone"] for line in lines} == {name for name in BACKBONES if "resnet" in name}
+
+
+def test_backbones_at_hand(own: Path) -> None:
+    text = out("backbones", "--at-hand")
+    assert NAME in text
+    assert "resnet18" not in text
+    assert out("backbones", "vgg", "--at-hand", "--format", "csv").strip() == "backbone"

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from featcache.errors import RecipeError, UnknownName
+from featcache.finetuning.options import Options
+
+
+def test_defaults_are_the_study() -> None:
+    plain = Options().plain()
+    study = {
+        "lr": 3e-4, "weight_decay": 1e-4, "label_smoothing": 0.1, "batch_size": 64, "epochs": 8,
+        "freeze_epochs": 3, "freeze_bn": False, "schedule": "constant",
+    }  # fmt: skip
+    assert {name: plain[name] for name in study} == study
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0}, {"epochs": True}, {"batch_size": 1.5}, {"lr": 0.0}, {"lr": math.nan},
+        {"lr": "fast"}, {"label_smoothing": 1.0}, {"ema": 1.0}, {"jitter": -0.1},
+        {"crop_scale": 0.0}, {"layer_decay": 1.1}, {"epochs": 2, "freeze_epochs": 3},
+        {"batch_size": 2, "accumulate": 4},
+    ],
+)  # fmt: skip
+def test_out_of_range_is_refused(wrong: dict) -> None:
+    with pytest.raises(RecipeError):
+        Options(**wrong)
+
+
+def test_unknown_schedule() -> None:
+    with pytest.raises(UnknownName, match="cosin"):
+        Options(schedule="cosin")
+
+
+def test_constant_rate_with_warm_up() -> None:
+    options = Options(warmup=2.0)
+    assert [options.factor(step, 2) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_cosine_falls_to_zero_after_the_warm_up() -> None:
+    options = Options(schedule="cosine", epochs=4, warmup=1.0, freeze_epochs=0)
+    factors = [options.factor(step, 10) for step in range(40)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    expected = [(1 + math.cos(math.pi * i / 30)) / 2 for i in range(30)]
+    assert factors[10:] == pytest.approx(expected)

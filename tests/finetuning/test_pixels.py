@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small import coloured
+
+from featcache.errors import DataError
+from featcache.extraction.preprocess import Preprocess
+from featcache.finetuning.augment import draw
+from featcache.finetuning.options import Options
+from featcache.finetuning.pixels import Pixels
+from featcache.images.arrays import from_arrays
+from featcache.images.decode import decode
+from featcache.images.files import from_files
+
+CPU = torch.device("cpu")
+SEEN = Preprocess(resize=10, crop=8)
+
+
+def _train(pixels: Pixels, rows: np.ndarray) -> torch.Tensor:
+    draws = draw(pixels.sizes[torch.from_numpy(rows)], Options(), torch.Generator().manual_seed(0))
+    return next(pixels.train_batches([rows], [draws]))
+
+
+@pytest.mark.parametrize("budget", [0, 500, 1 << 30])
+def test_what_stays_in_memory_changes_nothing(budget: int) -> None:
+    images = coloured(12, 20)
+    pixels = Pixels(images, [SEEN], CPU, 2, budget)
+    whole = Pixels(images, [SEEN], CPU, 1)
+    rows = np.array([7, 0, 3])
+    assert torch.equal(_train(pixels, rows), _train(whole, rows))
+    mine, other = next(pixels.eval_batches(rows))[0], next(whole.eval_batches(rows))[0]
+    assert torch.equal(mine, other)
+
+
+def test_evaluation_sees_what_extraction_sees() -> None:
+    images = coloured(5, 20)
+    batch = next(Pixels(images, [SEEN], CPU, 1).eval_batches(np.arange(5)))[0]
+    cut = np.stack([SEEN.cut(decode(images.read(row))) for row in range(5)])
+    assert torch.equal(batch, SEEN.normalise(torch.from_numpy(cut)))
+
+
+def test_batches_come_in_order_and_whole() -> None:
+    images = coloured(300, 8)
+    pixels = Pixels(images, [Preprocess(resize=8, crop=8)], CPU, 3)
+    batches = [batch[0] for batch in pixels.eval_batches(np.arange(300)[::-1])]
+    assert [len(batch) for batch in batches] == [128, 128, 44]
+    one = next(pixels.eval_batches(np.array([0])))[0]
+    assert torch.equal(batches[-1][-1:], one)
+
+
+def test_every_backbone_gets_its_own_size() -> None:
+    other = Preprocess(resize=6, crop=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+    pixels = Pixels(coloured(4, 8), [SEEN, other], CPU, 1)
+    sizes = [x.shape for x in next(pixels.eval_batches(np.arange(4)))]
+    assert sizes == [(4, 3, 8, 8), (4, 3, 4, 4)]
+    batch = torch.full((2, 3, 8, 8), 0.75)
+    first, second = pixels.as_seen(batch)
+    assert first.shape == (2, 3, 8, 8)
+    torch.testing.assert_close(second, torch.full((2, 3, 4, 4), 0.5))
+
+
+def test_broken_images_are_left_out(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    from noise import noise
+
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, path in enumerate(paths):
+        noise(i).save(path)
+    paths[1].write_bytes(b"nothing")
+    ids = [path.name for path in paths]
+    images = from_files("some", paths, ids=ids, labels=list("abab"))
+    noise(9).save(paths[2])  # changed since it was listed
+    pixels = Pixels(images, [SEEN], CPU, 1)
+    assert sorted(pixels.bad) == [1, 2]
+    left = pixels.drop_bad()
+    assert left.ids.tolist() == ["0.png", "3.png"]
+    assert len(next(pixels.eval_batches(np.arange(2)))[0]) == 2
+    cut = torch.from_numpy(SEEN.cut(decode(paths[3].read_bytes())).copy())
+    found = next(pixels.eval_batches(np.array([1])))[0]
+    assert torch.equal(found, SEEN.normalise(cut[None]))
+    assert "2 images can't be decoded" in caplog.text
+
+
+def test_nothing_but_broken_images() -> None:
+    images = from_arrays("x", [np.zeros((2, 2, 5), np.uint8)], ids=["a"], labels=["b"])
+    with pytest.raises(DataError, match="not one of 1"):
+        Pixels(images, [SEEN], CPU, 1).drop_bad()

@@ -1,0 +1,78 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
+
+from featcache.fitting.grouped import stratified_groups
+
+
+def spread(fold, y, k):
+    """The widest gap, over classes, between the folds' counts of one class."""
+    counts = np.array([[((fold == f) & (y == c)).sum() for c in np.unique(y)] for f in range(k)])
+    return int((counts.max(axis=0) - counts.min(axis=0)).max())
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    groups=st.lists(st.integers(0, 60), min_size=30, max_size=120),
+    k=st.integers(2, 6),
+    seed=st.integers(0, 3),
+)
+def test_groups_are_whole_and_every_row_has_one_fold(groups, k, seed):
+    groups = np.array(groups)
+    y = np.array(["cat", "dog", "owl"])[np.arange(len(groups)) % 3]
+    fold = stratified_groups(y, groups, k, seed)
+    assert fold.shape == y.shape
+    assert fold.min() >= 0
+    assert fold.max() < k
+    assert all(len(set(fold[groups == group])) == 1 for group in groups)
+    np.testing.assert_array_equal(fold, stratified_groups(y, groups, k, seed))
+
+
+def test_rows_that_stand_alone_level_the_folds():
+    rng = np.random.default_rng(0)
+    y = rng.choice(["a", "b", "c"], 1000, p=[0.7, 0.2, 0.1])
+    groups = np.arange(1000)
+    groups[:60] = np.repeat(np.arange(20), 3) + 2000
+    fold = stratified_groups(y, groups, 5)
+    assert spread(fold, y, 5) <= 1
+    assert np.ptp(np.bincount(fold)) <= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_as_even_as_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    groups = rng.choice(40, 600, p=rng.dirichlet(np.ones(40)))
+    y = rng.choice(["a", "b", "c"], 600, p=[0.6, 0.3, 0.1])
+    theirs = np.empty(600, int)
+    splitter = StratifiedGroupKFold(4, shuffle=True, random_state=seed)
+    for i, (_, test) in enumerate(splitter.split(y, y, groups)):
+        theirs[test] = i
+    share = [
+        np.array([np.mean(y[fold == f] == c) for f in range(4) for c in "abc"])
+        for fold in (stratified_groups(y, groups, 4, seed), theirs)
+    ]
+    overall = np.tile([np.mean(y == c) for c in "abc"], 4)
+    off, their_off = (np.abs(shares - overall).max() for shares in share)
+    assert off < their_off + 0.03
+
+
+def test_seeds_shuffle():
+    y, groups = np.array(["a", "b"] * 50), np.arange(100) // 2
+    assert not np.array_equal(
+        stratified_groups(y, groups, 5, 0), stratified_groups(y, groups, 5, 1)
+    )
+
+
+def test_sixty_thousand_rows_with_one_pair_take_no_time():
+    y = np.array([f"c{i}" for i in range(10)])[np.arange(60_000) % 10]
+    groups = np.arange(60_000)
+    groups[7] = 59_999
+    started = time.process_time()
+    fold = stratified_groups(y, groups, 5)
+    assert time.process_time() - started < 2  # scikit-learn's took 9 s
+    assert fold[7] == fold[59_999]
+    assert spread(fold, y, 5) <= 1

@@ -1,0 +1,41 @@
+"""A fine-tuned run labels images as it was scored."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from featcache.finetuning.finetune import finetune
+from featcache.finetuning.options import Options
+from featcache.images.sources import open_images
+from featcache.prediction.copies import copy_model
+from featcache.prediction.model import load_model
+from featcache.prediction.onnx_file import TOLERANCE, export_onnx
+
+from .conftest import CLASSES, draw
+
+
+def test_a_fine_tuned_run_says_what_its_evaluation_said(tmp_path: Path) -> None:
+    images = draw(tmp_path / "shapes", 36)
+    run = finetune(
+        open_images(images, cache=tmp_path / "cache"),
+        backbone="squeezenet1_1",
+        weights="random:0",
+        image_size=32,
+        options=Options(epochs=1, freeze_epochs=1, batch_size=8),
+        device="cpu",
+        workers=1,
+        reports=tmp_path / "reports",
+        cache=tmp_path / "cache",
+    )
+    with (run.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        told = list(csv.DictReader(file))
+    proba = [[float(row[f"p_{name}"]) for name in CLASSES] for row in told]
+    paths = [str(images / row["id"]) for row in told]
+    for folder in (run.folder, copy_model(run.folder, tmp_path / "alone", standalone=True)):
+        model = load_model(folder, device="cpu")
+        np.testing.assert_allclose(model.predict_proba(paths), proba, atol=1e-5)
+        assert model.classes == list(CLASSES)
+    assert export_onnx(run.folder, tmp_path / "tuned.onnx").difference <= TOLERANCE

@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from featcache.fitting.splits import make_folds
+from featcache.fitting.statistics import corrected_t_test, mcnemar
+from featcache.reporting.ablation import ablation, write_ablation
+from featcache.reporting.compare import compare
+
+from .conftest import make_features, make_run, own_split
+
+
+def pair(tmp_path, features, folds, both, alone):
+    """A run on both backbones, and one on the first alone, with these outcomes."""
+    whole = make_run(tmp_path, features, folds, both, "svm")
+    one = make_run(tmp_path / "alone", features.select(["big"]), folds, alone, "svm")
+    return [whole, one]
+
+
+def test_on_one_split(tmp_path, caplog):
+    features = make_features(200)
+    folds = own_split(200, 100)
+    rng = np.random.default_rng(0)
+    both, alone = rng.random(200) < 0.9, rng.random(200) < 0.7
+    (found,) = ablation(pair(tmp_path, features, folds, both, alone))
+    tested = slice(100, 200)
+    difference = both[tested].astype(float) - alone[tested]
+    assert (found.backbone, found.fusion, found.head) == ("small", "concat", "svm")
+    assert found.adds == pytest.approx(difference.mean())
+    assert found.p == pytest.approx(mcnemar(both[tested], alone[tested]))
+    # The bootstrap against the normal interval of a mean of 100 differences.
+    reach = 1.96 * difference.std(ddof=1) / 10
+    assert found.low == pytest.approx(found.adds - reach, abs=0.025)
+    assert found.high == pytest.approx(found.adds + reach, abs=0.025)
+    assert "without big" in caplog.text  # the other single is not among the runs
+
+
+def test_over_folds(tmp_path):
+    features = make_features(200)
+    folds = make_folds(features, folds=5)
+    rng = np.random.default_rng(1)
+    both, alone = rng.random(200) < 0.9, rng.random(200) < 0.7
+    (found,) = ablation(pair(tmp_path, features, folds, both, alone))
+    a, b = ([right[fold.test].mean() for fold in folds] for right in (both, alone))
+    assert found.p == pytest.approx(corrected_t_test(a, b, 160, 40))
+    assert found.low < found.adds < found.high
+    assert (found.low > 0 or found.high < 0) == (found.p < 0.05)  # the interval is the test's
+
+
+def test_holm_over_all_additions(tmp_path):
+    features = make_features(200)
+    folds = own_split(200, 100)
+    rng = np.random.default_rng(0)
+    both, alone = rng.random(200) < 0.9, rng.random(200) < 0.7
+    runs = pair(tmp_path, features, folds, both, alone)
+    small = make_run(
+        tmp_path / "s", features.select(["small"]), folds, rng.random(200) < 0.5, "svm"
+    )
+    one, two = sorted(one.p for one in ablation([*runs, small]))
+    assert one <= two
+    assert [row.adds for row in ablation([*runs, small])] == sorted(
+        (row.adds for row in ablation([*runs, small])), reverse=True
+    )
+
+
+def test_the_grid_has_what_it_takes(tmp_path):
+    two = make_features(60)
+    three = replace(
+        two,
+        X=np.concatenate([two.X, two.X[:, :2]], axis=1),
+        blocks=(3, 2, 2),
+        names=("big", "small", "copy"),
+        keys=("key0", "key1", "key2"),
+    )
+    for features, count in ((two, 2), (three, 3)):
+        reports = tmp_path / str(count)
+        done = compare(features, fusion=["concat"], head=["logreg"], folds=2, reports=reports,
+                       singles=False, ablate=True)  # fmt: skip
+        found = ablation(done.runs)
+        assert {one.backbone for one in found} == set(features.names)
+        assert all(one.low <= one.adds <= one.high for one in found)
+        path = write_ablation(reports, found)
+        assert len(path.read_text().splitlines()) == count + 1
+
+
+def test_one_backbone_has_nothing_to_leave_out(tmp_path):
+    features = make_features(60).select(["big"])
+    done = compare(features, head="logreg", folds=2, reports=tmp_path, ablate=True)
+    assert ablation(done.runs) == []
+    assert ablation([]) == []

@@ -1,0 +1,205 @@
+"""report.html: one whole file that shows what the run folder holds, and escapes what it says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import classification_report
+
+from featcache.errors import DataError
+from featcache.reporting import run_page
+from featcache.reporting.comparison import sort_runs
+from featcache.reporting.run_page import QUICK, quick_page, standing, write_run_page
+from featcache.store.cache import Cache
+
+from .pages import HOSTILE, Page, check_self_contained, make_odd_run, toy_images
+
+PLOTS = ("curves", "confusion", "roc", "pr", "reliability", "embedding")
+
+
+@pytest.fixture
+def made(tmp_path):
+    run, features = make_odd_run(tmp_path / "reports", folds=3)
+    return run, features
+
+
+def test_one_whole_file_with_every_part(made, tmp_path):
+    run, features = made
+    images = toy_images(features)
+    Cache(tmp_path / "cache").note_images(images)
+    path = write_run_page(
+        run.folder, features=features, images=images, cache=tmp_path / "cache", depth=QUICK
+    )
+    page = Page(path)
+    check_self_contained(page)
+    assert page.text.count(HOSTILE) > 10  # as text, in tables and beside pictures
+    for heading in ("Metrics", "What it gets wrong", "Classes", "Ranking and calibration",
+                    "Training", "Map of the features", "Data", "Where the time went",
+                    "Do it again"):  # fmt: skip
+        assert heading in page.text
+    for name in PLOTS:
+        with Image.open(run.folder / f"{name}.png") as image:
+            assert image.width > 300
+        assert (run.folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
+    low, high = run.interval
+    assert f"{low:.4f} … {high:.4f}" in page.text
+    assert "95 % interval of" in page.text.replace("\N{NO-BREAK SPACE}", " ")
+    wrong = sum(f["test"] for f in json.loads((run.folder / "metrics.json").read_text())["folds"])
+    assert f"of {wrong} test images are predicted wrong" in page.text
+    pictures = [img for img in page.all("img") if "plot" not in (img.get("class") or "")]
+    assert len(pictures) > 12
+    assert all((img["src"] or "").startswith("data:image/") for img in pictures)
+    assert "not at hand" not in page.text
+
+
+def test_the_most_confident_mistake_comes_first(no_plots, made):
+    run, _ = made
+    page = write_run_page(run.folder).read_text(encoding="utf-8")
+    with (run.folder / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["true"] != row["pred"]]
+    surest = sorted(rows, key=lambda row: -float(row[f"p_{row['pred']}"]))
+    places = [page.index(row["id"].replace("<", "&lt;").replace(">", "&gt;")) for row in surest[:5]]
+    assert places == sorted(places)
+
+
+def test_what_is_not_at_hand_is_said(no_plots, made):
+    run, _ = made
+    page = Page(write_run_page(run.folder))
+    check_self_contained(page)
+    assert "The images are not at hand" in page.text
+    assert "The features are not at hand" in page.text
+    assert "The cache is not at hand" in page.text
+
+
+def test_per_class_csv_is_that_of_sklearn(no_plots, made):
+    run, _ = made
+    write_run_page(run.folder)
+    with (run.folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = classification_report(
+        [row["true"] for row in rows], [row["pred"] for row in rows], output_dict=True
+    )
+    with (run.folder / "per_class.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 3
+    for row in found:
+        theirs = expected[row["class"]]
+        assert float(row["precision"]) == pytest.approx(theirs["precision"], abs=1e-6)
+        assert float(row["recall"]) == pytest.approx(theirs["recall"], abs=1e-6)
+        assert float(row["f1"]) == pytest.approx(theirs["f1-score"], abs=1e-6)
+        assert int(row["images"]) == theirs["support"]
+
+
+def test_a_head_without_probabilities_or_history(tmp_path):
+    run, _ = make_odd_run(tmp_path, proba=False, history=False)
+    page = Page(write_run_page(run.folder))
+    assert "This head gives no probabilities" in page.text
+    assert "no learning curves" in page.text
+    assert not (run.folder / "roc.png").exists()
+
+
+def test_leaky_is_the_first_line_and_attention_has_its_table(made):
+    run, _ = made
+    facts = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps({**facts, "leaky": True, "memory": 123e6}))
+    scores = json.loads((run.folder / "metrics.json").read_text())
+    weights = {"classes": ["cat", "dog"], "backbones": ["big", "small"]}
+    scores["folds"][0]["attention"] = {**weights, "mean": [[0.6, 0.4], [0.2, 0.8]]}
+    scores["folds"][1]["attention"] = {**weights, "mean": [[0.8, 0.2], [0.4, 0.6]]}
+    scores["folds"][2]["attention"] = {**weights, "mean": "damaged"}
+    (run.folder / "metrics.json").write_text(json.dumps(scores))
+    page = Page(write_run_page(run.folder))
+    body = page.text[page.text.index("Skip to the content") + len("Skip to the content") :]
+    assert body.strip().startswith("Leaky on purpose")
+    assert "0.700 ± 0.141" in page.text
+    assert "123 MB" in page.text
+    assert (run.folder / "attention.png").is_file()
+
+
+def test_a_plot_that_fails_costs_a_warning_only(made, monkeypatch, caplog):
+    def broken(_):
+        raise ValueError("no canvas")
+
+    monkeypatch.setattr(run_page, "plot_roc", broken)
+    with caplog.at_level(logging.WARNING, logger="featcache"):
+        page = Page(write_run_page(made[0].folder))
+    assert any("roc" in message and "no canvas" in message for message in caplog.messages)
+    assert "Precision and recall" in page.text
+
+
+def test_the_map_is_kept_and_made_again_only_when_it_is_to_be_larger(no_plots, made, monkeypatch):
+    run, features = made
+    calls = []
+    real = run_page.embed
+    monkeypatch.setattr(run_page, "embed", lambda *a: calls.append(a) or real(*a))
+    for depth in (run_page.Depth(30, 250), run_page.Depth(30, 250), run_page.Depth(60, 250)):
+        write_run_page(run.folder, features=features, depth=depth)
+    assert len(calls) == 2
+    with (run.folder / "embedding.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 60
+
+
+def test_where_it_stands(no_plots, tmp_path):
+    first, _ = make_odd_run(tmp_path, "mlp", right_rate=0.95)
+    second, _ = make_odd_run(tmp_path, "svm", right_rate=0.4)
+    third, _ = make_odd_run(tmp_path, "knn", right_rate=0.95)
+    runs = sort_runs([first, second, third]).runs
+    assert standing(runs[0], runs) == (
+        "The best of 3 runs on the same rows; 1 of them can't be told from it "
+        "(paired test, Holm, 5 %)."
+    )
+    assert "Number 3 of 3" in standing(runs[2], runs)
+    assert "is better by more than chance" in standing(runs[2], runs)
+    assert "can't be told from this one" in standing(runs[1], runs)
+    assert standing(first, []) == ""
+
+
+def test_the_quick_page_is_not_made_twice(no_plots, made, tmp_path):
+    run, features = made
+    quick_page(run.folder, [], features, tmp_path / "cache")
+    before = (run.folder / "report.html").stat().st_mtime_ns
+    quick_page(run.folder, [], features, tmp_path / "cache")
+    assert (run.folder / "report.html").stat().st_mtime_ns == before
+    time.sleep(0.02)
+    make_odd_run(tmp_path / "reports", "svm", folds=3)  # where it stands may have changed
+    quick_page(run.folder, [], features, tmp_path / "cache")
+    assert (run.folder / "report.html").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("damage", ["", "id,fold\na,b\n", "id,fold,true,pred,p_cat\n1,2,3,4,x,y\n"])
+def test_a_damaged_folder_is_one_clear_error(made, damage):
+    run, _ = made
+    (run.folder / "predictions.csv").write_text(damage)
+    with pytest.raises(DataError, match=r"predictions\.csv"):
+        write_run_page(run.folder)
+
+
+def test_many_classes(tmp_path):
+    """100 classes: no table of 10,000 cells, and every plot is still drawn."""
+    from featcache.reporting.confusion import plot_confusion, worst_pairs
+    from featcache.reporting.contents import read_contents
+
+    run, _ = make_odd_run(tmp_path)
+    rng = np.random.default_rng(0)
+    labels = [f"class{i:03d}" for i in range(100)]
+    facts = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps({**facts, "classes": labels}))
+    with (run.folder / "predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "fold", "true", "pred"])
+        for i in range(1000):
+            true, pred = rng.choice(labels, 2)
+            writer.writerow([f"{i}.png", "test", true, pred])
+    contents = read_contents(run.folder)
+    assert plot_confusion(contents) is not None
+    page = Page(write_run_page(run.folder))
+    assert "Confusion in numbers" not in page.text
+    assert len(worst_pairs(np.eye(100, dtype=np.int64) + 1, labels)) == 8
+    shutil.rmtree(run.folder)

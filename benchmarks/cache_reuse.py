@@ -25,20 +25,20 @@ from featcache.images.files import list_images
 CHILD = """
 import json, sys, time
 start = time.perf_counter()
-from featcache.extraction import engine
+from featcache.extraction import network
 from featcache.extraction.extract import fill_cache
 from featcache.images.decode import Image
 from featcache.images.sources import open_images
 imported = time.perf_counter() - start
 passes, opened = [0], [0]
-run, load = engine.Network.run, Image.open
+run, load = network.Network.start, Image.open
 def counted(self, pixels):
     passes[0] += len(pixels)
     return run(self, pixels)
 def opening(*args, **kwargs):
     opened[0] += 1
     return load(*args, **kwargs)
-engine.Network.run, Image.open = counted, opening
+network.Network.start, Image.open = counted, opening
 data, cache, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 images = open_images(data, name="reuse", cache=cache)
 report = fill_cache(images, cache=cache, **options)

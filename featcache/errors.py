@@ -8,6 +8,7 @@ FeatcacheError              exit 1
 ├── CacheMissing            exit 1   nothing was extracted yet (FileNotFoundError)
 ├── CacheUnwritable         exit 1   no permission, or the disk is full (OSError)
 └── CacheRefused            exit 4   what is cached must not be used as it is
+    ├── CacheDenied         exit 4   no permission to read it
     └── CacheBusy           exit 4   another process is writing
 """
 
@@ -71,6 +72,10 @@ class CacheRefused(FeatcacheError):
     """What is cached must not be used as it is."""
 
     exit_code = 4
+
+
+class CacheDenied(CacheRefused):
+    """A cache file that may not be read: whether it is whole nobody knows."""
 
 
 class CacheBusy(CacheRefused):

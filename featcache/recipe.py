@@ -26,7 +26,8 @@ from featcache.store.features import NO_VIEW
 
 _OF_EXTRACTION = (
     "backbone", "view", "weights", "weights_dir", "layer", "image_size",
-    "device", "precision", "engine", "batch_size", "workers", "cache",
+    "device", "precision", "engine", "batch_size", "workers", "max_failures", "retry_failed",
+    "cache",
 )  # fmt: skip
 
 Fitted = Callable[[int, int, Run], None]
@@ -56,6 +57,8 @@ class Recipe(BaseModel):
     engine: str = "auto"
     batch_size: int | str = "auto"
     workers: int | str = "auto"
+    max_failures: int | str | None = None
+    retry_failed: bool = False
 
     fusion: list[str] = Field(default=["concat"], min_length=1)
     head: list[str] = Field(default=["mlp"], min_length=1)
@@ -161,8 +164,10 @@ def _explain(error: ValidationError, where: str) -> RecipeError:
     return RecipeError(f"{where}: {place} is {first['input']!r}: {first['msg']}")
 
 
-def extract_for(recipe: Recipe, progress: Progress | None = None) -> Report:
-    """The extraction that a recipe asks for, views included."""
+def extract_for(
+    recipe: Recipe, progress: Progress | None = None, rehash: bool = False, wait: bool = False
+) -> Report:
+    """The extraction that a recipe asks for, views included; `rehash`, `wait` as in `extract`."""
     check_recipe(recipe)
     images = open_images(
         recipe.data,
@@ -170,12 +175,15 @@ def extract_for(recipe: Recipe, progress: Progress | None = None) -> Report:
         data_root=recipe.data_root,
         group=recipe.group,
         cache=recipe.cache,
+        rehash=rehash,
     )
     options = {name: getattr(recipe, name) for name in _OF_EXTRACTION}
-    return fill_cache(images, progress=progress, **options)
+    return fill_cache(images, progress=progress, wait=wait, **options)
 
 
-def compare_for(recipe: Recipe, report: Report, fitted: Fitted | None = None) -> Comparison:
+def compare_for(
+    recipe: Recipe, report: Report, fitted: Fitted | None = None, again: bool = False
+) -> Comparison:
     """The comparison that a recipe asks for, on what `extract_for` has put into the cache."""
     store = Cache(recipe.cache)
     images = store.images(report.data)
@@ -201,6 +209,7 @@ def compare_for(recipe: Recipe, report: Report, fitted: Fitted | None = None) ->
         tuner=recipe.tuner,
         ablate=recipe.ablate,
         reports=recipe.reports,
+        again=again,
         fitted=fitted,
         cache=recipe.cache,
     )

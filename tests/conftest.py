@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from noise import noise
+
+from featcache.extraction import precision
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +34,19 @@ def pictures(tmp_path: Path) -> Path:
 def cache(tmp_path: Path) -> Path:
     """An empty cache folder."""
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def fp32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--precision auto` is fp32 in every test, whatever the processor; those of bf16 undo this."""
+    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+
+
+@pytest.fixture(autouse=True)
+def the_log_as_it_was() -> Iterator[None]:
+    """A command run inside a test sets up logging; the next test finds nothing of it."""
+    log = logging.getLogger("featcache")
+    before = (log.level, list(log.handlers), log.propagate)
+    yield
+    log.setLevel(before[0])
+    log.handlers[:], log.propagate = before[1:]

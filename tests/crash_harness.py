@@ -70,9 +70,8 @@ def work(cache: str, log: str, pause: float, ready: Event | None = None) -> None
         tiny_backbone(name, dim=64 + 7 * i, seed=i, called=lambda n, name=name: called(n, name))
         for i, name in enumerate(NAMES)
     ]
-    fill_cache(
-        tiny_images(IMAGES), backbone=backbones, cache=cache, batch_size=BATCH, workers=1, wait=True
-    )
+    options = {"batch_size": BATCH, "workers": 1, "precision": "fp32"}
+    fill_cache(tiny_images(IMAGES), backbone=backbones, cache=cache, wait=True, **options)
 
 
 def _widen_the_gaps(pause: float) -> None:

@@ -10,7 +10,7 @@ def _holds(figures: Figures, kills: int) -> None:
     assert figures.kills == kills
     assert figures.resumes > 0, "no kill hit a run with rows done: the test tests nothing"
     assert figures.rows_lost == 0
-    assert figures.redone_most <= 1
+    assert figures.redone_most <= 2  # one being computed, one being written
     assert figures.identical == figures.rounds * len(NAMES)
 
 

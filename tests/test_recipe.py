@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from featcache.cli.main import run as command
 from featcache.errors import FeatcacheError, RecipeError
-from featcache.recipe import Recipe, load_recipe, make_recipe, run
+from featcache.recipe import Recipe, extract_for, load_recipe, make_recipe, run
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
 
@@ -65,7 +66,7 @@ def test_names_are_those_of_the_command_line() -> None:
 
     options = {p.name for command in (extract, compare) for p in command.params}
     renamed = {"settings": "set"}
-    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "max_failures", "retry_failed"}
+    not_of_the_experiment = {"quiet", "again", "rehash", "wait"}
     assert {renamed.get(o, o) for o in options} - not_of_the_experiment == set(Recipe.model_fields)
 
 
@@ -128,3 +129,30 @@ def test_a_recipe_with_views_repeats_and_leaks_on_purpose(tmp_path: Path, pictur
     assert leaky.leaky
     assert leaky.tested == 24
     assert (tmp_path / "reports" / "comparison.md").read_text().startswith("LEAKY PROTOCOL")
+
+
+def test_a_recipe_says_how_many_images_may_fail(tmp_path: Path, pictures: Path) -> None:
+    (pictures / "cat" / "broken.png").write_text("no image")
+    plain = {
+        "data": str(pictures), "backbone": "squeezenet1_1", "weights": "random:0",
+        "image_size": 32, "cache": str(tmp_path / "cache"),
+    }  # fmt: skip
+    with pytest.raises(FeatcacheError, match="1 images failed, more than --max-failures"):
+        extract_for(make_recipe({**plain, "max_failures": 0}))
+    report = extract_for(make_recipe({**plain, "max_failures": "50%", "retry_failed": True}))
+    assert list(report.failed) == ["cat/broken.png"]
+
+
+def test_rehash_and_again_are_of_one_call(tmp_path: Path, pictures: Path) -> None:
+    plain = {
+        "data": str(pictures), "backbone": "squeezenet1_1", "weights": "random:0",
+        "image_size": 32, "head": "ridge", "folds": 2, "near_duplicates": False,
+        "cache": str(tmp_path / "cache"), "reports": str(tmp_path / "reports"),
+    }  # fmt: skip
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(plain))
+    created = []
+    for options in ([], [], ["--again", "--rehash", "--wait"]):
+        assert command(["run", "-q", str(tmp_path / "r.yaml"), *options]) == 0
+        (run_json,) = tmp_path.glob("reports/*/*/run.json")
+        created.append(run_json.stat().st_mtime_ns)
+    assert created[0] == created[1] < created[2]

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from featcache.cli.cached import images_as_they_are, readable_images
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
@@ -42,7 +43,7 @@ def ls(cache: str, quiet: bool) -> None:
     from featcache.store.cache import Cache
 
     store = Cache(cache)
-    entries = [entry for name in store.data_sets() for entry in store.entries(name)]
+    entries = [entry for name in _data_sets(store, None) for entry in store.entries(name)]
     rows = [
         (e.data, e.selector, e.key.weights, f"{e.key.preprocess['crop']} px", e.key.precision,
          f"{e.rows:,}", str(e.dim), f"{e.bytes / 1e6:,.1f} MB")
@@ -72,7 +73,8 @@ def status(
 ) -> None:
     """Say what `extract` with the same options would find: HIT, PARTIAL or MISS, and why.
 
-    Without --backbone, every file of the data set is held against the images as they are now.
+    Without --backbone, every file of the data set is held against the images as they are now;
+    without --data, of the only data set in the cache.
 
     \b
     Example:
@@ -87,16 +89,19 @@ def status(
     from featcache.store.cache import Cache
     from featcache.store.status import status as status_of
 
-    images = open_images(
-        "digits" if data is None else data,
-        name=name,
-        data_root=data_root,
-        group=group,
-        cache=cache,
-        rehash=rehash,
-    )
-    note(images.describe())
     store = Cache(cache)
+    if data is None and store.data_sets():
+        images = images_as_they_are(store, name, rehash)
+    else:
+        images = open_images(
+            "digits" if data is None else data,
+            name=name,
+            data_root=data_root,
+            group=group,
+            cache=cache,
+            rehash=rehash,
+        )
+    note(images.describe())
     if backbone:
         which = ("weights", "weights_dir", "layer", "image_size")
         how = ("device", "precision", "engine", "batch_size")
@@ -118,10 +123,12 @@ def status(
     "--deep",
     type=click.IntRange(1),
     metavar="N",
-    help="Also embed N images of each file again and compare; of the data set that --source opens.",
+    help="Also embed N images of each file again and compare; of one data set.",
 )
 @click.option(
-    "--source", metavar="SPEC", help="For --deep: where the images are, as for extract --data."
+    "--source",
+    metavar="SPEC",
+    help="For --deep: where the images are, as for extract --data; by default where they were.",
 )
 @click.option("--weights-dir", metavar="FOLDER", help="For --deep: a folder of weight files.")
 @click.option(
@@ -165,9 +172,8 @@ def verify(
     if deep:
         from featcache.extraction.deep_verify import deep_verify
 
-        for checked in deep_verify(
-            source or data or "digits", deep, cache=cache, weights_dir=weights_dir
-        ):
+        where = source or readable_images(store, data)
+        for checked in deep_verify(where, deep, cache=cache, weights_dir=weights_dir):
             click.echo(checked)
             bad |= not checked.agrees
     if bad:
@@ -178,7 +184,10 @@ def verify(
 @_DATA
 @cache_option
 @click.option(
-    "--superseded", is_flag=True, help="Files for which the same backbone has a newer one."
+    "--superseded",
+    is_flag=True,
+    help="Files that a newer one of another weight file replaces: backbone, weights' name, layer, "
+    "preprocessing (size, view) and precision are the same.",
 )
 @click.option(
     "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Files last written longer ago."
@@ -252,5 +261,12 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
 
 
 def _data_sets(store: Any, data: str | None) -> list[str]:
-    """The one named, or all."""
-    return [store.images(data).name] if data else store.data_sets()
+    """The one named, or all; a note on those without a list of images."""
+    known = store.data_sets()
+    if data and data not in known:
+        store.images(data)  # says what there is
+    names = [data] if data else known
+    for name in names:
+        if not store.has_images(name):
+            note(f"{name}: no images.csv; the next extract writes it again")
+    return names

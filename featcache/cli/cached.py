@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
-from featcache.errors import RecipeError
+from featcache.errors import DataError, RecipeError
 from featcache.images.options import KINDS
 
 if TYPE_CHECKING:
+    from featcache.images.manifest import Images
+    from featcache.store.cache import Cache
     from featcache.store.features import Features
 
 
@@ -46,3 +48,39 @@ def cached_features(
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
     return store.features(images, entries, view)
+
+
+def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = False) -> Images:
+    """The images of a data set of the cache, by default of its only one.
+
+    Opened anew where they were; where they are not found there, as they were extracted.
+    """
+    from featcache.images.origin import read_origin
+    from featcache.images.sources import open_images
+    from featcache.images.table import TABLES
+
+    known = store.images(data)
+    source, root = read_origin(store.folder / known.name)
+    is_table = Path(source).suffix.lower() in TABLES
+    if is_table and Path(source).is_file():
+        where, data_root = source, root or None
+    elif root and Path(root).is_dir() and not is_table:
+        where, data_root = root, None
+    elif source == "digits":
+        where, data_root = source, None
+    else:
+        note(f"{known.name}: its images are not where they were; taking the list in the cache")
+        return known
+    return open_images(
+        where, name=known.name, data_root=data_root, cache=store.folder, rehash=rehash
+    )
+
+
+def readable_images(store: Cache, data: str | None) -> Images:
+    """`images_as_they_are`, refused where the images themselves are not found."""
+    images = images_as_they_are(store, data)
+    if not images.can_read:
+        raise DataError(
+            f"the images of {images.name} are not where they were", "Say where with --source."
+        )
+    return images

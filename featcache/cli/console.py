@@ -133,7 +133,7 @@ def show_runs(runs: Sequence[Run], title: str = "") -> None:
             f"{run.interval[0]:.4f} … {run.interval[1]:.4f}",
             *(_number(run.metric(name)) for name in ("balanced_accuracy", "f1", "auc")),
             f"{run.fit_seconds:.2f} s",
-            "–" if run.memory is None else f"{run.memory / 1e6:,.0f} MB",
+            _memory(run.memory),
         )
         for place, run in enumerate(runs, 1)
     ]
@@ -155,9 +155,16 @@ def _head(run: Run) -> str:
     return f"{run.head} ({', '.join(asides)})" if asides else run.head
 
 
+def _memory(size: int | None) -> str:
+    """Bytes that a fit added; the least that is told apart is a megabyte."""
+    if size is None:
+        return "–"
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else "<1 MB"
+
+
 def _number(value: float) -> str:
     return "–" if value != value else f"{value:.4f}"
 
 
 def _looks_numeric(text: str) -> bool:
-    return text.removeprefix(f"{_TIE} ")[:1].isdigit() or text == "–"
+    return text.removeprefix(f"{_TIE} ").removeprefix("<")[:1].isdigit() or text == "–"

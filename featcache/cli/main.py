@@ -93,6 +93,14 @@ def run(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         say_error("interrupted", "What is done is kept: the same command goes on from there.")
         return 130
+    except MemoryError as error:
+        first = (str(error).splitlines() or [""])[0]
+        say_error(
+            f"memory ran out{': ' if first else ''}{first}",
+            "Take a smaller --image-size or --batch-size, fewer --workers or --jobs, or a machine "
+            "with more memory. What is done is kept.",
+        )
+        return 1
     except BrokenPipeError:  # the reader of our output has gone, as in `featcache … | head`
         sys.stderr.close()
         return 0

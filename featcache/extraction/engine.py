@@ -50,17 +50,16 @@ class Engine:
     def for_images(self, count: int, begun: str | None = None) -> str:
         """The kind to take for this many images; `begun` is what made the rows before them.
 
-        torch.compile is never chosen: the fused eager path was as fast wherever it was measured
-        (reports/benchmarks/extraction.md), starts at once, and keeps more of the precision.
+        In bf16 the fused eager path comes close to every compiler, starts at once, and keeps more
+        of the precision; in fp32 OpenVINO is the faster one (reports/benchmarks/extraction.md).
         """
         if self.kind != AUTO:
             return self.kind
         at_hand = {"eager": True, "compile": has_compiler(), "openvino": has_openvino()}
         if at_hand.get(str(begun)) and (begun != "openvino" or self.device == "cpu"):
             return str(begun)
-        if self.device == "cpu" and has_openvino() and count >= _WORTH_OPENVINO:
-            return "openvino"
-        return "eager"
+        exact = self.device == "cpu" and self.precision == "fp32"
+        return "openvino" if exact and has_openvino() and count >= _WORTH_OPENVINO else "eager"
 
     def describe(self) -> dict[str, str]:
         """What is recorded with the features it makes."""

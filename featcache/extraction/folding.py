@@ -1,6 +1,6 @@
 """Folding: batch norms go into the convolutions before them, activations run along with them.
 
-On the processor in bf16 a convolution is one call of oneDNN: its weights packed once, its bias in
+On the processor a convolution is one call of oneDNN: its weights packed once, its bias in
 fp32, the ReLU after it in the same pass over memory. torch has these calls for its own compiler;
 where they are missing or a network can't be traced, it runs as it is.
 """
@@ -30,9 +30,11 @@ def fold(network: nn.Module, example: torch.Tensor) -> nn.Module:
     Returns
     -------
     nn.Module
-        A GraphModule; or `network` itself where it can't be traced, or where the traced one
-        gives other vectors.
+        A GraphModule; or `network` itself where it has no convolution, can't be traced, or where
+        the traced one gives other vectors.
     """
+    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        return network
     try:
         graph = fx.symbolic_trace(network)
         _fold_norms(graph)
@@ -62,6 +64,7 @@ def _fold_norms(graph: fx.GraphModule) -> None:
         _replace(graph, str(before.target), fuse_conv_bn_eval(conv, norm))
         node.replace_all_uses_with(before)
         graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
     graph.recompile()
 
 
@@ -93,8 +96,8 @@ def round_weights(network: nn.Module) -> nn.Module:
     return network
 
 
-def fuse_for_cpu(graph: nn.Module, example: torch.Tensor) -> nn.Module:
-    """A folded network in bf16 with fused convolutions, in place.
+def fuse_for_cpu(graph: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> nn.Module:
+    """A folded network with fused convolutions, in place.
 
     Parameters
     ----------
@@ -102,9 +105,12 @@ def fuse_for_cpu(graph: nn.Module, example: torch.Tensor) -> nn.Module:
         From `fold`, float32. One that is no GraphModule is only cast.
     example : float32 tensor of shape (n, 3, h, w)
         A batch of the size that it will run on.
+    dtype : torch.dtype
+        float32 or bfloat16: what it will compute in.
     """
+    finish = round_weights if dtype is torch.bfloat16 else nn.Module.float
     if not isinstance(graph, fx.GraphModule) or not fused_is_there():
-        return round_weights(graph)
+        return finish(graph)
     from torch.fx.passes.shape_prop import ShapeProp
 
     ShapeProp(graph).propagate(example)
@@ -112,30 +118,37 @@ def fuse_for_cpu(graph: nn.Module, example: torch.Tensor) -> nn.Module:
     for node in list(graph.graph.nodes):
         conv = modules.get(node.target) if node.op == "call_module" else None
         if type(conv) is nn.Conv2d and _plain(conv):
-            _fuse(graph, node, conv, modules)
+            _fuse(graph, node, conv, modules, dtype)
     graph.delete_all_unused_submodules()
     graph.recompile()
-    return round_weights(graph)  # a fused one has no parameters that this could cast
+    return finish(graph)  # a fused one has no parameters that this could cast
 
 
 def fused_is_there() -> bool:
     """Whether this torch has oneDNN with the calls that fusing needs."""
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return (
-        there
-        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
+    if not there:
+        return False
+    packs = hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+    return packs and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 class _FusedConv(nn.Module):
-    """A convolution with the activation after it; bf16 in and out, bias in fp32."""
+    """A convolution with the activation after it; its bias is in fp32 also where all else isn't."""
 
-    def __init__(self, conv: nn.Conv2d, activation: str, limits: list[float], shape: Any) -> None:
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        activation: str,
+        limits: list[float],
+        shape: Any,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__()
+        weight = conv.weight.data if dtype is torch.float32 else diffuse(conv.weight.data, dtype)
         where: Any = (conv.padding, conv.stride, conv.dilation, conv.groups)
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self._weight = pack(diffuse(conv.weight.data).to_mkldnn(), *where, list(shape))
+        self._weight = pack(weight.to_mkldnn(), *where, list(shape))
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.data
         self._rest = (bias.float(), *where, activation, limits, "")
 
@@ -148,7 +161,11 @@ def _plain(conv: nn.Conv2d) -> bool:
 
 
 def _fuse(
-    graph: fx.GraphModule, node: fx.Node, conv: nn.Conv2d, modules: dict[str, nn.Module]
+    graph: fx.GraphModule,
+    node: fx.Node,
+    conv: nn.Conv2d,
+    modules: dict[str, nn.Module],
+    dtype: torch.dtype,
 ) -> None:
     users = list(node.users)
     found = _activation(users[0], modules) if len(users) == 1 else None
@@ -157,7 +174,7 @@ def _fuse(
     source = node.args[0]
     if not isinstance(source, fx.Node) or "tensor_meta" not in source.meta:
         return
-    fused = _FusedConv(conv, activation, limits, source.meta["tensor_meta"].shape)
+    fused = _FusedConv(conv, activation, limits, source.meta["tensor_meta"].shape, dtype)
     name = f"fused_{str(node.target).replace('.', '_')}_{node.name}"
     graph.add_module(name, fused)
     with graph.graph.inserting_after(node):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ class FromPixels(nn.Module):
         self.network = network
         self._preprocess = preprocess
         self._dtype = dtype
+        self.eval()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if self._dtype is torch.bfloat16 and pixels.device.type == "cpu":
@@ -44,11 +46,12 @@ class FromPixels(nn.Module):
 def eager(
     network: nn.Module, preprocess: Preprocess, device: str, precision: str, batch_size: int
 ) -> Forward:
-    """Operation by operation, with batch norms folded; in bf16 on the processor also fused."""
+    """Operation by operation, with batch norms folded; on the processor also fused."""
     example = torch.zeros(1, 3, preprocess.crop, preprocess.crop)
     module = fold(network, torch.rand_like(example))
-    if precision == "bf16" and device == "cpu":
-        module = fuse_for_cpu(module, example.expand(batch_size, -1, -1, -1))
+    if device == "cpu" and precision != "fp16":
+        batch = example.expand(batch_size, -1, -1, -1)
+        module = fuse_for_cpu(module, batch, PRECISIONS[precision])
     elif precision == "bf16":
         module = round_weights(module)
     else:
@@ -86,9 +89,10 @@ def openvino(
         diffuse_weights(module)
     pixels = FromPixels(module, preprocess, torch.float32)
     shape = [batch_size, 3, side, side]
-    graph: Any = ov.convert_model(
-        pixels, example_input=torch.zeros(shape, dtype=torch.uint8), input=[(shape, ov.Type.u8)]
-    )
+    example = torch.zeros(shape, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of how OpenVINO traces
+        graph: Any = ov.convert_model(pixels, example_input=example, input=[(shape, ov.Type.u8)])
     hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
     ready = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 

@@ -137,7 +137,7 @@ def _load(images: Images, row: int, preprocesses: Sequence[Preprocess]) -> _Load
 
 
 def _cut(image: Image.Image, preprocess: Preprocess) -> Pixels | Image.Image:
-    return preprocess.turn(image) if preprocess.enlarges(image) else preprocess.cut(image)
+    return preprocess.turn(image) if preprocess.doubles(image) else preprocess.cut(image)
 
 
 def _collate(loaded: Sequence[_Loaded], preprocesses: Sequence[Preprocess]) -> Batch:

@@ -63,7 +63,7 @@ class Network:
             self.kind = "eager"
             try:
                 self._forward, self.dim = self._prepare()
-            except (RuntimeError, ValueError, AssertionError) as again:
+            except (RuntimeError, ValueError, AssertionError, MemoryError) as again:
                 raise self._cannot_run(again) from None
 
     def run(self, pixels: NDArray[np.uint8]) -> Vectors:

@@ -21,6 +21,7 @@ Pixels = NDArray[np.uint8]
 # Resized to a shorter side of 256, a strip of 1 × 5,000 pixels would have 327 million. Of a
 # longer one only the middle is resized: the centre crop sees nothing else.
 _LONGEST = 20
+LARGEST = 16_384  # pixels: beyond it one image alone takes gigabytes
 
 
 def _turned(method: Image.Transpose) -> Callable[[Image.Image], Image.Image]:
@@ -90,6 +91,9 @@ class Preprocess:
         """The same with another crop, the shorter side scaled along."""
         if image_size is None:
             return self
+        if not 1 <= image_size <= LARGEST:
+            raise RecipeError(f"image size {image_size} is not between 1 and {LARGEST} pixels",
+                              "Choose another --image-size.")  # fmt: skip
         return replace(self, crop=image_size, resize=round(self.resize * image_size / self.crop))
 
     def cut(self, image: Image.Image) -> Pixels:
@@ -107,36 +111,32 @@ class Preprocess:
         image = _middle(self.turn(image))
         width, height = image.size
         size, (left, top) = self._resized(width, height)
-        right, bottom = left + self.crop, top + self.crop
-        if size == image.size:
-            image = image.crop((left, top, right, bottom))
-        else:  # only what the crop keeps is computed
-            x, y = width / size[0], height / size[1]
-            image = image.resize(
-                (self.crop, self.crop),
-                _filters()[self.interpolation],
-                box=(left * x, top * y, right * x, bottom * y),
-            )
+        if size != image.size:
+            image = image.resize(size, _filters()[self.interpolation])
+        image = image.crop((left, top, left + self.crop, top + self.crop))
         return np.asarray(image).transpose(2, 0, 1)  # (3, crop, crop)
 
     def turn(self, image: Image.Image) -> Image.Image:
         """The view of an image."""
         return VIEWS[self.view](image)
 
-    def enlarges(self, image: Image.Image) -> bool:
-        """Whether the image is so small that `cut_together` can take it."""
-        return max(image.size) <= self.crop and self.interpolation in ("bilinear", "bicubic")
+    def doubles(self, image: Image.Image) -> bool:
+        """Whether resizing doubles the sides of a square image, once or several times.
+
+        The weights of bilinear interpolation are then multiples of a power of two, and every
+        implementation gives the same: `cut_together` can take it.
+        """
+        times, rest = divmod(self.resize, image.width)
+        whole = rest == 0 and times > 1 and times & (times - 1) == 0
+        return whole and image.width == image.height and self.interpolation == "bilinear"
 
     def cut_together(self, images: Pixels) -> Pixels:
-        """`cut` for small images of one size, many times faster.
-
-        The same to the bit where torch resizes uint8 as Pillow does (processors with AVX2);
-        elsewhere a value may be one off.
+        """`cut` for small images of one size, many times faster and with the same result.
 
         Parameters
         ----------
-        images : uint8 array of shape (n, h, w, 3)
-            From `turn`.
+        images : uint8 array of shape (n, h, h, 3)
+            From `turn`; of a size that `doubles`.
 
         Returns
         -------

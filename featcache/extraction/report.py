@@ -70,12 +70,11 @@ class Report:
 
     @property
     def selectors(self) -> list[str]:
-        """What names the files on the command line, without those of views."""
-        return [
-            f"{done.backbone}@{done.key.digest}"
-            for done in self.outcomes
-            if done.key.preprocess["view"] == "none"
-        ]
+        """What names each backbone's file on the command line; of several views the first."""
+        first: dict[str, str] = {}
+        for done in self.outcomes:
+            first.setdefault(done.backbone, f"{done.backbone}@{done.key.digest}")
+        return list(first.values())
 
     @property
     def computed(self) -> int:

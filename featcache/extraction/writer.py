@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-_AHEAD = 4  # batches that may wait to be written: memory stays bounded
+_AHEAD = 1  # batches that may be on their way to the disk: a kill loses no more
 
 
 class Writer:

@@ -39,7 +39,14 @@ from featcache.fitting.splits import Fold, components, make_folds
 from featcache.images.manifest import Images
 from featcache.reporting.bundle import SPLIT, Writer
 from featcache.reporting.comparison import write_comparison
-from featcache.reporting.run_folder import Run, read_run, rows_digest, run_digest, save_run
+from featcache.reporting.run_folder import (
+    Run,
+    folder_name,
+    read_run,
+    rows_digest,
+    run_digest,
+    save_run,
+)
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")
@@ -138,7 +145,7 @@ def finetune(
     told = {**plain, **_changed(options), "precision": precision_of(accelerator)}
     told |= {"warm_start": True} if warm_start else {}
     digest = run_digest(features, rows, fusion, HEAD, seed, told | {"options": options.plain()})
-    name = f"{'+'.join(features.names)}.{fusion}.{HEAD}.{digest[:8]}"
+    name = folder_name(f"{'+'.join(features.names)}.{fusion}.{HEAD}", digest)
     folder = Path(reports) / features.data / name
     if (folder / "run.json").is_file() and not again:
         return read_run(folder)

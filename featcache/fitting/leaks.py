@@ -23,6 +23,13 @@ Pair = tuple[str, str]
 PAIRS_KEPT = 10_000
 _SHOWN = 3
 _TRAIN, _TEST = 1, 2
+_OF_ONE = (  # how the texts below begin when they speak of one
+    ("images are", "image is"),
+    ("images have their", "image has its"),
+    ("rows have their", "row has its"),
+    ("contents have", "content has"),
+    ("pairs of near duplicates are", "pair of near duplicates is"),
+)
 
 
 @dataclass(frozen=True)
@@ -222,5 +229,7 @@ def _leak(kind: str, what: str, features: Features, pairs: Rows, count: int) -> 
     ids = features.ids[pairs[:PAIRS_KEPT]].tolist()
     shown = ", ".join(f"{one} = {other}" for one, other in ids[:_SHOWN])
     more = ", …" if len(pairs) > _SHOWN else ""
+    for several, one in _OF_ONE if count == 1 else ():
+        what = what.replace(several, one, 1)
     text = f"{count:,} {what}: {shown}{more}"
     return Leak(kind, count, text, tuple((one, two) for one, two in ids))

@@ -25,6 +25,7 @@ _SPLIT_NAMES = {
     "test": "test", "testing": "test",
     "": "",
 }  # fmt: skip
+_LONGEST_NAME = 200  # bytes; file systems take 255 or fewer
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COLUMNS = ("id", "sha256", "label", "group", "split", "size", "mtime_ns")
 
@@ -122,6 +123,11 @@ def check_name(name: str) -> str:
         raise DataError(
             f"{name!r} can't be a data set's name", "Pass a plain name, for instance --name cells."
         )
+    if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        raise DataError(
+            f"the data set's name {name[:20]}… is longer than {_LONGEST_NAME} bytes",
+            "Pass a shorter one, for instance --name cells.",
+        )
     return name
 
 
@@ -200,6 +206,8 @@ def _rows(path: Path) -> Iterator[list[str]]:
                     raise _unreadable(path, f"line {reader.line_num} has {len(row)} cells")
                 if not _SHA256.fullmatch(row[1]):
                     raise _unreadable(path, f"line {reader.line_num} has no sha256: {row[1]!r}")
+                if row[4] not in ("", *SPLITS):
+                    raise _unreadable(path, f"line {reader.line_num}: {row[4]!r} is no split")
                 yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, str(error)) from None

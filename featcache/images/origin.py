@@ -11,6 +11,21 @@ from featcache.images.manifest import ORIGIN_JSON, Content, Images
 Reader = Callable[[str], Content]
 
 
+def read_origin(folder: Path) -> tuple[str, str]:
+    """What was opened, as the user named it, and the folder its ids are relative to; "" unknown.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's folder in the cache.
+    """
+    try:
+        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        return str(plain["source"]), str(plain["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
+
+
 def find_reader(folder: Path, images: Images) -> Reader | None:
     """How to read an image by its id, if the images can still be found.
 
@@ -30,14 +45,10 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
     if images.can_read:
         row = {id_: i for i, id_ in enumerate(images.ids.tolist())}
         return lambda id_: images.read(row[id_])
-    try:
-        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
-        source, root = str(plain["source"]), str(plain["root"])
-    except (OSError, ValueError, KeyError, TypeError):
-        source, root = images.name, ""
+    source, root = read_origin(folder)
     if root and Path(root).is_dir():
         return lambda id_: (Path(root) / id_).read_bytes()
-    if source == "digits":
+    if (source or images.name) == "digits":
         from featcache.images.sources import open_images
 
         return find_reader(folder, open_images("digits", cache=None))

@@ -141,17 +141,17 @@ def _has_splits(root: Path, parts: Sequence[Sequence[str]]) -> bool:
     """Whether the top folders are splits; one alone is, if class folders stand in it."""
     top = {part[0] for part in parts if len(part) > 1}
     splits = {name for name in top if split_name(name)}
-    if "train" not in {split_name(name) for name in splits}:
-        return False
-    if len(splits) < 2:
-        return splits == top and all(len(part) > 2 for part in parts)
-    if splits != top:
+    # A class may be called train; a folder of that name that holds class folders is none.
+    deep = {name for name in splits if all(len(part) > 2 for part in parts if part[0] == name)}
+    has_train = "train" in {split_name(name) for name in splits}
+    if splits != top and (deep or (has_train and len(splits) > 1)):
         raise DataError(
             f"{root} mixes split folders ({', '.join(sorted(splits))}) with others "
             f"({', '.join(sorted(top - splits)[:5])})",
-            "Keep only train, val and test at the top, or point --data at one level.",
+            "Keep only train, val and test at the top, or point --data at one level. Where they "
+            "are classes, list the images in a CSV file: path,label.",
         )
-    return True
+    return has_train and splits == top and (len(splits) > 1 or bool(deep))
 
 
 def digits(argument: str, options: Options) -> Images:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,9 +67,10 @@ def _read_table(path: Path) -> pd.DataFrame:
         if path.suffix.lower() in (".parquet", ".pq"):
             frame = pd.read_parquet(path).astype(object)
             return frame.where(frame.notna(), "").astype(str)
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        encoding = _encoding(path)
+        separator = _separator(path, encoding)
         frame = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            path, sep=separator, dtype=str, keep_default_na=False, encoding=encoding
         )
         if len(frame) and not isinstance(frame.index, pd.RangeIndex):  # it shifted the columns
             raise ValueError("its rows have more cells than its header")
@@ -76,8 +79,36 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise DataError(
             "reading Parquet needs pyarrow", 'pip install "featcache[parquet]"'
         ) from None
+    except UnicodeError:
+        raise DataError(
+            f"{path} can't be read as a table: its text is not UTF-8",
+            "Save it as UTF-8 (in Excel: CSV UTF-8), or convert it: "
+            f"iconv -f latin1 -t utf-8 {shlex.quote(str(path))} > utf8.csv",
+        ) from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path} can't be read as a table: {error}") from None
+
+
+def _encoding(path: Path) -> str:
+    """UTF-16 where the file begins with its mark, as Excel's "Unicode text" does; else UTF-8."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in begin:
+        raise UnicodeError("no mark of the byte order")
+    return "utf-8-sig"
+
+
+def _separator(path: Path, encoding: str) -> str:
+    """What stands between the header's cells: the first that sets off path and label."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding=encoding) as file:
+        header = file.readline()
+    for separator in (usual, ",", ";", "\t"):
+        if {"path", "label"} <= {cell.strip().strip('"') for cell in header.split(separator)}:
+            return separator
+    return usual
 
 
 def _need_columns(path: Path, frame: pd.DataFrame, needed: Sequence[str]) -> None:

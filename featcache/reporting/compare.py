@@ -17,7 +17,14 @@ from featcache.reporting.comparison import Comparison, sort_runs, write_comparis
 from featcache.reporting.extraction import extraction_seconds
 from featcache.reporting.guard import guard
 from featcache.reporting.keep import give_model, pipeline_writer
-from featcache.reporting.run_folder import Run, read_run, rows_digest, run_digest, save_run
+from featcache.reporting.run_folder import (
+    Run,
+    folder_name,
+    read_run,
+    rows_digest,
+    run_digest,
+    save_run,
+)
 from featcache.reporting.run_page import quick_page
 from featcache.store.features import Features
 
@@ -210,7 +217,7 @@ def _folder(
     mine = _settings_of(candidate, settings)
     mine |= candidate.options
     digest = run_digest(chosen, rows, candidate.fusion, candidate.head, seed, mine)
-    return reports / chosen.data / f"{candidate.name}.{digest[:8]}"
+    return reports / chosen.data / folder_name(candidate.name, digest)
 
 
 def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:

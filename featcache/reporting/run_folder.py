@@ -27,6 +27,7 @@ from featcache.store.features import Features
 FORMAT = 1
 LEAKS = "leaks.json"
 ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
+_LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
 _LIBRARIES = ("featcache", "numpy", "scikit-learn", "torch", "xgboost")
 
 
@@ -151,6 +152,13 @@ def run_digest(
             "settings": settings,
         }
     )
+
+
+def folder_name(name: str, digest: str) -> str:
+    """The run folder's name for a candidate's; a long one, as of many backbones, is shortened."""
+    if len(name.encode()) <= _LONGEST:
+        return f"{name}.{digest[:8]}"
+    return f"{name.encode()[: _LONGEST - 60].decode(errors='ignore')}~{name[-20:]}.{digest[:16]}"
 
 
 def save_run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from featcache.images.manifest import (
     write_csv,
     write_images_csv,
 )
+from featcache.images.origin import read_origin
+from featcache.store.command import commands_for_absent, extract_commands
 from featcache.store.disk import guard_writes
 from featcache.store.entry import Entry
 from featcache.store.features import NO_VIEW, Features
@@ -45,8 +47,13 @@ class Cache:
         self.folder = Path(folder)
 
     def data_sets(self) -> list[str]:
-        """Names of the data sets that were extracted, sorted."""
-        return sorted(path.parent.name for path in self.folder.glob(f"*/{IMAGES_CSV}"))
+        """Names of the data sets, sorted: folders with feature files, or a list of images."""
+        found = (self.folder.glob(f"*/{pattern}") for pattern in (IMAGES_CSV, "[!.]*.h5"))
+        return sorted({path.parent.name for paths in found for path in paths})
+
+    def has_images(self, data: str) -> bool:
+        """Whether the list of a data set's images is there."""
+        return (self.folder / data / IMAGES_CSV).is_file()
 
     def path(self, data: str, key: Key) -> Path:
         """Where the features of a data set under a key stand, or would stand."""
@@ -82,7 +89,7 @@ class Cache:
         Raises
         ------
         CacheMissing
-            Where nothing was extracted.
+            Where nothing was extracted, or the list of images was deleted.
         UnknownName
             Where there is no such data set, or there are several and none is named.
         """
@@ -97,7 +104,12 @@ class Cache:
         name = known[0] if data is None else data
         if name not in known:
             raise unknown("data set in the cache", name, known)
-        return read_images_csv(self.folder / name / IMAGES_CSV, name)
+        path = self.folder / name / IMAGES_CSV
+        source, _ = read_origin(path.parent)
+        if not self.has_images(name):
+            raise CacheMissing(f"{path} is gone: nothing says which rows are which images",
+                               extract_commands(self.entries(name), source))  # fmt: skip
+        return replace(read_images_csv(path, name), source=source or name)
 
     def note_images(self, images: Images) -> None:
         """Write the manifest beside its features."""
@@ -171,6 +183,7 @@ class Cache:
         entries = self.entries(data)
         plain = [e for e in entries if e.key.preprocess.get("view", "none") == "none"]
         names = list(dict.fromkeys(entry.key.backbone for entry in plain))
+        source, _ = read_origin(self.folder / data)
         chosen = []
         for wanted in backbone or sorted(names):
             name, _, prefix = wanted.partition("@")
@@ -181,7 +194,7 @@ class Cache:
                 have = ", ".join(e.selector for e in of_name) or ", ".join(names) or "nothing"
                 raise CacheMissing(
                     f"{data} has no features of {wanted} (it has: {have})",
-                    f"featcache extract --data {data} --backbone {name}",
+                    commands_for_absent(entries, data, source, wanted),
                 )
             if len(fitting) > 1:
                 others = ", ".join(entry.selector for entry in fitting[:-1])
@@ -193,7 +206,7 @@ class Cache:
         if not chosen:
             raise CacheMissing(
                 f"no finished features of {data} in {self.folder}/",
-                f"featcache extract --data {data} --backbone resnet18",
+                commands_for_absent(entries, data, source, "resnet18"),
             )
         return chosen
 
@@ -258,23 +271,17 @@ class Cache:
         )
 
     def _refuse_absent(
-        self,
-        images: Images,
-        absent: NDArray[np.bool_],
-        entries: Sequence[Entry],
-        view: Sequence[str] = (),
-    ) -> None:
+        self, images: Images, absent: NDArray[np.bool_], entries: Sequence[Entry],
+        view: Sequence[str],
+    ) -> None:  # fmt: skip
         known_bad = self.failed(images.name)
         rows = np.flatnonzero(absent)
         unexplained = [row for row in rows if str(images.sha256[row]) not in known_bad]
         if unexplained:
-            backbones = " ".join(f"--backbone {entry.key.backbone}" for entry in entries)
-            backbones += "".join(f" --view {name}" for name in view)
             raise CacheRefused(
                 f"{len(unexplained)} of {len(images)} images of {images.name} have no vector yet "
                 f"(for instance {images.ids[unexplained[0]]})",
-                f"featcache extract --data {shlex.quote(images.source or images.name)} "
-                f"{backbones}, with the options that it was first extracted with",
+                extract_commands(entries, images.source, view),
             )
         log.warning(
             "%d images could not be decoded and are left out (%s)",

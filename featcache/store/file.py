@@ -11,6 +11,7 @@ after a SIGKILL at any moment. A row is written, flushed, and only then marked a
 from __future__ import annotations
 
 import os
+import shlex
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheRefused
+from featcache.errors import CacheDenied, CacheRefused
 from featcache.store.disk import check_space, guard_writes, sync
 from featcache.store.key import FORMAT, Key, read_key
 
@@ -265,6 +266,11 @@ def _open(path: Path, mode: str) -> h5py.File:
         return h5py.File(path, mode, locking=False)
     except FileNotFoundError:
         raise
+    except PermissionError:
+        raise CacheDenied(
+            f"no permission to open {path}",
+            f"Ask its owner, or: chmod u+r{'w' * (mode == 'r+')} {shlex.quote(str(path))}",
+        ) from None
     except OSError as error:
         raise CacheRefused(
             f"{path} can't be opened: it is no HDF5 file or cut short ({error})", _AGAIN

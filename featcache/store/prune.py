@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import Timeout
@@ -49,7 +49,9 @@ def choose_victims(
     data : iterable of str
         Data sets.
     superseded : bool, default False
-        Files for which the same backbone and view has a newer one.
+        Files for which a newer one differs in the weight file alone: the same data set, backbone,
+        library, weights' name, layer, preprocessing, precision and stored type. Other seeds of
+        random weights are other weights, and stay.
     older_than : float, optional
         Files last written more than this many days ago.
     max_bytes : int, optional
@@ -99,8 +101,10 @@ def delete(victims: Iterable[Victim]) -> list[Victim]:
     return gone
 
 
-def _purpose(entry: Entry) -> tuple[str, str, str]:
-    return entry.data, entry.key.backbone, str(entry.key.preprocess.get("view"))
+def _purpose(entry: Entry) -> tuple[str, str]:
+    sha256 = entry.key.weights_sha256
+    seed = sha256 if sha256.startswith("random:") else ""
+    return entry.data, replace(entry.key, weights_sha256=seed, format=0).json()
 
 
 def _leftovers(cache: Cache, names: Iterable[str]) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.errors import CacheRefused, DataError
+from featcache.errors import CacheDenied, CacheMissing, CacheRefused, DataError
 from featcache.store.cache import Cache
 from featcache.store.file import FeatureFile, to_hex
 from featcache.store.writing import hold
@@ -26,16 +26,21 @@ class Finding:
         "" where all is well.
     damaged : tuple of str
         Ids of the images whose rows are damaged (their sha256 where the manifest has none).
+    readable : bool
+        False where there is no permission: nothing is known of the file then.
     """
 
     path: Path
     rows: int
     problem: str = ""
     damaged: tuple[str, ...] = ()
+    readable: bool = True
 
     def __str__(self) -> str:
         if not self.problem:
             return f"ok       {self.path}, {self.rows:,} rows"
+        if not self.readable:
+            return f"DENIED   {self.path}: {self.problem}"
         shown = ", ".join(self.damaged[:5]) + (", …" if len(self.damaged) > 5 else "")
         return f"DAMAGED  {self.path}: {self.problem}{': ' if shown else ''}{shown}"
 
@@ -61,6 +66,8 @@ def verify_file(path: Path, ids: dict[str, str]) -> Finding:
             rows = ", ".join(str(row) for row in bad[:5]) + (", …" if len(bad) > 5 else "")
             problem = f"{len(bad)} of {len(file)} rows don't fit their checksum (rows {rows})"
             return Finding(path, len(file), problem, damaged)
+    except CacheDenied:
+        return Finding(path, 0, "no permission to read it", readable=False)
     except CacheRefused as error:
         return Finding(path, 0, error.problem)
 
@@ -68,12 +75,16 @@ def verify_file(path: Path, ids: dict[str, str]) -> Finding:
 def repair(finding: Finding) -> str:
     """Take a damaged file out of use, so that the next extraction keeps only its good rows.
 
+    One that may not be read stays as it is.
+
     Returns
     -------
     str
         What was done.
     """
     path = finding.path
+    if not finding.readable:
+        return f"{path.name} was left as it is: give yourself permission to read it"
     with hold(path):  # a writer at work would put the file back in its place
         if finding.damaged:
             path.replace(path.with_name(f".{path.name}.partial"))
@@ -85,6 +96,6 @@ def repair(finding: Finding) -> str:
 def _ids(cache: Cache, data: str) -> dict[str, str]:
     try:
         images = cache.images(data)
-    except DataError:
+    except (CacheMissing, DataError):
         return {}
     return dict(zip(images.sha256.tolist(), images.ids.tolist(), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheMissing, RecipeError
+from featcache.store.command import extract_commands
 from featcache.store.entry import Entry
 from featcache.store.features import NO_VIEW, Floats
 from featcache.store.file import FeatureFile
@@ -53,7 +53,7 @@ def find_views(
         if not same:
             raise CacheMissing(
                 f"the view {view} of {entry.selector} was not extracted for {entry.data}",
-                _command(entry, view, data),
+                extract_commands([entry], data, [view]),
             )
         found.append(same[-1])
     return found
@@ -87,21 +87,3 @@ def read_tables(
                 file.read(next(rows)[keep], part[:, start : start + entry.dim])
             start += entry.dim
     return X
-
-
-def _command(entry: Entry, view: str, data: str) -> str:
-    """The command that extracts a view with the options that its image was extracted with."""
-    key = entry.key
-    words = ["featcache", "extract", "--data", data, "--backbone", key.backbone]
-    if data != entry.data:
-        words += ["--name", entry.data]
-    if key.weights_sha256.startswith("random:"):
-        words += ["--weights", key.weights_sha256]
-    elif key.weights not in ("auto", "local"):
-        words += ["--weights", key.weights]
-    if key.layer != "penultimate":
-        words += ["--layer", key.layer]
-    words += ["--image-size", str(key.preprocess["crop"])] if "crop" in key.preprocess else []
-    words += ["--precision", key.precision, "--view", view]
-    folder = str(entry.path.parent.parent)
-    return shlex.join(words + (["--cache", folder] if folder != "cache" else []))

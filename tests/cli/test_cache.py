@@ -89,3 +89,86 @@ def test_max_failures_stops_and_keeps_what_is_done(
     assert "failed.csv" in capsys.readouterr().err
     assert run([*command, "--max-failures", "30%"]) == 3
     assert run([*command, "--max-failures", "many"]) == 2
+
+
+def test_a_data_set_without_images_csv_is_listed_verified_and_pruned(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "cache" / "digits" / "images.csv").unlink()
+    for command, said in (
+        (["cache", "ls"], "squeezenet1_1@"),
+        (["cache", "verify"], "1,797 rows"),
+        (["cache", "verify", "--data", "digits"], "1,797 rows"),
+        (["cache", "prune", "--max-size", "0"], "deleted 1 files"),
+    ):
+        capsys.readouterr()
+        assert run(command) == 0
+        captured = capsys.readouterr()
+        assert said in captured.out
+        assert "digits: no images.csv" in captured.err
+    assert list(here.glob("cache/digits/*.h5")) == []
+
+
+def test_status_and_verify_take_the_only_data_set(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run(["extract", "-q", "--data", "pictures", *OPTIONS]) == 0
+    capsys.readouterr()
+    assert run(["cache", "status"]) == 0
+    assert "HIT, 12 images" in capsys.readouterr().out
+    assert run(["cache", "verify", "--deep", "3"]) == 0
+    assert "3 images embedded again" in capsys.readouterr().out
+    (pictures / "cat" / "00.png").write_bytes((pictures / "dog" / "01.png").read_bytes()[:-1])
+    assert run(["cache", "status"]) == 0
+    assert "PARTIAL, 11 of 12 images" in capsys.readouterr().out
+    pictures.rename(tmp_path / "moved")
+    assert run(["cache", "status"]) == 0
+    assert "not where they were" in capsys.readouterr().err
+    assert run(["cache", "verify", "--deep", "3"]) == 1
+    assert "--source" in capsys.readouterr().err
+    assert run(["cache", "verify", "--deep", "3", "--source", "moved"]) == 0
+    assert run(["extract", "-q", *OPTIONS]) == 0
+    for command in (["cache", "status"], ["cache", "verify", "--deep", "3"]):
+        capsys.readouterr()
+        assert run(command) == 2
+        assert "--data" in capsys.readouterr().err
+
+
+def test_a_remedy_for_new_images_is_the_command_that_embeds_them(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run(["extract", "-q", "--data", "pictures", "--name", "pets", *OPTIONS]) == 0
+    (pictures / "cat" / "new.png").write_bytes((pictures / "cat" / "00.png").read_bytes() + b"\0")
+    fit = ["fit", "--data", "pictures", "--name", "pets", "--head", "logreg", "--folds", "2"]
+    capsys.readouterr()
+    assert run(fit) == 4
+    (remedy,) = (line for line in capsys.readouterr().err.splitlines() if "  featcache" in line)
+    assert run(remedy.split()[1:]) == 0
+    assert "13 vectors, 1 computed" in capsys.readouterr().out
+    assert run(fit) == 0
+
+
+@pytest.mark.parametrize("size", ["20000", "99999999999"])
+def test_a_huge_image_size_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["extract", *OPTIONS[:4], "--image-size", size]) == 2
+    assert "--image-size" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_is_one_clear_error(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy(*_: object) -> None:
+        np.empty(1 << 60, np.uint8)
+
+    monkeypatch.setattr("featcache.store.cache.Cache.data_sets", greedy)
+    assert run(["cache", "ls"]) == 1
+    err = capsys.readouterr().err
+    assert "memory ran out: Unable to allocate" in err
+    assert "--batch-size" in err

@@ -62,7 +62,7 @@ def test_strict_exits_4(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "23.png").write_bytes((here / "01.png").read_bytes())
     options = ["--data", "t.csv", "--head", "logreg", "--no-near-duplicates", "-q"]
     assert run(["fit", *options]) == 0
-    assert "warning: 1 test images are also" in capsys.readouterr().err
+    assert "warning: 1 test image is also" in capsys.readouterr().err
     assert run(["fit", *options, "--strict"]) == 4
     assert "23.png = 01.png" in capsys.readouterr().err
 

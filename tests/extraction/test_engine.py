@@ -12,7 +12,7 @@ from featcache.extraction.engine import Engine, open_engine
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbone
 
-NAMES = ["resnet18", "mobilenet_v2", "squeezenet1_1"]
+NAMES = ["resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121"]
 
 
 def pixels(n, side=32, seed=0):
@@ -26,12 +26,13 @@ def network(request):
 
 
 def test_batch_statistics_do_not_move(network):
-    before = copy.deepcopy(network._module.state_dict())
+    module = network._forward
+    before = copy.deepcopy(module.state_dict())
     network.run(pixels(8))
-    after = network._module.state_dict()
+    after = module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not any(module.training for module in network._module.modules())
-    assert not any(p.requires_grad for p in network._module.parameters())
+    assert not any(part.training for part in module.modules())
+    assert not any(p.requires_grad for p in module.parameters())
 
 
 def test_a_row_does_not_depend_on_its_company(network):
@@ -114,7 +115,7 @@ def test_describe_records_what_made_it():
 
 def test_open_engine_defaults(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert open_engine() == Engine("cpu", "fp32", "eager", 32)
+    assert open_engine() == Engine("cpu", "auto", "auto", 32)
     assert open_engine("cpu", "bf16", "eager", 5).batch_size == 5
 
 

@@ -11,8 +11,8 @@ from tiny import tiny_backbone, tiny_images
 
 from featcache.errors import CacheRefused, DataError
 from featcache.extraction import job
-from featcache.extraction.engine import Network
 from featcache.extraction.extract import extract, fill_cache
+from featcache.extraction.network import Network
 from featcache.extraction.registry import open_backbone
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
@@ -25,13 +25,13 @@ SMALL = {"weights": "random:0", "image_size": 32, "batch_size": 4, "workers": 2}
 def passes(monkeypatch):
     """How many images went through a network; those that only try it out are not counted."""
     count = [0]
-    plain = Network.run
+    plain = Network.start
 
     def spy(self, pixels):
         count[0] += len(pixels) if hasattr(self, "dim") else 0
         return plain(self, pixels)
 
-    monkeypatch.setattr(Network, "run", spy)
+    monkeypatch.setattr(Network, "start", spy)
     monkeypatch.setattr(job, "refuse_drift", lambda *_, **__: None)
 
     def since_last():
@@ -194,7 +194,7 @@ class Interrupted(KeyboardInterrupt):
 @pytest.mark.parametrize("after", [1, 2])
 def test_an_interrupted_run_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch, after):
     whole = extract(pictures, backbone="mobilenet_v2", cache=tmp_path / "whole", **SMALL)
-    plain, count = Network.run, [0]
+    plain, count = Network.start, [0]
 
     def stop(self, pixels):
         count[0] += hasattr(self, "dim")
@@ -202,10 +202,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(pictures, tmp_path, monkeyp
             raise Interrupted
         return plain(self, pixels)
 
-    monkeypatch.setattr(Network, "run", stop)
+    monkeypatch.setattr(Network, "start", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(pictures, backbone="mobilenet_v2", cache=tmp_path / "cut", **SMALL)
-    monkeypatch.setattr(Network, "run", plain)
+    monkeypatch.setattr(Network, "start", plain)
     assert Cache(tmp_path / "cut").entries("pictures") == []
     images = open_images(pictures, cache=None)
     report = fill_cache(images, backbone="mobilenet_v2", cache=tmp_path / "cut", **SMALL)
@@ -214,7 +214,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(pictures, tmp_path, monkeyp
     assert again.X.tobytes() == whole.X.tobytes()
     assert again.ids.tolist() == whole.ids.tolist()
     left = {p.name for p in (tmp_path / "cut" / "pictures").iterdir() if ".lock" not in p.name}
-    assert left == {report.outcomes[0].path.name, "images.csv"}
+    assert left == {report.outcomes[0].path.name, "images.csv", "origin.json"}
 
 
 BAD = {"cat/00a.png", "dog/zz.jpg", "owl/03cut.png"}

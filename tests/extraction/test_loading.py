@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import SIDE, tiny_images
 
 from featcache.errors import DataError, RecipeError
 from featcache.extraction.loading import count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
+from featcache.images.arrays import from_arrays
 from featcache.images.manifest import Images, strings
 
 PLAIN = Preprocess(resize=SIDE, crop=SIDE)
@@ -113,3 +115,36 @@ def test_workers():
     for wrong in (0, -1, "many"):
         with pytest.raises(RecipeError, match="workers"):
             count_workers(wrong)
+
+
+@pytest.mark.parametrize("view", ["none", "hflip", "rot90"])
+@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (64, 64), (72, 64)])
+def test_small_images_of_all_sizes_are_cut_as_one_by_one(resize, crop, view):
+    """Those that are resized together go through another resizer, with the same result."""
+    rng = np.random.default_rng(0)
+    sides = [(8, 8), (32, 32), (5, 7), (32, 32), (64, 20), (1, 1), (64, 64), (8, 8), (90, 70)]
+    arrays = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sides]
+    ids = [f"{i}.png" for i in range(len(sides))]
+    images = from_arrays("sizes", arrays, ids=ids, labels=["a"] * len(sides))
+    preprocess = Preprocess(resize=resize, crop=crop, view=view)
+    (batch,) = load_batches(images, np.arange(len(sides)), [preprocess], 16, 2)
+    for found, array in zip(batch.pixels[preprocess], arrays, strict=True):
+        assert np.array_equal(found, preprocess.cut(Image.fromarray(array)))
+
+
+def test_what_doubles():
+    preprocess = Preprocess(resize=256, crop=224)
+    sides = [
+        (32, 32),
+        (8, 8),
+        (1, 1),
+        (128, 128),
+        (256, 256),
+        (512, 512),
+        (28, 28),
+        (32, 64),
+        (96, 96),
+    ]
+    doubled = [size for size in sides if preprocess.doubles(Image.new("RGB", size))]
+    assert doubled == [(32, 32), (8, 8), (1, 1), (128, 128)]
+    assert not replace(preprocess, interpolation="bicubic").doubles(Image.new("RGB", (32, 32)))

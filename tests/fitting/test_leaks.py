@@ -67,7 +67,7 @@ def test_one_content_with_two_labels_names_both_files():
     sha256[7] = sha256[0]  # a dog and a cat
     leak = found(make_features(sha256=sha256))["labels"]
     assert (leak.count, leak.pairs) == (1, (("img0000.png", "img0007.png"),))
-    assert "1 contents have two labels (for instance cat and dog)" in str(leak)
+    assert "1 content has two labels (for instance cat and dog)" in str(leak)
     assert "img0000.png = img0007.png" in str(leak)
 
 

@@ -53,6 +53,13 @@ def test_a_class_may_be_called_train(tmp_path):
     assert set(opened(root).labels.tolist()) == {"train", "car", "plane"}
 
 
+@pytest.mark.parametrize("split", ["train", "Training", "test", "val"])
+def test_a_split_folder_beside_class_folders_is_refused(tmp_path, split):
+    root = touch(tmp_path / "x", f"{split}/cat/1.png", f"{split}/dog/2.png", "cat/3.png")
+    with pytest.raises(DataError, match=rf"mixes split folders \({split}\) with others \(cat\)"):
+        opened(root)
+
+
 def test_names_with_spaces_unicode_commas_and_newlines(tmp_path, cache):
     names = ["große Zellen/a b.png", "c,d/e'f\".png", "g\nh/i.png", "猫/j.png"]
     root = touch(tmp_path / "odd names", *names)
@@ -101,6 +108,10 @@ def test_name_option(tmp_path):
     assert opened(root, name="mine").name == "mine"
     with pytest.raises(DataError, match="name"):
         opened(root, name="../up")
+    assert len(opened(root, name="é" * 100).name) == 100
+    with pytest.raises(DataError, match="longer than 200 bytes") as caught:
+        opened(root, name="é" * 101)
+    assert "--name cells" in caught.value.remedy
 
 
 def test_digits_are_all_there_and_use_the_whole_range():

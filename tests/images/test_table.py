@@ -88,9 +88,34 @@ def test_tables_that_can_not_be_used(listed, text, message):
         listed(text)
 
 
-def test_a_table_in_another_encoding_is_refused(listed):
-    with pytest.raises(DataError, match="can't be read as a table"):
-        listed("path,label\na.png,é\n", encoding="latin-1")
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("path,label\na.png,é\n", "latin-1"), ("path,label\na.png,x\n", "utf-16-le")],
+)
+def test_a_table_in_another_encoding_is_refused(listed, text, encoding):
+    with pytest.raises(DataError, match="can't be read as a table: its text is not UTF-8") as error:
+        listed(text, encoding=encoding)
+    assert "Save it as UTF-8" in error.value.remedy
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
+def test_the_header_says_what_separates_the_cells(listed, separator, name):
+    images = listed('"path",label,split\n"é,1.png",a b,test\n'.replace(",l", f"{separator}l")
+                    .replace(",s", f"{separator}s").replace(",a", f"{separator}a")
+                    .replace(",t", f"{separator}t"), name)  # fmt: skip
+    assert images.ids.tolist() == ["é,1.png"]
+    assert (images.labels.tolist(), images.split.tolist()) == (["a b"], ["test"])
+
+
+def test_a_semicolon_in_a_column_s_name_separates_nothing(listed):
+    assert listed("path,label,a;b\na.png,x;y,1\n").labels.tolist() == ["x;y"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_excel_s_unicode_text_is_read(listed, encoding):
+    images = listed("path\tlabel\né,1.png\tä\n", encoding=encoding)
+    assert (images.ids.tolist(), images.labels.tolist()) == (["é,1.png"], ["ä"])
 
 
 def test_parquet_without_pyarrow_names_the_pip_line(listed, monkeypatch):

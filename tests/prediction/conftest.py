@@ -56,7 +56,7 @@ def make(
     """Extract with two tiny backbones, fit, and keep the model."""
     images = draw(root / "shapes", count)
     backbones = [tiny_backbone("tiny", dim=6), tiny_backbone("other", dim=4, seed=1)]
-    features = extract(images, backbone=backbones, cache=root / "cache")
+    features = extract(images, backbone=backbones, cache=root / "cache", precision="fp32")
     run = compare(
         features, fusion=fusion, head=head, singles=False, reports=root / "reports", **options
     ).best

@@ -49,7 +49,7 @@ def run_json(run):
 
 def test_leaks_are_warned_of_and_listed_in_every_run(tmp_path, caplog):
     done = compare(planted(), head="logreg", reports=tmp_path)
-    assert "1 test images are also among the training images: img00079.png = img00001.png" in (
+    assert "1 test image is also among the training images: img00079.png = img00001.png" in (
         caplog.text
     )
     for run in done:
@@ -83,7 +83,7 @@ def test_the_search_is_made_once_and_not_again_for_what_was_run(tmp_path, monkey
     assert searched == [False]
     compare(planted(), near_duplicates=False, **options)
     assert searched == [False]
-    assert caplog.text.count("1 test images are also") == 2
+    assert caplog.text.count("1 test image is also") == 2
     compare(planted(), **options)
     assert searched == [False, True]  # the first did not look for near duplicates
     with pytest.raises(CacheRefused):

@@ -13,7 +13,14 @@ import pytest
 from featcache.errors import DataError
 from featcache.fitting.splits import folds_from_json, make_folds
 from featcache.reporting import run_folder
-from featcache.reporting.run_folder import read_run, rows_digest, run_digest, save_run
+from featcache.reporting.compare import compare
+from featcache.reporting.run_folder import (
+    folder_name,
+    read_run,
+    rows_digest,
+    run_digest,
+    save_run,
+)
 
 from .conftest import make_features, make_result, make_run, own_split
 
@@ -186,3 +193,25 @@ def test_groups_stand_with_the_predictions_where_there_are_any(tmp_path):
         [groups[i]] * 8 for i in range(0, 40, 8)
     ]
     assert len(set(groups)) == 5
+
+
+def test_a_folder_s_name_is_the_candidate_s_and_fits_a_file_system(tmp_path):
+    assert folder_name("a+b.concat.mlp", "0123456789" * 6) == "a+b.concat.mlp.01234567"
+    many = "+".join(f"efficientnet_b{i}" for i in range(40))
+    names = {folder_name(f"{many}.{how}.mlp", f"{i:064x}"[::-1]) for i, how in enumerate("cs")}
+    assert len(names) == 2
+    for name in names:
+        assert name.startswith("efficientnet_b0+efficientnet_b1")
+        assert len(f".{name}.1234567.tmp".encode()) < 255
+        (tmp_path / name).mkdir()
+    assert len(folder_name("猫" * 90, "0" * 64).encode()) < 240
+
+
+def test_many_backbones_make_a_run_that_keeps_its_full_name(tmp_path, no_plots):
+    features = make_features()
+    wide = replace(features, names=("a" * 150, "b" * 150))
+    run = compare(wide, head="ridge", folds=2, singles=False, reports=tmp_path).best
+    assert run.folder.is_dir()
+    plain = json.loads((run.folder / "run.json").read_text())
+    assert plain["name"] == f"{'a' * 150}+{'b' * 150}.concat.ridge"
+    assert read_run(run.folder).backbones == wide.names

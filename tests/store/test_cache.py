@@ -1,5 +1,6 @@
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from tiny import tiny_backbone, tiny_images
 
 from featcache.errors import CacheBusy, CacheMissing, CacheRefused, UnknownName
-from featcache.images.manifest import strings
+from featcache.images.manifest import IMAGES_CSV, strings
 from featcache.store.cache import FAILED_CSV, Cache, positions
 from featcache.store.file import FeatureFile, create, to_digests
 from featcache.store.writing import begin, lock
@@ -77,6 +78,17 @@ def test_the_one_data_set_is_found_and_of_two_one_must_be_named(full, images):
     with pytest.raises(UnknownName, match="Did you mean other"):
         full.images("othr")
     assert len(full.images("other")) == 12
+
+
+def test_without_its_list_of_images_a_data_set_is_known_still(full, images):
+    (full.folder / "tiny" / IMAGES_CSV).unlink()
+    assert full.data_sets() == ["tiny"]
+    assert not full.has_images("tiny")
+    with pytest.raises(CacheMissing, match=r"images\.csv is gone") as caught:
+        full.images()
+    assert "--backbone tiny --name tiny --weights fixed" in caught.value.remedy
+    full.note_images(images)
+    assert full.images().ids.tolist() == images.ids.tolist()
 
 
 def truncate(path):
@@ -170,13 +182,19 @@ class TestChoose:
         full.choose("tiny", ["resnet"])
         assert f"resnet@{keys['old'].key8}" in caplog.text
 
-    @pytest.mark.parametrize("wanted", ["resnet50", "resnet@ffffffffffff", "@"])
+    @pytest.mark.parametrize("wanted", ["resnet50", "@"])
     def test_unknown_ones_get_the_command(self, full, keys, wanted):
         with pytest.raises(CacheMissing, match=r"has no features of") as caught:
             full.choose("tiny", [wanted])
-        name = wanted.split("@")[0]
-        assert "featcache extract" in caught.value.remedy
-        assert caught.value.remedy.rstrip().endswith(f"--backbone {name}".rstrip())
+        assert caught.value.remedy == shlex.join(
+            ["featcache", "extract", "--data", "memory", "--backbone", wanted.split("@")[0],
+             "--name", "tiny", "--cache", str(full.folder)]
+        )  # fmt: skip
+
+    def test_an_unknown_key_of_a_known_name_gets_those_that_are_there(self, full, keys):
+        with pytest.raises(CacheMissing, match=r"has no features of") as caught:
+            full.choose("tiny", ["resnet@ffffffffffff"])
+        assert f"resnet@{keys['old'].key8}" in caught.value.remedy
 
     def test_nothing_at_all(self, full, images):
         full.path("tiny", KEY).unlink()
@@ -224,11 +242,11 @@ class TestFeatures:
             full.features(more, full.choose("tiny"))
         assert caught.value.exit_code == 4
         assert caught.value.remedy == (
-            "featcache extract --data memory --backbone tiny, "
-            "with the options that it was first extracted with"
+            "featcache extract --data memory --backbone tiny --name tiny --weights fixed "
+            f"--image-size 8 --precision fp32 --cache {full.folder}"
         )
         full.note_images(more)
-        with pytest.raises(CacheRefused, match="extract --data tiny --backbone tiny"):
+        with pytest.raises(CacheRefused, match="extract --data memory --backbone tiny"):
             full.features(full.images(), full.choose("tiny"))
 
     def test_an_image_that_one_of_two_backbones_lacks_is_refused(self, full, images):

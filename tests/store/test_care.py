@@ -8,16 +8,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from tiny import tiny_backbone, tiny_images
 
-from featcache.errors import FeatcacheError, UnknownName
+from featcache.errors import CacheDenied, FeatcacheError, UnknownName
 from featcache.extraction.extract import fill_cache
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
 from featcache.store.export import export
-from featcache.store.prune import choose_victims, delete
+from featcache.store.prune import _purpose, choose_victims, delete
 from featcache.store.status import status
 from featcache.store.verify import repair, verify
 from featcache.store.writing import lock_for
@@ -41,8 +42,6 @@ def _flip(path: Path, at: int, bit: int = 0) -> None:
 
 
 def _offset(path: Path, name: str) -> int:
-    import h5py
-
     with h5py.File(path) as file:
         return int(file[name].id.get_offset())
 
@@ -145,6 +144,33 @@ class TestVerify:
         repair(findings["foreign.h5"])
         assert [f.problem for f in verify(cache, "tiny")] == [""]
 
+    def test_a_file_that_may_not_be_read_is_not_called_damaged(
+        self, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = cache.entries("tiny")[0].path
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        with monkeypatch.context() as patch:  # as root, chmod would refuse nothing
+            patch.setattr(h5py, "File", refuse)
+            (finding,) = verify(cache, "tiny")
+            with pytest.raises(CacheDenied, match="no permission") as caught:
+                cache.missing("tiny", tiny_backbone().key(), np.zeros((1, 32), np.uint8))
+        assert "chmod u+r " in caught.value.remedy
+        assert str(finding) == f"DENIED   {path}: no permission to read it"
+        assert "left as it was" in repair(finding)
+        assert path.is_file()
+        assert verify(cache, "tiny")[0].problem == ""
+
+    def test_without_its_list_of_images_a_file_is_verified_still(self, cache: Cache) -> None:
+        path = cache.entries("tiny")[0].path
+        (cache.folder / "tiny" / "images.csv").unlink()
+        assert verify(cache, "tiny")[0].problem == ""
+        _flip(path, _offset(path, "features"))
+        (finding,) = verify(cache, "tiny")
+        assert len(finding.damaged[0]) == 64  # the content's digest stands for the id
+
     def test_a_truncated_file_is_named(self, cache: Cache) -> None:
         path = cache.entries("tiny")[0].path
         path.write_bytes(path.read_bytes()[:-100])
@@ -176,6 +202,31 @@ class TestPrune:
             fill_cache(images, backbone=newer, cache=cache.folder, batch_size=4)
         victims = choose_victims(cache, ["tiny"], superseded=True)
         assert [v.path for v in victims] == [old.path]
+
+    @pytest.mark.parametrize(
+        ("change", "replaced"),
+        [
+            ({"weights_sha256": "f" * 64}, True),
+            ({"weights": "V2", "weights_sha256": "f" * 64}, False),
+            ({"weights_sha256": "random:1"}, False),
+            ({"layer": "layer4:mean"}, False),
+            ({"precision": "bf16"}, False),
+            ({"dtype": "float16"}, False),
+            ({"library": "timm"}, False),
+        ],
+    )
+    def test_superseded_means_another_weight_file_and_nothing_else(
+        self, cache: Cache, change: dict[str, str], replaced: bool
+    ) -> None:
+        (old,) = cache.entries("tiny")
+        newer = replace(old, path=old.path.with_name("new.h5"), key=replace(old.key, **change))
+        assert (_purpose(newer) == _purpose(old)) is replaced
+
+    @pytest.mark.parametrize("name", ["crop", "view", "resize"])
+    def test_another_preprocessing_supersedes_nothing(self, cache: Cache, name: str) -> None:
+        (old,) = cache.entries("tiny")
+        plain = {**old.key.preprocess, name: "else"}
+        assert _purpose(replace(old, key=replace(old.key, preprocess=plain))) != _purpose(old)
 
     def test_by_age(self, cache: Cache) -> None:
         path = cache.entries("tiny")[0].path

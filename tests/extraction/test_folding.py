@@ -1,0 +1,113 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from featcache.extraction.folding import fold, fuse_for_cpu, fused_is_there
+from featcache.extraction.registry import open_backbone
+from featcache.extraction.sample import cosine
+
+
+class Net(nn.Module):
+    """Convolutions with and without a norm, shared, added, of odd strides and groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.act = nn.ReLU6(inplace=True)
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.norm3 = nn.BatchNorm2d(8)
+        self.same = nn.Conv2d(8, 4, 3, padding="same", dilation=2)
+        self.odd = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x):
+        x = nn.functional.relu(self.norm(self.first(x)))  # (n, 8, h/2, w/2)
+        y = self.act(self.norm2(self.depthwise(x)))
+        y = self.norm3(self.shared(y)) + self.shared(x)  # one convolution, two callers
+        z = torch.sigmoid(self.same(x + y))  # (n, 4, h/2, w/2)
+        return self.odd(z).flatten(1)
+
+
+def trained(seed=0):
+    """With running statistics that are not those of a fresh network."""
+    torch.manual_seed(seed)
+    net = Net()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -1, 1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias, -1, 1)
+    return net.eval().requires_grad_(False)
+
+
+X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_folding_keeps_the_function_and_takes_out_the_norms():
+    net = trained()
+    wanted = net(X)
+    folded = fold(net, X)
+    torch.testing.assert_close(folded(X), wanted, rtol=1e-4, atol=1e-5)
+    # The convolution that two callers share can't take one caller's norm in.
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == 1
+
+
+@torch.no_grad()
+def test_folding_leaves_the_original_as_it_was():
+    net = trained()
+    before = copy.deepcopy(net.state_dict())
+    fold(net, X)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+
+
+@torch.no_grad()
+def test_a_network_that_can_not_be_traced_is_run_as_it_is():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            return self.conv(x).flatten(1) if x.sum() > 0 else x.flatten(1)
+
+    net = Branches().eval()
+    assert fold(net, X) is net
+
+
+@pytest.mark.skipif(not fused_is_there(), reason="this torch has no fused convolutions")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_fusing_keeps_the_function(dtype):
+    wanted = trained()(X)
+    fused = fuse_for_cpu(fold(trained(), X), X, dtype)
+    found = fused(X.to(dtype).to(memory_format=torch.channels_last)).float()
+    tolerance = 1e-5 if dtype is torch.float32 else 0.03
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    assert any(type(m).__name__ == "_FusedConv" for m in fused.modules())
+
+
+@torch.no_grad()
+def test_without_the_fused_calls_it_is_cast(monkeypatch):
+    monkeypatch.setattr("featcache.extraction.folding.fused_is_there", lambda: False)
+    wanted = trained()(X)
+    found = fuse_for_cpu(fold(trained(), X), X, torch.bfloat16)(X.bfloat16()).float()
+    torch.testing.assert_close(found, wanted, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "squeezenet1_1", "densenet121", "shufflenet_v2_x0_5"]
+)
+@torch.no_grad()
+def test_in_bf16_real_architectures_stay_close_to_fp32(name):
+    backbone = open_backbone(name, weights="random:0", image_size=64)
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    wanted = backbone.build().eval()(x)
+    fused = fuse_for_cpu(fold(backbone.build().eval(), x), x, torch.bfloat16)
+    assert cosine(np.asarray(wanted), np.asarray(fused(x.bfloat16()).float())).min() > 0.999

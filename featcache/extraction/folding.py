@@ -69,7 +69,7 @@ def _fold_norms(graph: fx.GraphModule) -> None:
 
 
 def _called_often(graph: fx.GraphModule, node: fx.Node) -> bool:
-    return sum(other.target == node.target for other in graph.graph.nodes) > 1
+    return [other.target for other in graph.graph.nodes].count(node.target) > 1
 
 
 def _replace(graph: fx.GraphModule, name: str, module: nn.Module) -> None:

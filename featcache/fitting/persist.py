@@ -4,7 +4,7 @@ The pipeline itself goes through skops: a zip of JSON and NumPy arrays. What sko
 taken out of it and put back on loading, wherever it stands: torch networks become tensors in one
 safetensors file, XGBoost's boosters UBJ files. The parts' places are a list that whoever keeps
 the files keeps too. Of a search only the estimator that it chose is kept, and the SVC of
-scikit-learn-intelex becomes scikit-learn's.
+scikit-learn-intelex becomes scikit-learn's, with its kernel by name.
 
 An estimator with a torch network must be able to make it again, untrained: it has a method
 `untrained()`.
@@ -18,6 +18,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import skops.io
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.tree._tree import Tree
 from torch import Tensor, nn
@@ -58,6 +59,7 @@ _TRUSTED = frozenset(
 _OURS = "featcache.fitting."
 
 # Where a search keeps what it chose: scikit-learn's, and `tuning.TunedClassifier`.
+_TRAINED_ON = "_BaseLibSVM__Xfit"  # where an SVC keeps X for a kernel that is a function
 _CHOSEN = ("best_estimator_", "best_")
 
 Part = dict[str, Any]
@@ -226,6 +228,8 @@ def _without_parts(value: Any, found: list[tuple[Place, Any]], place: Place = ()
             return _without_parts(getattr(value, chosen), found, place)
     if module == "sklearnex":
         value = _stock(value)
+    elif isinstance(getattr(value, "kernel", None), partial):
+        value = _by_name(value)
     if type(value) in (list, tuple):
         items = [_without_parts(v, found, (*place, i)) for i, v in enumerate(value)]
         same = all(a is b for a, b in zip(items, value, strict=True))
@@ -268,6 +272,19 @@ def _stock(fitted: Any) -> Any:
         for name, dtype in learned.items():
             setattr(plain, name, np.ascontiguousarray(getattr(fitted, name), dtype))
     return plain
+
+
+def _by_name(fitted: Any) -> Any:
+    """An SVC whose kernel is a function, `partial(rbf_kernel, gamma=…)`, as one of kernel "rbf"."""
+    gamma = float(fitted.kernel.keywords["gamma"])
+    named = clone(fitted).set_params(kernel="rbf", gamma=gamma)
+    kept = vars(fitted).keys() - {*named.get_params(), _TRAINED_ON}
+    vars(named).update({name: vars(fitted)[name] for name in kept})
+    if hasattr(fitted, "support_"):
+        X = vars(fitted)[_TRAINED_ON]  # (n, d): with a function, all that it was trained on
+        named.support_vectors_ = np.ascontiguousarray(X[fitted.support_], np.float64)
+        named.shape_fit_, named._gamma = X.shape, gamma
+    return named
 
 
 def _put_back(

@@ -84,6 +84,9 @@ class Images:
                 raise DataError(f"{name} has {len(getattr(self, name))} rows, ids has {n}")
         if len(set(self.ids.tolist())) != n:
             raise DataError(f"image ids repeat in {self.name}", "Give every image its own id.")
+        odd = sorted(set(self.split.tolist()) - {"", *SPLITS})
+        if odd:
+            raise DataError(f"{odd[0]!r} is no split", "Use train, val, test or nothing.")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noise import noise
 
 from featcache.cli.main import run
 
@@ -142,7 +143,7 @@ def test_a_remedy_for_new_images_is_the_command_that_embeds_them(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert run(["extract", "-q", "--data", "pictures", "--name", "pets", *OPTIONS]) == 0
-    (pictures / "cat" / "new.png").write_bytes((pictures / "cat" / "00.png").read_bytes() + b"\0")
+    noise(99).save(pictures / "cat" / "new.png")
     fit = ["fit", "--data", "pictures", "--name", "pets", "--head", "logreg", "--folds", "2"]
     capsys.readouterr()
     assert run(fit) == 4

@@ -12,7 +12,7 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import InterpolationMode
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.extraction.preprocess import VIEWS, Preprocess
+from featcache.extraction.preprocess import LARGEST, VIEWS, Preprocess
 from featcache.extraction.registry import open_backbone
 
 SIZES = [(48, 40), (40, 48), (224, 224), (225, 224), (1, 1), (1, 20), (333, 77), (500, 375),
@@ -126,6 +126,9 @@ def test_another_size_keeps_the_margin():
     assert (small.crop, small.resize) == (32, 37)
     for size in range(1, 400):
         assert Preprocess(resize=232).at(size).resize >= size
+    for size in (0, LARGEST + 1):
+        with pytest.raises(RecipeError, match=f"image size {size} is not between"):
+            Preprocess().at(size)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC as PlainSVC
 
 from featcache.errors import DataError, FeatcacheError
+from featcache.fitting import svm
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.fusion import FUSIONS
@@ -55,6 +57,16 @@ def _says(pipeline, X):
         if hasattr(pipeline, method):
             return getattr(pipeline, method)(X)
     return (pipeline.predict(X)[:, None] == pipeline.classes_).astype(float)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "vote", "stack"])
+def test_an_svm_of_scikit_learns_own_svc_comes_back(tmp_path, monkeypatch, fusion):
+    """Without scikit-learn-intelex its kernel is a function, which no file may hold."""
+    monkeypatch.setattr(svm, "SVC", PlainSVC)
+    features = make_features()
+    pipeline = make_classifier(fusion, "svm", blocks=features.blocks).fit(features.X, features.y)
+    again = _round_trip(tmp_path, pipeline)
+    np.testing.assert_allclose(_says(again, features.X), _says(pipeline, features.X), atol=1e-6)
 
 
 @pytest.mark.parametrize("head", HEADS)

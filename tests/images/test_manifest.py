@@ -81,11 +81,12 @@ DIGEST = "0" * 64
         f"id,sha256,label,group,split,size,mtime_ns\na,{DIGEST},x,,,{10**30},0\n".encode(),
         b"id,sha256,label,group,split,size,mtime_ns\na,1.2E+63,x,,,0,0\n",
         ("id,sha256,label,group,split,size,mtime_ns\n" + f"a,{DIGEST},x,,,0,0\n" * 2).encode(),
+        f"id,sha256,label,group,split,size,mtime_ns\na,{DIGEST},x,,Test,0,0\n".encode(),
         b"id,sha256,label,group,split,size,mtime_ns\n\xff\xfe,b,c,,,0,0\n",
         b'id,sha256,label,group,split,size,mtime_ns\n"a' + b"x" * 200_000,
         np.random.default_rng(0).bytes(500),
     ],
-    ids="empty header cells number overflow digest repeat utf8 field random".split(),
+    ids="empty header cells number overflow digest repeat split utf8 field random".split(),
 )
 def test_a_damaged_images_csv_is_refused_with_a_remedy(tmp_path, content):
     path = tmp_path / "images.csv"
@@ -104,6 +105,16 @@ def test_a_manifest_from_the_cache_says_that_it_has_no_images(tmp_path):
 def test_columns_of_another_length_are_refused():
     with pytest.raises(DataError, match="labels has 2 rows, ids has 3"):
         replace(small(), labels=strings(["a", "b"]))
+
+
+def test_a_split_that_is_none_is_refused_wherever_it_comes_from(tmp_path):
+    with pytest.raises(DataError, match="'holdout' is no split"):
+        small(split=["train", "holdout", ""])
+    write_images_csv(tmp_path / "images.csv", small(split=["train", "", "test"]))
+    text = (tmp_path / "images.csv").read_text().replace("test", "tset")
+    (tmp_path / "images.csv").write_text(text)
+    with pytest.raises(DataError, match="line 4: 'tset' is no split"):
+        read_images_csv(tmp_path / "images.csv", "small")
 
 
 def test_repeated_ids_are_refused_before_any_work():

@@ -159,7 +159,7 @@ class TestVerify:
                 cache.missing("tiny", tiny_backbone().key(), np.zeros((1, 32), np.uint8))
         assert "chmod u+r " in caught.value.remedy
         assert str(finding) == f"DENIED   {path}: no permission to read it"
-        assert "left as it was" in repair(finding)
+        assert "left as it is" in repair(finding)
         assert path.is_file()
         assert verify(cache, "tiny")[0].problem == ""
 

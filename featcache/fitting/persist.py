@@ -3,8 +3,7 @@
 The pipeline itself goes through skops: a zip of JSON and NumPy arrays. What skops can't hold is
 taken out of it and put back on loading, wherever it stands: torch networks become tensors in one
 safetensors file, XGBoost's boosters UBJ files. The parts' places are a list that whoever keeps
-the files keeps too. Of a search only the estimator that it chose is kept, and the SVC of
-scikit-learn-intelex becomes scikit-learn's, with its kernel by name.
+the files keeps too. Of a search only what it chose is kept; any SVC becomes scikit-learn's own.
 
 An estimator with a torch network must be able to make it again, untrained: it has a method
 `untrained()`.

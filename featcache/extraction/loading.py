@@ -17,8 +17,8 @@ from PIL import Image
 from featcache.errors import RecipeError
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.hashing import sha256_bytes
-from featcache.images.decode import BadImage, decode
-from featcache.images.manifest import Images
+from featcache.images.decode import BadImage, decode, reduction
+from featcache.images.manifest import Content, Images
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,25 @@ def _load(images: Images, row: int, preprocesses: Sequence[Preprocess]) -> _Load
         return _Loaded(row, [], problem, perf_counter() - start, 0.0)
     middle = perf_counter()
     try:
-        decoded = {alpha: decode(content, alpha) for alpha in {p.alpha for p in preprocesses}}
-        pixels = [_cut(decoded[preprocess.alpha], preprocess) for preprocess in preprocesses]
+        decoded = _decoded(content, preprocesses)
+        pixels = [_cut(*pair) for pair in zip(decoded, preprocesses, strict=True)]
     except BadImage as error:
         problem = Problem("decode", error.problem)
         return _Loaded(row, [], problem, middle - start, perf_counter() - middle)
     return _Loaded(row, pixels, None, middle - start, perf_counter() - middle)
+
+
+def _decoded(content: Content, preprocesses: Sequence[Preprocess]) -> list[Image.Image]:
+    """The image for each preprocessing, decoded once for all that want the same."""
+    if len({(p.alpha, p.at_least) for p in preprocesses}) == 1:
+        first = preprocesses[0]
+        return [decode(content, first.alpha, first.at_least)] * len(preprocesses)
+    images: dict[tuple[str, int], Image.Image] = {}
+    wanted = [(p.alpha, reduction(content, p.at_least)) for p in preprocesses]
+    for p, same in zip(preprocesses, wanted, strict=True):
+        if same not in images:
+            images[same] = decode(content, p.alpha, p.at_least)
+    return [images[same] for same in wanted]
 
 
 def _cut(image: Image.Image, preprocess: Preprocess) -> Pixels | Image.Image:

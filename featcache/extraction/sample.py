@@ -34,7 +34,7 @@ def load_sample(images: Images, rows: Rows, preprocess: Preprocess) -> tuple[Pix
             content = images.read(row)
             if isinstance(content, bytes) and sha256_bytes(content) != images.sha256[row]:
                 continue
-            pixels.append(preprocess.cut(decode(content, preprocess.alpha)))
+            pixels.append(preprocess.cut(decode(content, preprocess.alpha, preprocess.at_least)))
         except (BadImage, OSError):
             continue
         kept.append(i)

@@ -69,6 +69,7 @@ class Pixels:
             raise RecipeError("the backbones lay transparent pixels over different colours")
         self.preprocesses = list(preprocesses)
         self.side = max(preprocess.crop for preprocess in preprocesses)
+        self._at_least = max(preprocess.at_least for preprocess in preprocesses)
         self.device = device
         self.bad: dict[int, str] = {}
         self.sizes = torch.zeros(len(images), 2, dtype=torch.int64)
@@ -213,7 +214,7 @@ class Pixels:
         check = check and isinstance(content, bytes)
         if check and sha256_bytes(bytes(content)) != self._images.sha256[row]:
             raise BadImage("has changed since it was listed; run again with --rehash")
-        return np.array(decode(content, self.preprocesses[0].alpha))  # (h, w, 3)
+        return np.array(decode(content, self.preprocesses[0].alpha, self._at_least))  # (h, w, 3)
 
     def _stacked(self) -> Tensor | None:
         """All images on the device, where they are of one size and no larger than the crop."""

@@ -9,6 +9,7 @@
 | 32-bit integer | as 16-bit if it fits, else its own minimum … maximum |
 | float | 0 … 1 scaled to 0 … 255 if it fits, else its own minimum … maximum |
 | several frames | the first |
+| a JPEG at least twice as large as asked for | decoded at 1/2, 1/4 or 1/8 of its size |
 | more pixels than Pillow allows | refused: a decompression bomb |
 | another format than `SUFFIXES` name | refused: Pillow runs Ghostscript on EPS |
 """
@@ -27,7 +28,7 @@ from featcache.errors import FeatcacheError
 from featcache.images.files import SUFFIXES
 from featcache.images.manifest import Content
 
-POLICY = 1  # part of every cache key: raise it when a change here can change a pixel
+POLICY = 2  # part of every cache key: raise it when a change here can change a pixel
 
 # What Pillow's decoders have been seen to raise on broken files.
 _BROKEN = (
@@ -41,7 +42,7 @@ class BadImage(FeatcacheError):
     """One image that can't be decoded; it is listed and left out."""
 
 
-def decode(content: Content, alpha: str = "white") -> Image.Image:
+def decode(content: Content, alpha: str = "white", at_least: int = 0) -> Image.Image:
     """Decode one image.
 
     Parameters
@@ -50,6 +51,9 @@ def decode(content: Content, alpha: str = "white") -> Image.Image:
         A file's bytes, or pixels.
     alpha : {"white", "black"}, default "white"
         What shows through transparent pixels.
+    at_least : int, default 0
+        A JPEG may come out smaller, as long as its shorter side has this many pixels: decoding
+        at 1/2, 1/4 or 1/8 of the size is part of the format, and fast. 0: never.
 
     Returns
     -------
@@ -69,6 +73,8 @@ def decode(content: Content, alpha: str = "white") -> Image.Image:
             if isinstance(content, bytes)
             else Image.fromarray(content)
         )
+        if at_least:
+            image.draft(None, (at_least, at_least))
         image.load()
     except UnidentifiedImageError:
         raise BadImage("not an image in a known format") from None
@@ -80,6 +86,18 @@ def decode(content: Content, alpha: str = "white") -> Image.Image:
         return _to_rgb(_upright(image), alpha)
     except _BROKEN as error:
         raise BadImage(f"can't be converted to RGB: {error or type(error).__name__}") from None
+
+
+def reduction(content: Content, at_least: int) -> int:
+    """By how much `decode` reduces an image: 1, 2, 4 or 8; 1 for what can't be opened."""
+    if not isinstance(content, bytes) or not content.startswith(b"\xff\xd8"):
+        return 1
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            times = min(image.size) // at_least
+    except _BROKEN:
+        return 1
+    return max(by for by in (1, 2, 4, 8) if by <= max(times, 1))
 
 
 @functools.cache

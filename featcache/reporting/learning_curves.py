@@ -22,16 +22,16 @@ _DRAWN = {
 
 
 def histories(folds: Sequence[Mapping[str, Any]]) -> list[dict[str, list[float]]]:
-    """The curves of each fold that has some, without what is no list of numbers."""
+    """The curves of each fold that has some, without what is empty or no numbers."""
     kept = []
     for fold in folds:
         history = fold.get("history")
         curves = {
             name: [float(value) for value in values]
             for name, values in (history if isinstance(history, dict) else {}).items()
-            if name in _DRAWN and isinstance(values, list) and _are_numbers(values)
+            if name in _DRAWN and isinstance(values, list) and values and _are_numbers(values)
         }
-        if any(curves.values()):
+        if curves:
             kept.append(curves)
     return kept
 

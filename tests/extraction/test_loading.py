@@ -1,3 +1,4 @@
+import io
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from tiny import SIDE, tiny_images
 from featcache.errors import DataError, RecipeError
 from featcache.extraction.loading import count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
+from featcache.hashing import sha256_bytes
 from featcache.images.arrays import from_arrays
 from featcache.images.manifest import Images, strings
 
@@ -148,3 +150,20 @@ def test_what_doubles():
     doubled = [size for size in sides if preprocess.doubles(Image.new("RGB", size))]
     assert doubled == [(32, 32), (8, 8), (1, 1), (128, 128)]
     assert not replace(preprocess, interpolation="bicubic").doubles(Image.new("RGB", (32, 32)))
+
+
+def test_a_row_does_not_depend_on_who_shares_its_decoding():
+    """Large JPEGs are decoded at a part of their size, which must be that of each size alone."""
+    data = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(data, "JPEG")
+    content = data.getvalue()
+    digest = sha256_bytes(content)
+    one = strings(["a"])
+    images = Images("large", strings(["a.jpg"]), strings([digest]), one, one, strings([""]),
+                    read=lambda row: content)  # fmt: skip
+    sizes = [Preprocess(resize=side, crop=side) for side in (32, 64, 70, 224)]
+    together = loaded(images, [0], preprocesses=sizes)[0].pixels
+    for preprocess in sizes:
+        alone = loaded(images, [0], preprocesses=[preprocess])[0].pixels
+        assert np.array_equal(together[preprocess], alone[preprocess])

@@ -9,7 +9,7 @@ import pytest
 from noise import noise
 from PIL import Image
 
-from featcache.images.decode import BadImage, decode
+from featcache.images.decode import BadImage, decode, reduction
 
 
 def saved(image, kind, **options):
@@ -311,3 +311,48 @@ def test_random_bytes_are_bad():
              b"\0\0\0 ftypavif"]  # fmt: skip
     for i in range(300):
         decodes_or_is_bad(magic[i % len(magic)] + rng.randbytes(rng.randrange(200)))
+
+
+def photograph(size, seed=0):
+    """Smooth shapes and grain, as a JPEG of high quality."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(int)
+    grain = rng.integers(-9, 10, pixels.shape)
+    image = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=95)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "by"),
+    [((800, 600), 0, 1), ((800, 600), 601, 1), ((800, 600), 301, 1), ((800, 600), 300, 2),
+     ((600, 800), 150, 4), ((800, 600), 100, 4), ((800, 600), 75, 8), ((801, 603), 20, 8)],
+)  # fmt: skip
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(size, at_least, by):
+    data = photograph(size)
+    image = decode(data, at_least=at_least)
+    assert image.size == (-(-size[0] // by), -(-size[1] // by))
+    assert by == 1 or min(image.size) >= at_least
+    if at_least:
+        assert reduction(data, at_least) == by
+
+
+def test_reduced_and_whole_come_to_nearly_the_same_after_resizing():
+    data = photograph((1600, 1200))
+    small = (200, 150)
+    whole = np.asarray(decode(data).resize(small, Image.Resampling.BILINEAR)).astype(int)
+    part = np.asarray(decode(data, at_least=600).resize(small, Image.Resampling.BILINEAR))
+    assert decode(data, at_least=600).size == (800, 600)
+    assert np.abs(part - whole).mean() < 0.5
+
+
+@pytest.mark.parametrize("ending", ["PNG", "BMP"])
+def test_other_formats_are_never_reduced(ending):
+    data = io.BytesIO()
+    Image.new("RGB", (400, 300)).save(data, ending)
+    assert decode(data.getvalue(), at_least=10).size == (400, 300)
+    assert reduction(data.getvalue(), 10) == 1
+    assert reduction(np.zeros((400, 300, 3), np.uint8), 10) == 1
+    assert reduction(b"\xff\xd8 and nonsense", 10) == 1

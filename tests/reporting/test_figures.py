@@ -139,6 +139,14 @@ def test_learning_curves_of_folds_that_stopped_at_different_epochs():
     assert plot_learning_curves([{"history": None}]) is None
 
 
+def test_a_fit_without_validation_rows_has_no_panel_for_them():
+    history = {"train_loss": [3.0, 2.0], "val_loss": [], "val_accuracy": []}
+    (loss,) = plot_learning_curves([{"history": history}]).axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training"]
+    empty = {name: [] for name in history}
+    assert plot_learning_curves([{"history": empty}]) is None
+
+
 def test_every_curve_has_a_line_style_of_its_own(contents):
     for figure in (plot_roc(contents), plot_precision_recall(contents)):
         (axes,) = figure.axes

@@ -394,3 +394,26 @@ def test_another_process_reads_the_same(pictures, cache):
 def _reload(cache):
     store = Cache(cache)
     return store.features(store.images(), store.choose("pictures")).X
+
+
+def test_views_are_embedded_beside_the_plain_images_in_one_pass(cache, monkeypatch):
+    from featcache.extraction import loading
+
+    decoded = [0]
+    plain = loading.decode
+
+    def counted(*args):
+        decoded[0] += 1
+        return plain(*args)
+
+    monkeypatch.setattr(loading, "decode", counted)
+    images = tiny_images(12)
+    options = {"backbone": tiny_backbone(), "cache": cache, "batch_size": 4}
+    report = fill_cache(images, view=["hflip", "rot90", "none"], **options)
+    views = [done.key.preprocess["view"] for done in report.outcomes]
+    assert views == ["none", "hflip", "rot90"]
+    assert decoded[0] == 12
+    assert report.selectors == [f"tiny@{report.outcomes[0].key.digest}"]
+    features = extract(images, view="hflip", **options)
+    assert features.X.shape == (12, 5), "the view is no block of its own"
+    assert decoded[0] == 12, "all of it was there"

@@ -16,6 +16,7 @@ from featcache.extraction.report import Report
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.gate import GATES
 from featcache.fitting.grid import candidates
+from featcache.fitting.splits import SEEDS
 from featcache.fitting.views import check_plan
 from featcache.images.options import KINDS
 from featcache.images.sources import open_images
@@ -70,7 +71,7 @@ class Recipe(BaseModel):
     leaky: bool = False
     strict: bool = False
     near_duplicates: bool = True
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     set: dict[str, Any] = {}
     gate: str = "refuse"
     jobs: int = Field(default=1, ge=1)
@@ -111,7 +112,7 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
         there = [str(p) for p in sorted(Path("pipelines").glob("*.yaml"))]
         remedy = did_you_mean(str(path), there) if there else "Recipes end in .yaml."
         raise RecipeError(f"no recipe {str(path)!r}", remedy) from None
-    except (yaml.YAMLError, ValueError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise RecipeError(f"{path} can't be read as YAML: {error}") from None
     if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
         raise RecipeError(f"{path} is no recipe", "It must map names to values: backbone: resnet18")
@@ -147,7 +148,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError("both folds and the test split are asked for", "Choose one of them.")
     check_plan(recipe.view, recipe.balance, recipe.leaky, recipe.strict, recipe.repeats)
     for one in candidates(recipe.backbone, recipe.fusion, recipe.head, recipe.singles):
-        make_classifier(one.fusion, one.head, settings=recipe.set)
+        make_classifier(
+            one.fusion, one.head, settings=recipe.set,
+            select=recipe.select, tune=recipe.tune, tuner=recipe.tuner,
+        )  # fmt: skip
 
 
 def _explain(error: ValidationError, where: str) -> RecipeError:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from featcache.cli.main import run as command
-from featcache.errors import FeatcacheError, RecipeError
+from featcache.errors import FeatcacheError, RecipeError, UnknownName
 from featcache.recipe import Recipe, extract_for, load_recipe, make_recipe, run
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
@@ -34,16 +34,19 @@ def test_one_name_stands_for_a_list_of_one() -> None:
         ({}, "lacks 'backbone'"),
         ({"backbone": "a", "folds": "five"}, "folds is 'five'"),
         ({"backbone": "a", "seed": True}, "seed"),
+        ({"backbone": "a", "seed": 2**32}, "seed"),
+        ({"backbone": "resnet18", "select": "foo:3"}, "unknown selection 'foo'"),
+        ({"backbone": "resnet18", "select": "anova:0"}, "amount is 0"),
         ({"backbone": []}, "backbone"),
         ({"backbone": "a", "image_size": 64.5}, "image_size"),
     ],
 )
 def test_a_bad_recipe_is_one_clear_error(plain: dict[str, Any], part: str) -> None:
-    with pytest.raises(RecipeError, match=part):
+    with pytest.raises((RecipeError, UnknownName), match=part):
         make_recipe(plain)
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "", "a: [", "1: 2", "just text"])
+@pytest.mark.parametrize("text", ["- a\n- b\n", "", "a: [", "1: 2", "just text", "[" * 5000])
 def test_what_is_no_mapping_is_no_recipe(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"r\.yaml"):

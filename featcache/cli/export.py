@@ -47,6 +47,9 @@ def export(
         raise click.UsageError(
             "--standalone goes with -o FOLDER; an ONNX file always stands alone."
         )
+    if onnx is not None and (onnx.is_dir() or not onnx.absolute().parent.is_dir()):
+        why = "is a folder" if onnx.is_dir() else "lies in a folder that is not there"
+        raise click.UsageError(f"--onnx {onnx} {why}")
     if output is not None:
         from featcache.prediction.copies import copy_model
 

@@ -78,6 +78,10 @@ def predict(
     from featcache.prediction.model import load_model
     from featcache.prediction.paths import list_paths
 
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        # Before the work, which would be lost.
+        why = "is a folder" if output.is_dir() else "lies in a folder that is not there"
+        raise click.UsageError(f"-o {output} {why}")
     files = list_paths(paths, lambda: sys.stdin)
     model = load_model(
         run,

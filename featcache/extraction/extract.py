@@ -18,7 +18,7 @@ from featcache.extraction.content import Content
 from featcache.extraction.engine import open_engine
 from featcache.extraction.job import Job
 from featcache.extraction.loading import count_workers, load_batches
-from featcache.extraction.precision import settle
+from featcache.extraction.precision import settle_all
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.writer import Writer
@@ -140,7 +140,8 @@ def fill_cache(
     store.note_images(images)
     if not len(content.rows):
         raise content.none_left(report)
-    jobs = [Job(one, settle(runner, one, store, content), store, content) for one in backbones]
+    settled = settle_all(runner, backbones, store, content)
+    jobs = [Job(*pair, store, content) for pair in zip(backbones, settled, strict=True)]
     with ExitStack() as stack:
         # Always in one order, so that two processes can't wait for each other's locks.
         for job in sorted(jobs, key=lambda job: job.key.stem):

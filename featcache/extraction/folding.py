@@ -96,17 +96,20 @@ def round_weights(network: nn.Module) -> nn.Module:
     return network
 
 
-def fuse_for_cpu(graph: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> nn.Module:
+def fuse_for_cpu(
+    graph: nn.Module, example: torch.Tensor, dtype: torch.dtype, batch_size: int
+) -> nn.Module:
     """A folded network with fused convolutions, in place.
 
     Parameters
     ----------
     graph : nn.Module
         From `fold`, float32. One that is no GraphModule is only cast.
-    example : float32 tensor of shape (n, 3, h, w)
-        A batch of the size that it will run on.
+    example : float32 tensor of shape (1, 3, h, w)
     dtype : torch.dtype
         float32 or bfloat16: what it will compute in.
+    batch_size : int
+        Images in a forward pass; weights are packed for that many.
     """
     finish = round_weights if dtype is torch.bfloat16 else nn.Module.float
     if not isinstance(graph, fx.GraphModule) or not fused_is_there():
@@ -118,7 +121,7 @@ def fuse_for_cpu(graph: nn.Module, example: torch.Tensor, dtype: torch.dtype) ->
     for node in list(graph.graph.nodes):
         conv = modules.get(node.target) if node.op == "call_module" else None
         if type(conv) is nn.Conv2d and _plain(conv):
-            _fuse(graph, node, conv, modules, dtype)
+            _fuse(graph, node, conv, modules, dtype, batch_size)
     graph.delete_all_unused_submodules()
     graph.recompile()
     return finish(graph)  # a fused one has no parameters that this could cast
@@ -141,14 +144,14 @@ class _FusedConv(nn.Module):
         conv: nn.Conv2d,
         activation: str,
         limits: list[float],
-        shape: Any,
+        shape: list[int],
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         weight = conv.weight.data if dtype is torch.float32 else diffuse(conv.weight.data, dtype)
         where: Any = (conv.padding, conv.stride, conv.dilation, conv.groups)
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self._weight = pack(weight.to_mkldnn(), *where, list(shape))
+        self._weight = pack(weight.to_mkldnn(), *where, shape)
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.data
         self._rest = (bias.float(), *where, activation, limits, "")
 
@@ -166,6 +169,7 @@ def _fuse(
     conv: nn.Conv2d,
     modules: dict[str, nn.Module],
     dtype: torch.dtype,
+    batch_size: int,
 ) -> None:
     users = list(node.users)
     found = _activation(users[0], modules) if len(users) == 1 else None
@@ -174,7 +178,8 @@ def _fuse(
     source = node.args[0]
     if not isinstance(source, fx.Node) or "tensor_meta" not in source.meta:
         return
-    fused = _FusedConv(conv, activation, limits, source.meta["tensor_meta"].shape, dtype)
+    shape = [batch_size, *source.meta["tensor_meta"].shape[1:]]
+    fused = _FusedConv(conv, activation, limits, shape, dtype)
     name = f"fused_{str(node.target).replace('.', '_')}_{node.name}"
     graph.add_module(name, fused)
     with graph.graph.inserting_after(node):

@@ -50,8 +50,7 @@ def eager(
     example = torch.zeros(1, 3, preprocess.crop, preprocess.crop)
     module = fold(network, torch.rand_like(example))
     if device == "cpu" and precision != "fp16":
-        batch = example.expand(batch_size, -1, -1, -1)
-        module = fuse_for_cpu(module, batch, PRECISIONS[precision])
+        module = fuse_for_cpu(module, example, PRECISIONS[precision], batch_size)
     elif precision == "bf16":
         module = round_weights(module)
     else:

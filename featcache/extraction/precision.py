@@ -8,6 +8,7 @@ first images in fp32 too, and compares.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from featcache.extraction.backbone import Backbone
@@ -50,6 +51,24 @@ def settle(engine: Engine, backbone: Backbone, store: Cache, content: Content) -
     return _try_fast(engine, backbone, content)
 
 
+def settle_all(
+    engine: Engine, backbones: Sequence[Backbone], store: Cache, content: Content
+) -> list[Settled]:
+    """`settle` for each; views of one backbone share its canary and its network."""
+    done: dict[str, Settled] = {}
+    found = []
+    for backbone in backbones:
+        plain = replace(backbone, preprocess=replace(backbone.preprocess, view="none"))
+        known = done.get(plain.key().digest)
+        likely = likely_precision(engine, backbone, store, content)
+        began = store.has(content.images.name, backbone.key(likely))
+        if known is None or (began and likely != known.engine.precision):
+            known = settle(engine, backbone, store, content)
+            done.setdefault(plain.key().digest, known)
+        found.append(known)
+    return found
+
+
 def likely_precision(engine: Engine, backbone: Backbone, store: Cache, content: Content) -> str:
     """What `settle` comes to if the network bears it.
 
@@ -76,7 +95,8 @@ def _try_fast(engine: Engine, backbone: Backbone, content: Content) -> Settled:
     pixels, _ = load_sample(content.images, rows, backbone.preprocess)
     if not len(pixels):  # nothing that decodes: extraction will say so
         return Settled(replace(engine, precision=precision))
-    exact = replace(engine, precision="fp32", kind="eager").load(backbone).run(pixels)  # (n, d)
+    slow = replace(engine, precision="fp32", kind="eager", batch_size=len(pixels))
+    exact = slow.load(backbone).run(pixels)  # (n, d)
     kind = engine.for_images(len(content.rows))
     least = -1.0
     for one in dict.fromkeys((kind, "eager")):  # eager keeps more of the precision than others

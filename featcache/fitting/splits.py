@@ -23,6 +23,8 @@ log = logging.getLogger("featcache")
 
 Rows = NDArray[np.intp]
 
+SEEDS = 2**32  # NumPy's old generator, which scikit-learn draws with, takes the numbers below
+
 _SHOWN = 3
 
 
@@ -104,7 +106,7 @@ def make_folds(
         side of a fold is empty; or an own split is asked for that the data doesn't have.
     RecipeError
         Where both `folds` and `test_split` are asked for, or repeats of the data's own split, or
-        balance without views.
+        balance without views; or the seed is out of range.
     """
     if folds is not None and test_split:
         raise RecipeError("both folds and the test split are asked for", "Choose one of them.")
@@ -114,6 +116,8 @@ def make_folds(
         raise DataError(
             "the features have no groups, or a single one", "Name the group column on extraction."
         )
+    if not 0 <= seed < SEEDS:
+        raise RecipeError(f"seed is {seed}", f"Give a number from 0 to {SEEDS - 1}.")
     check_plan(viewed(features), balance, leaky, False, repeats)
     pool = _pool(features, balance, leaky, seed)  # (p,) what is dealt out
     if len(np.unique(features.y[pool])) < 2:
@@ -296,12 +300,12 @@ def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
         raise DataError(
             f"{len(y)} samples can't fill {k} folds", f"Ask for at most {len(y)} folds."
         )
-    grouped = len(np.unique(linked)) < len(y)
+    unit = "group" if len(np.unique(linked)) < len(y) else "image"
     for label in np.unique(y).tolist():
         count = len(np.unique(linked[y == label]))
         if count < k:
             raise DataError(
-                f"class {label!r} has {count} {'groups' if grouped else 'images'}, "
+                f"class {label!r} has {count} {unit if count == 1 else f'{unit}s'}, "
                 f"fewer than {k} folds",
                 f"Ask for {count} folds, or add images of {label!r}."
                 if count > 1

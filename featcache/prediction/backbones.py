@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.errors import DataError, WeightsError
+from featcache.errors import DataError, RecipeError, WeightsError
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.registry import open_backbone
@@ -93,8 +93,21 @@ def whole_network(
 
 
 def preprocess_of(recorded: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing of one entry of a bundle's `backbones`."""
-    return from_plain(recorded["preprocess"])
+    """The preprocessing of one entry of a bundle's `backbones`.
+
+    Raises
+    ------
+    DataError
+        Where images aren't prepared in that way any more: other pixels would be other vectors.
+    """
+    try:
+        return from_plain(recorded["preprocess"])
+    except RecipeError as error:
+        raise DataError(
+            f"{recorded.get('name')} saw images that this featcache doesn't prepare in the same "
+            f"way: {error.problem}",
+            "Extract them again and fit it again, or use the featcache that fitted it.",
+        ) from None
 
 
 def _search(name: str, wanted: str, tag: str, weights_dir: str | Path | None) -> str | Path:

@@ -9,8 +9,9 @@ from typing import Any
 
 from featcache.errors import DataError
 from featcache.prediction.backbones import whole_network
+from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
-from featcache.reporting.bundle import read_facts, write_facts
+from featcache.reporting.bundle import write_facts
 
 
 def copy_model(
@@ -49,7 +50,7 @@ def copy_model(
         Where weights are to be put in that can't be found.
     """
     source, target = find_model(run, reports), Path(folder).expanduser()
-    facts = read_facts(source)
+    facts = model_facts(source)
     if target.exists():
         raise DataError(f"{target} is there already", "Name another folder, or remove it.")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

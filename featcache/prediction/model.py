@@ -16,9 +16,9 @@ from featcache.extraction.engine import open_engine
 from featcache.extraction.loading import count_workers, load_batches
 from featcache.images.manifest import Content
 from featcache.prediction.classify import Classifier, classifier_of, open_backbones_of
+from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
 from featcache.prediction.paths import as_images, list_paths
-from featcache.reporting.bundle import read_facts
 
 Progress = Callable[[int, int], None]
 Pictures = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
@@ -200,7 +200,7 @@ def load_model(
         Where the weights that it was trained on are not at hand.
     """
     folder = find_model(run, reports)
-    facts = read_facts(folder)
+    facts = model_facts(folder)
     own = [backbone] if isinstance(backbone, Backbone) else backbone
     backbones = open_backbones_of(folder, facts, weights_dir, own)
     threads = count_workers(workers)

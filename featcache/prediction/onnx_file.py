@@ -21,9 +21,9 @@ from featcache.errors import FeatcacheError
 from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.prediction.classify import Tuned, classifier_of, open_backbones_of
+from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
 from featcache.prediction.graph import Graph, TunedGraph, as_module, described_inputs
-from featcache.reporting.bundle import read_facts
 
 TOLERANCE = 1e-4
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -83,7 +83,7 @@ def export_onnx(
     """
     _need_libraries()
     folder, target = find_model(run, reports), Path(file).expanduser()
-    facts = read_facts(folder)
+    facts = model_facts(folder)
     backbones = open_backbones_of(folder, facts, weights_dir)
     preprocesses = [backbone.preprocess for backbone in backbones]
     ours = classifier_of(

@@ -6,6 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+# What only some runs, or later versions, write.
+_OPTIONAL: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "select": (str, "text"),
+    "keys": (dict, "text by name"),
+    "settings": (dict, "values by name"),
+    "versions": (dict, "text by name"),
+    "machine": (dict, "values by name"),
+    "view": ((list, str), "names"),
+}
+
 
 def check_run_types(facts: Any, scores: Any) -> None:
     """Look through run.json and metrics.json.
@@ -36,6 +46,14 @@ def check_run_types(facts: Any, scores: Any) -> None:
             value is None or _is_number(value) for value in numbers.values()
         )
         _need(good, name, numbers, "numbers by name")
+    for name, (kind, called) in _OPTIONAL.items():
+        value = facts.get(name)
+        _need(value is None or isinstance(value, kind), name, value, called)
+    keys = facts.get("keys") or {}
+    _need(all(isinstance(key, str) for key in keys.values()), "keys", keys, "text by name")
+    for name in ("memory", "tune"):
+        value = facts.get(name)
+        _need(value is None or _is_number(value), name, value, "a number")
 
 
 def _need(good: bool, name: str, value: Any, kind: str) -> None:
@@ -44,4 +62,9 @@ def _need(good: bool, name: str, value: Any, kind: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False

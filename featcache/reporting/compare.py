@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import FeatcacheError
 from featcache.fitting.gate import check_features
 from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
 from featcache.fitting.reuse import Shelf, part_keys
@@ -139,6 +141,7 @@ def compare(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
     rows = rows_digest(features, split)
+    _need_writable(Path(reports) / features.data)
     fused = next(candidate for candidate in grid if candidate.backbones == features.names)
     first = _folder(fused, features, rows, seed, settings or {}, Path(reports))
     known = first if first.is_dir() and not again else None
@@ -174,6 +177,24 @@ def compare(
     return done
 
 
+def _need_writable(folder: Path) -> None:
+    """Refuse a folder that can't take the runs before the first one is fitted, and lost.
+
+    Raises
+    ------
+    FeatcacheError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise FeatcacheError(
+            f"{folder} can't be written: {why}", "Choose another with --reports FOLDER."
+        )
+
+
 def _run_once(
     candidate: Candidate,
     features: Features,
@@ -201,7 +222,7 @@ def _run_once(
     write = pipeline and pipeline_writer(pipeline, candidate, chosen, folds, seed, mine)
     return save_run(
         folder, result, chosen, folds, rows=rows, seed=seed, settings=mine | candidate.options,
-        write_model=write, **said,
+        write_model=write, again=again, **said,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from featcache.hashing import canonical_json, sha256_json
 from featcache.reporting.bundle import FOLDER, Writer, try_to_write
 from featcache.reporting.checked import check_run_types
 from featcache.reporting.fold_facts import finite, fold_facts, most_memory
+from featcache.reporting.placing import place
 from featcache.reporting.predictions import write_predictions
 from featcache.store.features import Features
 
@@ -173,6 +174,7 @@ def save_run(
     write_model: Writer | None = None,
     facts: Mapping[str, Any] | None = None,
     leaks: Mapping[str, Any] | None = None,
+    again: bool = True,
 ) -> Run:
     """Write a run folder, all or nothing, in place of one that is there.
 
@@ -194,6 +196,8 @@ def save_run(
         What else run.json is to say.
     leaks : mapping, optional
         What leaks.json is to hold, see `leaks_to_json`.
+    again : bool, default True
+        False: a whole one that another process has written meanwhile stays, and is returned.
     """
     run = Run(
         folder=folder,
@@ -228,8 +232,8 @@ def save_run(
             _write_json(temporary / LEAKS, leaks)
         if write_model is not None:
             try_to_write(temporary / FOLDER, write_model)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
+        if not place(temporary, folder, "run.json", again):
+            return read_run(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return run
@@ -262,11 +266,11 @@ def read_run(folder: Path) -> Run:
             fit_seconds=facts["fit_seconds"],
             created=facts["created"],
             leaky=facts.get("leaky") is True,
-            select=str(facts.get("select", "")),
-            tune=int(facts.get("tune", 0)),
+            select=facts.get("select") or "",
+            tune=int(facts.get("tune") or 0),
             memory=facts.get("memory"),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise DataError(
             f"{folder} is no run folder: {type(error).__name__} {error}",
             "A run folder holds run.json and metrics.json; delete it if it is of no use.",

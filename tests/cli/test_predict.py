@@ -204,6 +204,9 @@ def test_an_onnx_file_says_how_far_it_is_off(
         (["export", "{run}"], 2, ["-o FOLDER", "--onnx FILE"]),
         (["export", "{run}", "--onnx", "m.onnx", "--standalone"], 2, ["stands alone"]),
         (["export", "{run}", "-o", "photos"], 1, ["there already"]),
+        (["predict", "{run}", "photos", "-o", "photos"], 2, ["-o photos is a folder"]),
+        (["predict", "{run}", "photos", "-o", "no/x"], 2, ["-o no/x lies in a folder that is not"]),
+        (["export", "{run}", "--onnx", "photos"], 2, ["--onnx photos is a folder"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

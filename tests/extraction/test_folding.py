@@ -86,7 +86,7 @@ def test_a_network_that_can_not_be_traced_is_run_as_it_is():
 @torch.no_grad()
 def test_fusing_keeps_the_function(dtype):
     wanted = trained()(X)
-    fused = fuse_for_cpu(fold(trained(), X), X, dtype)
+    fused = fuse_for_cpu(fold(trained(), X), X[:1], dtype, 4)
     found = fused(X.to(dtype).to(memory_format=torch.channels_last)).float()
     tolerance = 1e-5 if dtype is torch.float32 else 0.03
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
@@ -97,7 +97,7 @@ def test_fusing_keeps_the_function(dtype):
 def test_without_the_fused_calls_it_is_cast(monkeypatch):
     monkeypatch.setattr("featcache.extraction.folding.fused_is_there", lambda: False)
     wanted = trained()(X)
-    found = fuse_for_cpu(fold(trained(), X), X, torch.bfloat16)(X.bfloat16()).float()
+    found = fuse_for_cpu(fold(trained(), X), X[:1], torch.bfloat16, 4)(X.bfloat16()).float()
     torch.testing.assert_close(found, wanted, rtol=0.03, atol=0.03)
 
 
@@ -109,5 +109,5 @@ def test_in_bf16_real_architectures_stay_close_to_fp32(name):
     backbone = open_backbone(name, weights="random:0", image_size=64)
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     wanted = backbone.build().eval()(x)
-    fused = fuse_for_cpu(fold(backbone.build().eval(), x), x, torch.bfloat16)
+    fused = fuse_for_cpu(fold(backbone.build().eval(), x), x[:1], torch.bfloat16, 4)
     assert cosine(np.asarray(wanted), np.asarray(fused(x.bfloat16()).float())).min() > 0.999

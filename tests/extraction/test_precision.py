@@ -125,3 +125,25 @@ def test_killed_and_resumed_in_bf16_it_is_the_same_to_the_bit(native, tmp_path):
         assert one.key.precision == "bf16"
         features.append(store.features(images, store.choose("tiny")).X.tobytes())
     assert features[0] == features[1]
+
+
+def test_views_share_the_canary_and_the_network_of_their_backbone(native, cache):
+    built = [0]
+    backbone, plain = tiny_backbone(), tiny_backbone().build
+
+    def build():
+        built[0] += 1
+        return plain()
+
+    counted = replace(backbone, build=build)
+    report = fill_cache(tiny_images(), backbone=counted, view=["hflip", "rot90"], cache=cache)
+    assert [done.key.precision for done in report.outcomes] == ["bf16"] * 3
+    assert built[0] == 2, "one in fp32 for the canary, one that does the work"
+
+
+def test_a_view_goes_on_in_its_own_precision(native, cache):
+    fill(cache, tiny_backbone(view="hflip"), precision="fp32")
+    more = tiny_images(50)
+    report = fill_cache(more, backbone=tiny_backbone(), view="hflip", cache=cache)
+    assert [done.key.precision for done in report.outcomes] == ["bf16", "fp32"]
+    assert report.outcomes[1].computed == 10

@@ -182,7 +182,7 @@ def test_a_group_column_with_one_group():
     features = make_features(groups=["ward"] * 120)
     with pytest.raises(DataError, match="or a single one"):
         make_folds(features, group="subject")
-    with pytest.raises(DataError, match="class 'cat' has 1 groups, fewer than 5 folds"):
+    with pytest.raises(DataError, match="class 'cat' has 1 group, fewer than 5 folds"):
         make_folds(features)
 
 
@@ -207,3 +207,10 @@ def test_leaky_folds_keep_saying_so_on_disk(features):
     saved = json.loads(json.dumps(folds_to_json(folds, features)))
     assert all(fold.leaky for fold in folds_from_json(saved, features))
     assert "leaky" not in folds_to_json(make_folds(features), features)[0]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(features, seed):
+    with pytest.raises(RecipeError, match=f"seed is {seed}"):
+        make_folds(features, 3, seed=seed)
+    assert len(make_folds(features, 3, seed=2**32 - 1)) == 3

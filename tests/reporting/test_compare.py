@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featcache.errors import CacheRefused
+from featcache.errors import CacheRefused, FeatcacheError
 from featcache.reporting import compare as module
 from featcache.reporting.compare import compare
 
@@ -94,3 +94,13 @@ def test_a_backbone_with_signal_is_told_from_one_without(tmp_path):
     # Of the two with the signal one is best and the other ties.
     assert [run.tie for run in done] == [False, True, False]
     assert done.runs[2].backbones == ("small",)
+
+
+def test_a_reports_folder_that_can_t_be_written_is_refused_before_anything_is_fitted(
+    tmp_path, fitted
+):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(FeatcacheError, match="can't be written") as caught:
+        compare(make_features(), head="logreg", folds=3, reports=tmp_path / "taken")
+    assert "--reports" in caught.value.remedy
+    assert fitted == []

@@ -118,6 +118,11 @@ def test_no_model_is_pickled(tmp_path):
         ("run.json", "{}"),
         ("metrics.json", '{"mean": {}, "sd": {}, "interval": [0]}'),
         ("metrics.json", None),
+        ("run.json", "[" * 100_000),
+        (
+            "metrics.json",
+            '{"mean": {"accuracy": 1' + "0" * 400 + '}, "sd": {}, "interval": [0, 1]}',
+        ),
     ],
 )
 def test_what_is_no_run_folder_says_so(tmp_path: Path, file: str, text: str | None):
@@ -215,3 +220,47 @@ def test_many_backbones_make_a_run_that_keeps_its_full_name(tmp_path, no_plots):
     plain = json.loads((run.folder / "run.json").read_text())
     assert plain["name"] == f"{'a' * 150}+{'b' * 150}.concat.ridge"
     assert read_run(run.folder).backbones == wide.names
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"memory": "much"},
+        {"memory": [1]},
+        {"tested": 10**400},
+        {"tune": float("inf")},
+        {"tune": "20"},
+        {"select": 5},
+        {"keys": [5]},
+        {"keys": {"big": 5}},
+        {"versions": "1.0"},
+        {"settings": "none"},
+        {"view": 4},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_named(tmp_path: Path, changed: dict[str, object]):
+    saved = make_run(tmp_path, make_features(), own_split(80, 40), RIGHT, "mlp")
+    path = saved.folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(DataError, match=f"is no run folder: TypeError {next(iter(changed))} is"):
+        read_run(saved.folder)
+
+
+def test_what_another_process_has_written_meanwhile_stays(tmp_path: Path):
+    features, folds = make_features(), own_split(80, 40)
+    theirs = make_run(tmp_path, features, folds, RIGHT, "mlp", seconds=1.0)
+    (theirs.folder / "model").mkdir()  # which it is about to fill
+    result = make_result(features, folds, ~RIGHT, "mlp", seconds=9.0)
+    kept = save_run(
+        theirs.folder, result, features, folds, rows=theirs.rows, seed=0, settings={}, again=False
+    )
+    assert kept == theirs
+    assert (theirs.folder / "model").is_dir()
+    assert [path.name for path in theirs.folder.parent.iterdir()] == [theirs.folder.name]
+    (theirs.folder / "run.json").unlink()  # no whole folder: replaced
+    kept = save_run(
+        theirs.folder, result, features, folds, rows=theirs.rows, seed=0, settings={}, again=False
+    )
+    assert kept.fit_seconds == 9.0
+    assert read_run(theirs.folder) == kept

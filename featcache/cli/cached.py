@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
-from featcache.errors import DataError, RecipeError
+from featcache.errors import DataError, RecipeError, unknown
 from featcache.images.options import KINDS
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def cached_features(
     """
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
+    from featcache.store.features import NO_VIEW
 
     store = Cache(cache)
     column = None if group in KINDS else group
@@ -47,6 +48,12 @@ def cached_features(
     note(images.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
+    if view:
+        from featcache.extraction.preprocess import VIEWS
+
+        for one in view:
+            if one not in VIEWS:
+                raise unknown("view", one, [known for known in VIEWS if known != NO_VIEW])
     return store.features(images, entries, view)
 
 

@@ -109,7 +109,7 @@ def read_leaks(folder: Path) -> list[dict[str, Any]]:
     """The findings in leaks.json as plain dicts; none where the file is not there or damaged."""
     try:
         found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     if isinstance(found, dict):
         inner = found.get("leaks", found.get("findings"))

@@ -71,7 +71,7 @@ def _read(path: Path, near: bool) -> dict[str, Any] | None:
         plain = json.loads(path.read_text(encoding="utf-8"))
         leaks_from_json(plain)
         searched = bool(plain["near_duplicates_searched"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if near and not searched:
         return None

@@ -222,9 +222,8 @@ def save_run(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _write_json(
-            temporary / "run.json", {**_facts(run, result, seed, settings), **(facts or {})}
-        )
+        told = {**_facts(run, result, seed, settings), **(facts or {})}
+        _write_json(temporary / "run.json", told)
         _write_json(temporary / "metrics.json", _metrics(run, result))
         _write_json(temporary / "splits.json", folds_to_json(folds, features))
         write_predictions(temporary / "predictions.csv", result, features)

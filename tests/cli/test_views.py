@@ -45,6 +45,8 @@ def test_views_and_repeats(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert newest(here)["view"] == ["hflip"]
     assert run(["fit", "--head", "logreg", "--view", "rot90"]) == 1
     assert "--view rot90" in capsys.readouterr().err
+    assert run(["fit", "--head", "logreg", "--view", "flip"]) == 2
+    assert "unknown view 'flip'" in capsys.readouterr().err
     assert run(["fit", "--head", "logreg", "--balance"]) == 2
     assert "no views" in capsys.readouterr().err
 

@@ -247,8 +247,8 @@ class TestLayers:
     [
         ("maxvit_t", 128, "takes images of 224 px only"),
         ("vit_b_16", 100, "patches of 16 px"),
-        ("resnet18", 0, "crop 0"),
-        ("resnet18", -5, "crop -5"),
+        ("resnet18", 0, "image size 0"),
+        ("resnet18", -5, "image size -5"),
     ],
 )
 def test_sizes_that_can_not_be(name, size, message):

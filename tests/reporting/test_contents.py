@@ -59,3 +59,9 @@ def test_leaks_in_any_shape(tmp_path, written, read):
     (tmp_path / "leaks.json").write_text(json.dumps(written))
     assert read_leaks(tmp_path) == read
     assert read_leaks(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("damaged", ["", '{"leaks":', "[" * 100_000])
+def test_damaged_leaks_are_none(tmp_path, damaged):
+    (tmp_path / "leaks.json").write_text(damaged)
+    assert read_leaks(tmp_path) == []

@@ -185,3 +185,14 @@ def test_a_backbone_that_saw_test_rows_is_refused_before_any_fit(tmp_path):
     with pytest.raises(CacheRefused, match="big was fine-tuned on 3 of 80"):
         compare(seen, head="logreg", reports=tmp_path)
     assert not list(tmp_path.glob("*/*/run.json"))
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"leaks": 5}', "[" * 100_000])
+def test_damaged_findings_are_found_again(tmp_path, caplog, damaged):
+    features = planted()
+    run = compare(features, head="nearest_mean", reports=tmp_path, singles=False).best
+    found = len(caplog.records)
+    assert found
+    (run.folder / "leaks.json").write_text(damaged)
+    compare(features, head="nearest_mean", reports=tmp_path, singles=False)
+    assert len(caplog.records) > found

@@ -1,5 +1,7 @@
 """Our estimators against scikit-learn's own checks."""
 
+from importlib.util import find_spec
+
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -46,7 +48,7 @@ ESTIMATORS = [
     BestColumns(amount=2),
     BestColumns("variance", standardise=True),
     PrincipalComponents(2),
-    NSGASelection(population=4, generations=2),
+    *([NSGASelection(population=4, generations=2)] if find_spec("pymoo") else []),
 ]
 
 

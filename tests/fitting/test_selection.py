@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
@@ -12,6 +14,8 @@ from featcache.fitting.selection import BestColumns, PrincipalComponents, make_s
 
 from .conftest import make_features
 from .test_evaluate import QUICK
+
+needs_pymoo = pytest.mark.skipif(find_spec("pymoo") is None, reason="pymoo is not installed")
 
 
 def test_anova_keeps_what_sklearn_keeps(features):
@@ -63,7 +67,7 @@ def test_share_of_the_columns(features):
         ("anova:0", RecipeError),
         ("anova:1.5", RecipeError),
         ("anova:many", RecipeError),
-        ("nsga:20", RecipeError),
+        pytest.param("nsga:20", RecipeError, marks=needs_pymoo),
     ],
 )
 def test_specs_that_are_none(spec, error):

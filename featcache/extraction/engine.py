@@ -100,7 +100,7 @@ def open_engine(
     UnknownName, RecipeError
         Where there is no such device, precision or engine.
     """
-    place = _device(device)
+    place = choose_device(device)
     if precision not in (*PRECISIONS, AUTO):
         raise unknown("precision", precision, (*PRECISIONS, AUTO))
     if engine not in (*FORWARDS, AUTO):
@@ -130,7 +130,14 @@ def native_bf16(device: str) -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
-def _device(device: str) -> str:
+def choose_device(device: str = AUTO) -> str:
+    """The device that a name stands for, as "cpu" or "cuda:0".
+
+    Raises
+    ------
+    UnknownName, RecipeError
+        For a name that no device has, and for a device that is not there.
+    """
     if device == AUTO:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")

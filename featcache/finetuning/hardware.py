@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from featcache.errors import FeatcacheError, RecipeError, unknown
+from featcache.extraction.engine import choose_device
 
 log = logging.getLogger("featcache")
 
@@ -69,19 +70,11 @@ def precision_of(accelerator: Any) -> str:
 
 
 def _choose(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise unknown("device", device, ("auto", "cpu", "cuda", "cuda:0"))
-    if kind == "cpu":
-        return "cpu"
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number or 0) >= there:
-        raise RecipeError(f"no device {device}: {there} CUDA devices are there", "--device cpu")
-    if number:
-        torch.cuda.set_device(int(number))
-    return "cuda"
+    """ "cpu" or "cuda"; one that is named by its number becomes torch's current one."""
+    place = choose_device(device)
+    if ":" in device and place != "cpu":
+        torch.cuda.set_device(place)
+    return place.partition(":")[0]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from featcache.extraction.engine import AUTO
 from featcache.extraction.network import Network
 from featcache.extraction.precision import Settled
 from featcache.extraction.report import Outcome, Report
+from featcache.extraction.sample import spread
 from featcache.extraction.writer import Writer
 from featcache.store.cache import Cache, positions
 from featcache.store.file import FeatureFile
@@ -80,7 +81,7 @@ class Job:
         self, file: FeatureFile, images: NDArray[np.intp], rows: NDArray[np.intp]
     ) -> None:
         """Before new rows join old ones: do a few of the old ones still come out the same?"""
-        few = np.linspace(0, len(rows) - 1, min(_CHECKED, len(rows))).astype(np.intp)
+        few = spread(np.arange(len(rows)), _CHECKED)
         stored = np.empty((len(few), file.dim), np.float32)
         file.read(rows[few], stored)
         refuse_drift(

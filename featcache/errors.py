@@ -96,3 +96,8 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> Unk
     """The error for a `kind` of thing called `name` that is none of `choices`."""
     remedy = did_you_mean(name, choices)
     return UnknownName(f"unknown {kind} {name!r}", f"{remedy} {hint}".strip())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, first_line
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.forward import FORWARDS, Forward
 
@@ -59,7 +59,7 @@ class Network:
             if kind == "eager":
                 raise self._cannot_run(error) from None
             log.warning("%s: --engine %s failed (%s); running eager", backbone.name, kind,
-                        _first_line(error))  # fmt: skip
+                        first_line(error))  # fmt: skip
             self.kind = "eager"
             try:
                 self._forward, self.dim = self._prepare()
@@ -135,7 +135,7 @@ class Network:
     def _cannot_run(self, error: Exception) -> FeatcacheError:
         side = self._backbone.preprocess.crop
         return FeatcacheError(
-            f"{self._backbone.name} can't run on images of {side} px: {_first_line(error)}",
+            f"{self._backbone.name} can't run on images of {side} px: {first_line(error)}",
             "Choose another --image-size, or a smaller --batch-size if memory ran out.",
         )
 
@@ -155,7 +155,3 @@ def _exact(on_gpu: bool) -> Iterator[Any]:
 def _no_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

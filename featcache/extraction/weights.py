@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.errors import RecipeError, WeightsError
+from featcache.errors import RecipeError, WeightsError, first_line
 from featcache.extraction.tuned import TAG, in_run, read_tuned
 from featcache.hashing import sha256_file
 
@@ -142,7 +142,7 @@ def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
     except (SafetensorError, pickle.UnpicklingError, struct.error, OSError, RuntimeError,
             ValueError, LookupError, TypeError, AttributeError, AssertionError,
             EOFError) as error:  # fmt: skip
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise WeightsError(
             f"{path} can't be read as weights: {first}",
             "Pass a .safetensors file, or a .pth file that holds a state dict of tensors only.",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, first_line
 from featcache.store.disk import guard_writes, sync
 
 FILE = "checkpoint.pt"
@@ -97,7 +97,7 @@ def load(folder: Path) -> Progress | None:
         return Progress(**torch.load(path, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, OSError, TypeError, ValueError, EOFError,
             KeyError) as error:  # fmt: skip
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise FeatcacheError(
             f"{path} can't be read as a checkpoint: {first}",
             f"Delete {folder}, and the training begins again.",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featcache.errors import FeatcacheError, RecipeError, UnknownName
+from featcache.errors import FeatcacheError, RecipeError, UnknownName, first_line
 from featcache.extraction.backbone import Backbone
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.mlp import MLPHead, joint_network
@@ -143,7 +143,7 @@ def _width(backbone: Backbone, module: nn.Module) -> int:
         with torch.inference_mode():
             return int(module.eval()(torch.zeros(1, 3, side, side)).shape[1])
     except (RuntimeError, ValueError, AssertionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise FeatcacheError(
             f"{backbone.name} can't run on images of {side} px: {first}",
             "Choose another --image-size.",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, first_line
 from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.prediction.classify import Tuned, classifier_of, open_backbones_of
@@ -142,7 +142,7 @@ def _write(
                 verbose=False,
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise FeatcacheError(
             f"{facts['name']} can't be written as an ONNX graph: {first}",
             "Label images with featcache predict.",

@@ -16,6 +16,7 @@ from featcache.extraction.network import Network
 log = logging.getLogger("featcache")
 
 AUTO = "auto"
+_IN_CACHE = 8  # images whose feature maps a processor's cache holds
 _WORTH_OPENVINO = 500  # so many images repay the seconds that its graph takes
 
 
@@ -32,20 +33,25 @@ class Engine:
     kind : {"eager", "compile", "openvino", "auto"}
         "auto" is settled by the number of images, see `for_images`.
     batch_size : int
-        Every forward pass has exactly this many images: a shorter batch is filled up, so that
-        a row's bits don't depend on how many images came with it.
+        Images that are decoded, embedded and written at a time. Every forward pass has exactly
+        this many: a shorter batch is filled up, so that a row's bits don't depend on how many
+        images came with it.
+    at_once : int or None
+        Where networks run eagerly, images in a forward pass, if not `batch_size`.
     """
 
     device: str = "cpu"
     precision: str = "fp32"
     kind: str = "eager"
     batch_size: int = 32
+    at_once: int | None = None
 
     def load(self, backbone: Backbone) -> Network:
         """Build the backbone's network on the device."""
         kind = "eager" if self.kind == AUTO else self.kind
         precision = "fp32" if self.precision == AUTO else self.precision
-        return Network(backbone, self.device, precision, kind, self.batch_size)
+        size = self.at_once if kind == "eager" and self.at_once else self.batch_size
+        return Network(backbone, self.device, precision, kind, size)
 
     def for_images(self, count: int, begun: str | None = None) -> str:
         """The kind to take for this many images; `begun` is what made the rows before them.
@@ -93,7 +99,8 @@ def open_engine(
     engine : str, default "auto"
         "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"
-        "auto" is 32 on the processor and 128 on a GPU.
+        "auto" is 128 on a GPU; on the processor 32, in forward passes of 8, whose maps its cache
+        holds (reports/benchmarks/extraction.md).
 
     Raises
     ------
@@ -109,13 +116,16 @@ def open_engine(
         raise RecipeError("openvino runs on the processor", "--device cpu, or --engine compile")
     if engine == "openvino" and not has_openvino():
         raise RecipeError("openvino is not installed", 'pip install "featcache[openvino]"')
+    at_once = _IN_CACHE if batch_size == AUTO and place == "cpu" else None
     if batch_size == AUTO:
         batch_size = 32 if place == "cpu" else 128
     if not isinstance(batch_size, int) or batch_size < 1:
         raise RecipeError(f"batch size {batch_size!r} is no positive number")
     if place == "cpu" and torch.cuda.is_available():
         log.warning("there is a GPU, and it is not used (--device cpu)")
-    return Engine(device=place, precision=precision, kind=engine, batch_size=batch_size)
+    return Engine(
+        device=place, precision=precision, kind=engine, batch_size=batch_size, at_once=at_once
+    )
 
 
 @cache

@@ -7,6 +7,7 @@ where they are missing or a network can't be traced, it runs as it is.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featcache.extraction.rounding import diffuse
+
+_SUMS = (operator.add, operator.iadd, torch.add)
 
 
 def fold(network: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -137,7 +140,10 @@ def fused_is_there() -> bool:
 
 
 class _FusedConv(nn.Module):
-    """A convolution with the activation after it; its bias is in fp32 also where all else isn't."""
+    """A convolution, then a sum with another map, then an activation, each of the two if asked.
+
+    The bias is in fp32 also where all else isn't, but for a sum: there oneDNN wants it alike.
+    """
 
     def __init__(
         self,
@@ -154,9 +160,14 @@ class _FusedConv(nn.Module):
         self._weight = pack(weight.to_mkldnn(), *where, shape)
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.data
         self._rest = (bias.float(), *where, activation, limits, "")
+        after = None if activation == "none" else activation
+        self._rest_of_sum = (bias.to(dtype), *where, "add", 1.0, after, [], "")
 
-    def forward(self, x: torch.Tensor) -> Any:
-        return torch.ops.mkldnn._convolution_pointwise(x, self._weight, *self._rest)
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> Any:
+        if other is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, self._weight, *self._rest)
+        run = torch.ops.mkldnn._convolution_pointwise.binary
+        return run(x, other, self._weight, *self._rest_of_sum)
 
 
 def _plain(conv: nn.Conv2d) -> bool:
@@ -171,9 +182,19 @@ def _fuse(
     dtype: torch.dtype,
     batch_size: int,
 ) -> None:
-    users = list(node.users)
+    other, chain = _summand(graph, node), [node]  # the chain is what becomes one call
+    if other is not None:
+        chain += node.users
+    users = list(chain[-1].users)
     found = _activation(users[0], modules) if len(users) == 1 else None
-    last = node if found is None else users[0]
+    if other is not None and found != ("relu", []):
+        # A sum takes no other activation behind it. Its bias is rounded as the maps are, for which
+        # in bf16 the sum alone doesn't pay.
+        found = None
+        if dtype is not torch.float32:
+            other, chain = None, [node]
+    if found is not None:
+        chain += users
     activation, limits = found or ("none", [])
     source = node.args[0]
     if not isinstance(source, fx.Node) or "tensor_meta" not in source.meta:
@@ -183,12 +204,29 @@ def _fuse(
     name = f"fused_{str(node.target).replace('.', '_')}_{node.name}"
     graph.add_module(name, fused)
     with graph.graph.inserting_after(node):
-        new = graph.graph.call_module(name, (source,))
-    new.meta = dict(last.meta)
-    last.replace_all_uses_with(new)
-    if last is not node:
-        graph.graph.erase_node(last)
-    graph.graph.erase_node(node)
+        new = graph.graph.call_module(name, (source,) if other is None else (source, other))
+    new.meta = dict(chain[-1].meta)
+    chain[-1].replace_all_uses_with(new)
+    for done in reversed(chain):
+        graph.graph.erase_node(done)
+
+
+def _summand(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """What is added to the output of `node`, if that is all that it is for.
+
+    None where the other map is of another shape, or made only after `node`.
+    """
+    add = next(iter(node.users)) if len(node.users) == 1 else None
+    if add is None or add.op != "call_function" or add.target not in _SUMS or add.kwargs:
+        return None
+    others = [one for one in add.args if one is not node]
+    if len(others) != 1 or not isinstance(others[0], fx.Node):
+        return None
+    other, order = others[0], list(graph.graph.nodes)
+    metas = [one.meta.get("tensor_meta") for one in (node, other)]
+    if None in metas or metas[0].shape != metas[1].shape:
+        return None
+    return other if order.index(other) < order.index(node) else None
 
 
 def _activation(

@@ -87,9 +87,16 @@ def img2vec_loop(name: str, folder: Path) -> int:
     """img2vec_pytorch, handed lists of images."""
     from img2vec_pytorch import Img2Vec
 
-    known = {"resnet18": "resnet-18", "vgg16": "vgg"}
-    maker = Img2Vec(model=known[name])
+    if name != "resnet18":
+        raise KeyError(name)  # of the networks here it has ResNet18
     paths = sorted(folder.rglob("*.*"))
+    with tempfile.TemporaryDirectory() as hub:  # it always loads weights: random ones, from here
+        torch.hub.set_dir(hub)
+        file = torchvision.models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+        Path(hub, "checkpoints").mkdir()
+        state = torchvision.models.get_model(name, weights=None).state_dict()
+        torch.save(state, Path(hub, "checkpoints", file))
+        maker = Img2Vec(model=name)
     for start in range(0, len(paths), BATCH):
         maker.get_vec([Image.open(p).convert("RGB") for p in paths[start : start + BATCH]])
     return len(paths)
@@ -105,11 +112,12 @@ def ours(folder: Path, names: list[str], **options: object) -> tuple[int, str]:
 
 def bare(name: str, precision: str, kind: str) -> Callable[[], int]:
     """The network on batches that lie in memory."""
-    engine = open_engine("cpu", precision, kind, BATCH)
-    network = engine.load(open_backbone(name, weights="random:0"))
-    side = open_backbone(name, weights="random:0").preprocess.crop
+    engine = open_engine("cpu", precision, kind)
+    backbone = open_backbone(name, weights="random:0")
+    network, side = engine.load(backbone), backbone.preprocess.crop
     rng = np.random.default_rng(0)
-    batch = rng.integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    shape = (BATCH, side, side, 3)
+    batch = rng.integers(0, 256, shape, dtype=np.uint8).transpose(0, 3, 1, 2)
 
     def work() -> int:
         for _ in range(4):

@@ -122,7 +122,7 @@ def mlp(rows: int) -> None:
             MLPClassifier((512,), batch_size=64, max_iter=epochs, tol=0, random_state=0).fit(X, y)
 
     def ours(epochs: int) -> None:
-        MLPHead(hidden=512, epochs=epochs, patience=None, random_state=0).fit(X, y)
+        MLPHead(hidden=512, epochs=epochs, patience=epochs, random_state=0).fit(X, y)
 
     runs = {"scikit-learn's MLPClassifier": sklearn, "a hand-written torch loop":
             lambda epochs: hand_written(X, y, epochs), "featcache's mlp": ours}  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,9 @@ from featcache.cli.options import (
     extract_options,
     with_log,
 )
+
+if TYPE_CHECKING:
+    from featcache.store.key import Key
 
 _DATA = click.option("--data", metavar="NAME", help="A data set of the cache; all by default.")
 
@@ -46,10 +50,20 @@ def ls(cache: str, quiet: bool) -> None:
     entries = [entry for name in _data_sets(store, None) for entry in store.entries(name)]
     rows = [
         (e.data, e.selector, e.key.weights, f"{e.key.preprocess['crop']} px", e.key.precision,
-         f"{e.rows:,}", str(e.dim), f"{e.bytes / 1e6:,.1f} MB")
+         _unusual(e.key), f"{e.rows:,}", str(e.dim), f"{e.bytes / 1e6:,.1f} MB")
         for e in entries
     ]  # fmt: skip
-    columns = ("data", "backbone@key", "weights", "size", "precision", "rows", "width", "on disk")
+    columns = (
+        "data",
+        "backbone@key",
+        "weights",
+        "size",
+        "precision",
+        "options",
+        "rows",
+        "width",
+        "on disk",
+    )
     show_table(columns, rows)
 
 
@@ -87,6 +101,7 @@ def status(
     from featcache.extraction.registry import open_backbones
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
+    from featcache.store.spec import names_of
     from featcache.store.status import status as status_of
 
     store = Cache(cache)
@@ -103,7 +118,7 @@ def status(
         )
     note(images.describe())
     if backbone:
-        which = ("weights", "weights_dir", "layer", "image_size")
+        which = ("weights", "weights_dir", "layer", "image_size", "colour", "filter", "scale")
         how = ("device", "precision", "engine", "batch_size")
         engine = open_engine(*(options[name] for name in how))
         chosen = open_backbones(backbone, **{name: options[name] for name in which})
@@ -112,8 +127,8 @@ def status(
         keys = [one.key(likely_precision(engine, one, store, content)) for one in chosen]
     else:
         keys = [entry.key for entry in store.entries(images.name)]
-    for key in keys:
-        click.echo(status_of(store, images, key))
+    for key, called in zip(keys, names_of(keys), strict=True):
+        click.echo(replace(status_of(store, images, key), backbone=called))
 
 
 @cache.command()
@@ -258,6 +273,17 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
     features = cached_features(data, None, None, None, backbone, cache)
     write(features, path)
     click.echo(f"{path}: {len(features):,} rows, {features.X.shape[1]:,} columns of features")
+
+
+def _unusual(key: Key) -> str:
+    """The options of a file that are not the usual ones."""
+    from featcache.store.spec import DEFAULTS, options_of
+
+    made = options_of(key)
+    odd = {name: made[name] for name, usual in DEFAULTS.items() if made[name] != usual}
+    view = key.preprocess.get("view", "none")
+    odd |= {} if view == "none" else {"view": view}
+    return " ".join(f"{name}={value}" for name, value in odd.items())
 
 
 def _data_sets(store: Any, data: str | None) -> list[str]:

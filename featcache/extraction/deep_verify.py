@@ -15,9 +15,11 @@ from featcache.extraction.engine import open_engine
 from featcache.extraction.registry import open_backbone
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
-from featcache.store.cache import Cache, positions
+from featcache.store.cache import Cache
 from featcache.store.entry import Entry
 from featcache.store.file import FeatureFile, to_digests
+from featcache.store.positions import positions
+from featcache.store.spec import options_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def deep_verify(
 
 def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
     """The backbone that a file was made with."""
-    key = entry.key
+    key, made = entry.key, options_of(entry.key)
     spec = {"random": key.weights_sha256, "local": "auto"}.get(key.weights, key.weights)
     backbone = open_backbone(
         key.backbone,
@@ -88,6 +90,7 @@ def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
         weights_dir=weights_dir,
         layer=key.layer.removesuffix(":mean"),
         image_size=key.preprocess["crop"],
+        **{name: made[name] for name in ("colour", "filter", "scale")},
     )
     found = backbone.key(key.precision, key.dtype)
     if found != key:

@@ -150,7 +150,7 @@ def _decoded(content: Content, preprocesses: Sequence[Preprocess]) -> list[Image
 
 
 def _cut(image: Image.Image, preprocess: Preprocess) -> Pixels | Image.Image:
-    return preprocess.turn(image) if preprocess.doubles(image) else preprocess.cut(image)
+    return preprocess.prepare(image) if preprocess.doubles(image) else preprocess.cut(image)
 
 
 def _collate(loaded: Sequence[_Loaded], preprocesses: Sequence[Preprocess]) -> Batch:

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from featcache.errors import RecipeError, unknown
+from featcache.extraction.colours import COLOURS, recoloured
+from featcache.extraction.filters import check_filters, filtered
 from featcache.images.decode import POLICY
+from featcache.store.spec import parse_filter
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +25,7 @@ Pixels = NDArray[np.uint8]
 # longer one only the middle is resized: the centre crop sees nothing else.
 _LONGEST = 20
 LARGEST = 16_384  # pixels: beyond it one image alone takes gigabytes
+SCALES = ("own", "0-1")
 
 
 def _turned(method: Image.Transpose) -> Callable[[Image.Image], Image.Image]:
@@ -40,7 +44,7 @@ VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Decode, view, resize, crop, scale to 0 … 1, normalise.
+    """Decode, view, filter, resize, crop, change the colour space, scale to 0 … 1, normalise.
 
     Attributes
     ----------
@@ -53,13 +57,15 @@ class Preprocess:
         Subtracted from, and divided into, each channel of 0 … 1.
     antialias : bool
         Pillow always smooths when it makes smaller; False is refused.
-    colour : {"RGB"}
+    colour : {"RGB", "HSV", "LAB", "YCbCr", "grey"}
     alpha : {"white", "black"}
         What shows through transparent pixels.
     view : str
         A name in `VIEWS`.
     decode : int
         The version of the decode policy.
+    filters : tuple of str
+        Applied to the whole image, the first one first: "equalise", "gaussian-1.5", "log-2".
     """
 
     resize: int = 256
@@ -72,6 +78,7 @@ class Preprocess:
     alpha: str = "white"
     view: str = "none"
     decode: int = POLICY
+    filters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
@@ -80,12 +87,18 @@ class Preprocess:
             raise unknown("view", self.view, VIEWS)
         if self.interpolation not in _filters():
             raise unknown("interpolation", self.interpolation, _filters())
-        if self.colour != "RGB" or not self.antialias or self.decode != POLICY:
-            raise RecipeError("only colour RGB, with antialias, in the current decode policy")
+        if self.colour not in COLOURS:
+            raise unknown("colour", self.colour, COLOURS)
+        if not self.antialias or self.decode != POLICY:
+            raise RecipeError("only with antialias, in the current decode policy")
+        check_filters(self.filters)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """As JSON can hold it; without filters there is no word of them, as in older keys."""
+        said = asdict(self)
+        if not self.filters:
+            del said["filters"]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
 
     def at(self, image_size: int | None) -> Preprocess:
         """The same with another crop, the shorter side scaled along."""
@@ -96,8 +109,41 @@ class Preprocess:
                               "Choose another --image-size.")  # fmt: skip
         return replace(self, crop=image_size, resize=round(self.resize * image_size / self.crop))
 
+    def changed(
+        self, colour: str | None = None, filter: str | None = None, scale: str | None = None
+    ) -> Preprocess:
+        """The same with options in the words of a spec; None leaves what is there.
+
+        Parameters
+        ----------
+        colour : str, optional
+            A name in `COLOURS`, in small letters or large.
+        filter : str, optional
+            As "equalise+gaussian-1.5", or "none".
+        scale : str, optional
+            "own", the normalisation that is there, or "0-1": none beyond 0 … 1.
+
+        Raises
+        ------
+        UnknownName, RecipeError
+            For a word that means nothing.
+        """
+        said: dict[str, Any] = {}
+        if colour is not None:
+            names = {name.lower(): name for name in COLOURS}
+            if colour.lower() not in names:
+                raise unknown("colour", colour, names)
+            said["colour"] = names[colour.lower()]
+        if filter is not None:
+            said["filters"] = parse_filter(filter)
+        if scale not in (None, *SCALES):
+            raise unknown("scale", str(scale), SCALES)
+        if scale == "0-1":
+            said |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        return replace(self, **said)
+
     def cut(self, image: Image.Image) -> Pixels:
-        """View, resize and crop a decoded image, as torchvision does on Pillow images.
+        """All before the scaling of a decoded image; resized as torchvision does Pillow images.
 
         Parameters
         ----------
@@ -108,26 +154,27 @@ class Preprocess:
         -------
         uint8 array of shape (3, crop, crop)
         """
-        image = _middle(self.turn(image))
+        image = _middle(self.prepare(image))
         width, height = image.size
         size, (left, top) = self._resized(width, height)
         if size != image.size:
             image = image.resize(size, _filters()[self.interpolation])
         image = image.crop((left, top, left + self.crop, top + self.crop))
-        return np.asarray(image).transpose(2, 0, 1)  # (3, crop, crop)
+        return recoloured(np.asarray(image).transpose(2, 0, 1), self.colour)  # (3, crop, crop)
 
     @property
     def at_least(self) -> int:
         """Shorter side that `decode` has to leave, in pixels.
 
         Four for each that resizing keeps: the vectors then have a cosine of 0.9998 or more with
-        those of the whole image (measured on photographs of 7 megapixels).
+        those of the whole image (measured on photographs of 7 megapixels). 0, all of it, where
+        there are filters: their widths are in its pixels.
         """
-        return 4 * self.resize
+        return 0 if self.filters else 4 * self.resize
 
-    def turn(self, image: Image.Image) -> Image.Image:
-        """The view of an image."""
-        return VIEWS[self.view](image)
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The view of an image, filtered."""
+        return filtered(VIEWS[self.view](image), self.filters)
 
     def doubles(self, image: Image.Image) -> bool:
         """Whether resizing doubles the sides of a square image, once or several times.
@@ -145,7 +192,7 @@ class Preprocess:
         Parameters
         ----------
         images : uint8 array of shape (n, h, h, 3)
-            From `turn`; of a size that `doubles`.
+            From `prepare`; of a size that `doubles`.
 
         Returns
         -------
@@ -157,7 +204,8 @@ class Preprocess:
         (width, height), (left, top) = self._resized(images.shape[2], images.shape[1])
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # (n, 3, h, w)
         batch = interpolate(batch, (height, width), mode=self.interpolation, antialias=True)
-        return batch[:, :, top : top + self.crop, left : left + self.crop].numpy()
+        cut = batch[:, :, top : top + self.crop, left : left + self.crop].numpy()
+        return recoloured(cut, self.colour)
 
     def _resized(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Width and height after resizing, and the left and top of the crop in it."""

@@ -7,11 +7,15 @@ more line there, or any `Backbone` passed in place of a name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from featcache.errors import UnknownName, unknown
 from featcache.extraction.backbone import PENULTIMATE, Backbone
+from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.timm_models import PREFIX, Timm
 from featcache.extraction.torchvision_models import Torchvision
+from featcache.store.spec import Spec, parse_spec
 
 
 def open_backbone(
@@ -21,13 +25,18 @@ def open_backbone(
     weights_dir: str | Path | None = None,
     layer: str = PENULTIMATE,
     image_size: int | None = None,
+    colour: str | None = None,
+    filter: str | None = None,
+    scale: str | None = None,
 ) -> Backbone:
     """Find a backbone by name, with its weights and its own preprocessing.
 
     Parameters
     ----------
     backbone : str or Backbone
-        A name in `BACKBONES`, or an object of your own, returned as it is.
+        A name in `BACKBONES`, with options of its own if it has some
+        (`vit_b_16:size=384:colour=hsv`, see `featcache.store.spec`); or an object of your own,
+        returned as it is. The other parameters are for what the name leaves open.
     weights : str, default "auto"
         "auto" (the library's default), a tag, a file, or "random[:SEED]".
     weights_dir : str or Path, optional
@@ -36,20 +45,22 @@ def open_backbone(
         Or the name of a module of the network, whose output is averaged over positions.
     image_size : int, optional
         Side of the square that the network sees, in pixels; its own by default.
+    colour, filter, scale : str, optional
+        See `Preprocess.changed`.
 
     Raises
     ------
     UnknownName
-        Where there is no such backbone.
+        Where there is no such backbone, or an option that there is not.
+    RecipeError
+        Where an option's value can't be used.
     WeightsError
         Where its weights can't be found or read.
     """
     if isinstance(backbone, Backbone):
         return backbone
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES, "See: featcache backbones")
-    folder = None if weights_dir is None else Path(weights_dir).expanduser()
-    return BACKBONES[backbone].open(backbone, weights, folder, layer, image_size)
+    usual = _said(weights, layer, image_size, colour, filter, scale)
+    return _open(_filled(backbone, usual), weights_dir)
 
 
 def open_backbones(
@@ -59,25 +70,137 @@ def open_backbones(
     weights_dir: str | Path | None = None,
     layer: str = PENULTIMATE,
     image_size: int | None = None,
+    colour: str | None = None,
+    filter: str | None = None,
+    scale: str | None = None,
 ) -> list[Backbone]:
-    """`open_backbone` for one or several names."""
-    several = [backbone] if isinstance(backbone, str | Backbone) else list(backbone)
-    names = [b.name if isinstance(b, Backbone) else b for b in several]
-    if not several:
+    """`open_backbone` for one or several; one name may come again with other options."""
+    usual = _said(weights, layer, image_size, colour, filter, scale)
+    specs = _several(backbone, usual)
+    opened = [one if isinstance(one, Backbone) else _open(one, weights_dir) for one in specs]
+    _refuse_repeats(opened, [one.key().digest for one in opened])
+    return opened
+
+
+def check_backbones(
+    backbone: str | Backbone | Sequence[str | Backbone],
+    *,
+    weights: str = "auto",
+    layer: str = PENULTIMATE,
+    image_size: int | None = None,
+    colour: str | None = None,
+    filter: str | None = None,
+    scale: str | None = None,
+) -> list[Backbone]:
+    """Find what `open_backbones` would refuse, and layers that are not there, without any weights.
+
+    Returns
+    -------
+    list of Backbone
+        As `open_backbones` gives them, but for the weights of a library: these are random.
+
+    Raises
+    ------
+    UnknownName, RecipeError
+        As `open_backbones`.
+    WeightsError
+        For a weight file that is not there.
+    """
+    import torch
+
+    usual = _said(weights, layer, image_size, colour, filter, scale)
+    opened: list[Backbone] = []
+    marks = []
+    for one in _several(backbone, usual):
+        if isinstance(one, Backbone):
+            opened.append(one)
+            marks.append(one.key().digest)
+            continue
+        given = one.options["weights"]
+        published = given == "auto" or given in family_of(one.name).published(one.name)
+        untrained = replace(one, options={**one.options, "weights": "random"})
+        opened.append(_open(untrained if published else one, None))
+        marks.append(f"{opened[-1].key().digest} {given}")
+        if one.options["layer"] != PENULTIMATE:
+            with torch.device("meta"):  # the parts of the network, without its numbers
+                _open(untrained, None).build()
+    _refuse_repeats(opened, marks)
+    return opened
+
+
+def _said(
+    weights: str,
+    layer: str,
+    image_size: int | None,
+    colour: str | None,
+    filter: str | None,
+    scale: str | None,
+) -> dict[str, str]:
+    """The usual options in the words of a spec."""
+    said = {"weights": weights, "layer": layer, "colour": colour, "filter": filter, "scale": scale}
+    size = {} if image_size is None else {"size": str(image_size)}
+    return size | {name: value for name, value in said.items() if value is not None}
+
+
+def _filled(text: str, usual: dict[str, str]) -> Spec:
+    spec = parse_spec(text)
+    return replace(spec, options={**usual, **spec.options})
+
+
+def _several(
+    backbone: str | Backbone | Sequence[str | Backbone], usual: dict[str, str]
+) -> list[Spec | Backbone]:
+    given = [backbone] if isinstance(backbone, str | Backbone) else list(backbone)
+    if not given:
         raise UnknownName("no backbone named", "For instance --backbone resnet18.")
-    if len(set(names)) < len(names):
-        raise UnknownName(f"the same backbone twice: {', '.join(names)}", "Name each once.")
-    if len(several) > 1 and Path(weights).suffix in (".pth", ".pt", ".safetensors"):
+    found = [one if isinstance(one, Backbone) else _filled(one, usual) for one in given]
+    specs = [one for one in found if isinstance(one, Spec)]
+    _refuse_repeats(specs, [f"{one.name} {sorted(one.options.items())}" for one in specs])
+    weights = usual["weights"]
+    sharing = {one.name for one in specs if one.options["weights"] == weights}
+    if len(sharing) > 1 and Path(weights).suffix in (".pth", ".pt", ".safetensors"):
         raise UnknownName(
-            f"--weights {weights} is one file, and there are {len(several)} backbones",
+            f"--weights {weights} is one file, and there are {len(sharing)} backbones",
             "Put a file for each into one folder and pass --weights-dir FOLDER.",
         )
-    return [
-        open_backbone(
-            b, weights=weights, weights_dir=weights_dir, layer=layer, image_size=image_size
+    return found
+
+
+def _refuse_repeats(backbones: Sequence[Spec | Backbone], marks: Sequence[str]) -> None:
+    if len(set(marks)) < len(marks):
+        names = ", ".join(backbone.name for backbone in backbones)
+        raise UnknownName(
+            f"the same backbone twice: {names}", "Name each once, or with other options."
         )
-        for b in several
-    ]
+
+
+def _open(spec: Spec, weights_dir: str | Path | None) -> Backbone:
+    """The backbone of a spec that says its weights and layer."""
+    said = spec.options
+    family = family_of(spec.name)
+    words = {name: said.get(name) for name in ("colour", "filter", "scale")}
+    Preprocess().changed(**words)  # refused before a weight file is looked for
+    folder = None if weights_dir is None else Path(weights_dir).expanduser()
+    size = int(said["size"]) if "size" in said else None
+    opened = family.open(spec.name, said["weights"], folder, said["layer"], size)
+    return replace(opened, preprocess=opened.preprocess.changed(**words))
+
+
+def family_of(name: str) -> Torchvision | Timm:
+    """What opens the backbones of that name.
+
+    Raises
+    ------
+    UnknownName
+        Where there is no such backbone.
+    """
+    if name.startswith(PREFIX):
+        return Timm()
+    if name in BACKBONES:
+        return BACKBONES[name]
+    first = name.partition(":")[0]
+    hint = f"Options are written {first}:size=384." if first in BACKBONES else ""
+    raise unknown("backbone", name, BACKBONES, hint or "See: featcache backbones")
 
 
 BACKBONES: dict[str, Torchvision] = {

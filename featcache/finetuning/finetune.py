@@ -23,6 +23,7 @@ from featcache.finetuning.options import Options
 from featcache.finetuning.pixels import Pixels
 from featcache.finetuning.rows import table, validation_rows
 from featcache.finetuning.saved import network_writer
+from featcache.finetuning.trainable import check_trainable
 from featcache.finetuning.trainer import Trainer
 from featcache.finetuning.warm import (
     cached_vectors,
@@ -136,6 +137,7 @@ def finetune(
     backbones = open_backbones(
         backbone, weights=weights, weights_dir=weights_dir, image_size=image_size
     )
+    check_trainable(backbones)
     pixels = Pixels(images, [b.preprocess for b in backbones], accelerator.device, workers)
     images = pixels.drop_bad()
     features = table(images, backbones)

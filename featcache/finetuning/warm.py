@@ -18,6 +18,7 @@ from featcache.finetuning.trainer import Trainer
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
 from featcache.store.file import FeatureFile
+from featcache.store.spec import spec_of
 
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -40,8 +41,8 @@ def cached_vectors(images: Images, backbones: Sequence[Backbone], cache: str) ->
                 f"the cache has no features of {backbone.name} at {backbone.preprocess.crop} px "
                 f"for {images.name}, to begin with",
                 f"featcache extract --data {shlex.quote(images.source or images.name)} "
-                f"--name {shlex.quote(images.name)} --backbone {backbone.name} "
-                f"--image-size {backbone.preprocess.crop}, or leave --warm-start out",
+                f"--name {shlex.quote(images.name)} --backbone {spec_of(backbone.key())}, "
+                "or leave --warm-start out",
             )
         wanted.append(f"{backbone.name}@{there[0].digest}")
     features = store.features(images, store.choose(images.name, wanted))

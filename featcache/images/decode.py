@@ -90,7 +90,7 @@ def decode(content: Content, alpha: str = "white", at_least: int = 0) -> Image.I
 
 def reduction(content: Content, at_least: int) -> int:
     """By how much `decode` reduces an image: 1, 2, 4 or 8; 1 for what can't be opened."""
-    if not isinstance(content, bytes) or not content.startswith(b"\xff\xd8"):
+    if not at_least or not isinstance(content, bytes) or not content.startswith(b"\xff\xd8"):
         return 1
     try:
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:

@@ -21,14 +21,17 @@ from featcache.images.manifest import (
     write_images_csv,
 )
 from featcache.images.origin import read_origin
-from featcache.store.command import commands_for_absent, extract_commands
+from featcache.store.choice import choose
+from featcache.store.command import extract_commands
 from featcache.store.disk import guard_writes
 from featcache.store.entry import Entry
 from featcache.store.features import NO_VIEW, Features
 from featcache.store.file import Digests, FeatureFile, to_digests
 from featcache.store.key import Key
+from featcache.store.positions import positions
+from featcache.store.spec import names_of
 from featcache.store.trained_on import read_trained_on
-from featcache.store.views import find_views, read_tables
+from featcache.store.views import columns_of, find_views, read_tables
 
 FAILED_CSV = "failed.csv"
 log = logging.getLogger("featcache")
@@ -172,47 +175,22 @@ class Cache:
         data : str
             The data set's name.
         backbone : sequence of str
-            Names, or `name@key` with the first digits of a key; by default every backbone
-            that the data set has. Of several files of one name the newest is taken.
+            Names, specs such as `vit_b_16:size=384`, or `name@key` with the first digits of a
+            key; by default every backbone that the data set has. Of several files that fit the
+            newest is taken.
 
         Raises
         ------
         CacheMissing
             Where a backbone was not extracted for this data set.
         """
-        entries = self.entries(data)
-        plain = [e for e in entries if e.key.preprocess.get("view", "none") == "none"]
-        names = list(dict.fromkeys(entry.key.backbone for entry in plain))
         source, _ = read_origin(self.folder / data)
-        chosen = []
-        for wanted in backbone or sorted(names):
-            name, _, prefix = wanted.partition("@")
-            # A view, such as hflip, is taken only where its key is named.
-            of_name = [e for e in (entries if prefix else plain) if e.key.backbone == name]
-            fitting = [entry for entry in of_name if entry.key.digest.startswith(prefix)]
-            if not fitting:
-                have = ", ".join(e.selector for e in of_name) or ", ".join(names) or "nothing"
-                raise CacheMissing(
-                    f"{data} has no features of {wanted} (it has: {have})",
-                    commands_for_absent(entries, data, source, wanted),
-                )
-            if len(fitting) > 1:
-                others = ", ".join(entry.selector for entry in fitting[:-1])
-                log.info(
-                    "%s has %d files; taking the newest, %s (others: %s)",
-                    name, len(fitting), fitting[-1].selector, others,
-                )  # fmt: skip
-            chosen.append(fitting[-1])
-        if not chosen:
-            raise CacheMissing(
-                f"no finished features of {data} in {self.folder}/",
-                commands_for_absent(entries, data, source, "resnet18"),
-            )
-        return chosen
+        return choose(self.entries(data), data, str(self.folder), source, backbone)
 
     def features(
-        self, images: Images, entries: Sequence[Entry], view: Sequence[str] = ()
-    ) -> Features:
+        self, images: Images, entries: Sequence[Entry], view: Sequence[str] = (),
+        lazy: bool = False,
+    ) -> Features:  # fmt: skip
         """Load the vectors of these images, one block for each entry, aligned by content.
 
         Images that failed.csv lists are left out, with a warning.
@@ -225,6 +203,8 @@ class Cache:
         view : sequence of str, default ()
             Names such as "hflip": each adds the vectors of all images seen so as further rows,
             after those of the images themselves.
+        lazy : bool, default False
+            Leave the vectors in their files: X is a `Stored`, which reads rows when asked.
 
         Raises
         ------
@@ -248,24 +228,14 @@ class Cache:
         if absent.all():
             raise CacheRefused(f"not one of {len(images)} images of {images.name} has a vector")
         keep = np.flatnonzero(~absent)
-        ids = images.ids[keep]
-        names = [entry.key.backbone for entry in entries]
         seen = tuple(read_trained_on(entry.path) for entry in entries)
         return Features(
-            X=read_tables(tables, where, keep),
-            y=np.tile(images.labels[keep], len(views)),
-            ids=np.concatenate([ids, *(np.char.add(ids, f"@{name}") for name in views[1:])]),
-            sha256=np.tile(images.sha256[keep], len(views)),
-            groups=np.tile(images.groups[keep], len(views)),
-            split=np.tile(images.split[keep], len(views)),
+            X=read_tables(tables, where, keep, lazy),
+            **columns_of(images, keep, views),
             blocks=tuple(entry.dim for entry in entries),
-            names=tuple(
-                entry.selector if names.count(name) > 1 else name
-                for entry, name in zip(entries, names, strict=True)
-            ),
+            names=names_of([entry.key for entry in entries]),
             keys=tuple(entry.key.digest for entry in entries),
             data=images.name,
-            view=np.repeat(np.array(views, np.str_), len(keep)),
             trained_on=seen if any(seen) else (),
             origins=tuple(entry.key for entry in entries),
         )
@@ -287,14 +257,6 @@ class Cache:
             "%d images could not be decoded and are left out (%s)",
             len(rows), self.folder / images.name / FAILED_CSV,
         )  # fmt: skip
-
-
-def positions(wanted: Digests, have: Digests) -> NDArray[np.intp]:
-    """Where each wanted digest stands in `have`, -1 where it does not; shape (len(wanted),)."""
-    where = {have[i].tobytes(): i for i in range(len(have))}
-    return np.fromiter(
-        (where.get(wanted[i].tobytes(), -1) for i in range(len(wanted))), np.intp, len(wanted)
-    )
 
 
 def _finished(path: Path) -> FeatureFile:

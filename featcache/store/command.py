@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from featcache.store.entry import Entry
+from featcache.store.spec import DEFAULTS, means, options_of, parse_spec, split_key
 
 
 def extract_commands(entries: Sequence[Entry], source: str, view: Sequence[str] = ()) -> str:
@@ -44,15 +45,16 @@ def extract_commands(entries: Sequence[Entry], source: str, view: Sequence[str] 
 
 def commands_for_absent(entries: Sequence[Entry], data: str, source: str, wanted: str) -> str:
     """What to do where `wanted`, a backbone or `name@key`, is not among a data set's files."""
-    name, _, prefix = wanted.partition("@")
-    same = [entry for entry in entries if entry.key.backbone == name]
+    named, prefix = split_key(wanted)
+    name = parse_spec(named).name
+    same = [entry for entry in entries if means(name, entry.key)]
     if same and prefix:
         return f"Choose one that is there: {' or '.join(entry.selector for entry in same)}."
-    if same:  # only views of it are there
+    if same and named == name:  # only views of it are there
         newest = same[-1]
         plain = replace(newest.key, preprocess={**newest.key.preprocess, "view": "none"})
         return extract_commands([replace(newest, key=plain)], source)
-    words = [*_start(source, data), "--backbone", name]
+    words = [*_start(source, data), "--backbone", named]
     words += ["--name", data] if source and source != data else []
     return shlex.join(words + (_cache(entries[0]) if entries else []))
 
@@ -62,15 +64,17 @@ def _start(source: str, data: str) -> list[str]:
 
 
 def _options(entry: Entry, source: str, view: Sequence[str]) -> tuple[str, ...]:
-    key = entry.key
+    key, made = entry.key, options_of(entry.key)
     words = ["--name", entry.data] if source and source != entry.data else []
     if key.weights_sha256.startswith("random:"):
         words += ["--weights", key.weights_sha256]
     elif key.weights != "auto":
         words += ["--weights", "FILE" if _is_file(entry) else key.weights]
-    if key.layer != "penultimate":
-        words += ["--layer", key.layer.removesuffix(":mean")]
-    words += ["--image-size", str(key.preprocess["crop"])] if "crop" in key.preprocess else []
+    if made["layer"] != DEFAULTS["layer"]:
+        words += ["--layer", made["layer"]]
+    words += ["--image-size", made["size"]] if "size" in made else []
+    for name in ("colour", "filter", "scale"):
+        words += [f"--{name}", made[name]] if made[name] != DEFAULTS[name] else []
     words += ["--precision", key.precision]
     own = str(key.preprocess.get("view", "none"))
     for name in dict.fromkeys([own] * (own != "none") + list(view)):

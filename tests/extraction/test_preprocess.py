@@ -1,3 +1,4 @@
+import json
 import tracemalloc
 from dataclasses import fields, replace
 
@@ -12,7 +13,7 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import InterpolationMode
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.extraction.preprocess import LARGEST, VIEWS, Preprocess
+from featcache.extraction.preprocess import LARGEST, VIEWS, Preprocess, from_plain
 from featcache.extraction.registry import open_backbone
 
 SIZES = [(48, 40), (40, 48), (224, 224), (225, 224), (1, 1), (1, 20), (333, 77), (500, 375),
@@ -138,7 +139,7 @@ def test_another_size_keeps_the_margin():
         ({"crop": 300}, RecipeError, "crop 300 must be between 1 and resize 256"),
         ({"view": "flip"}, UnknownName, "Did you mean"),
         ({"interpolation": "cubic"}, UnknownName, "bicubic"),
-        ({"colour": "L"}, RecipeError, "only colour RGB"),
+        ({"colour": "L"}, UnknownName, "unknown colour 'L'"),
         ({"antialias": False}, RecipeError, "antialias"),
         ({"decode": 0}, RecipeError, "decode policy"),
     ],
@@ -148,10 +149,21 @@ def test_settings_that_are_not_there_are_refused(change, kind, message):
         Preprocess(**change)
 
 
-def test_plain_is_the_whole_of_it_as_json():
-    plain = Preprocess().plain()
+def test_plain_is_the_whole_of_it_as_json_and_leads_back():
+    plain = Preprocess(filters=("equalise",)).plain()
     assert set(plain) == {field.name for field in fields(Preprocess)}
     assert plain["mean"] == [0.485, 0.456, 0.406]
+    for one in (Preprocess(), Preprocess(colour="HSV", filters=("equalise", "log-1.5"))):
+        assert from_plain(json.loads(json.dumps(one.plain()))) == one
+
+
+def test_options_in_words():
+    plain = Preprocess(mean=(0.5,) * 3)
+    assert plain.changed() == plain.changed("rgb", "none", "own") == plain
+    changed = plain.changed(colour="ycbcr", filter="equalise+log-1.50", scale="0-1")
+    assert (changed.colour, changed.filters) == ("YCbCr", ("equalise", "log-1.5"))
+    assert (changed.mean, changed.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert changed.changed(colour="RGB", filter="none").filters == ()
 
 
 def test_equal_ones_are_one_key_of_a_dict():

@@ -134,7 +134,7 @@ def test_without_accelerate_the_error_says_what_to_install(
 
 
 def test_warm_start(tmp_path: Path) -> None:
-    with pytest.raises(CacheMissing, match=r"featcache extract .* --image-size 8"):
+    with pytest.raises(CacheMissing, match=r"featcache extract .* --backbone small:size=8"):
         tune(tmp_path, warm_start=True)
     fill_cache(coloured(), backbone=small_backbone(), cache=tmp_path / "cache", device="cpu")
     options = Options(epochs=6, freeze_epochs=5, batch_size=8, lr=1e-2)

@@ -21,12 +21,13 @@ def entry(key: Key, data: str = "photos") -> Entry:
 
 def test_the_command_gives_the_key_back() -> None:
     wanted = open_backbone(
-        "squeezenet1_1", weights="random:7", layer="features.3", image_size=96
-    ).key("bf16")
+        "squeezenet1_1", weights="random:7", layer="features.3", image_size=96, colour="hsv",
+        filter="equalise+log-1.5", scale="0-1",
+    ).key("bf16")  # fmt: skip
     words = shlex.split(extract_commands([entry(wanted)], "my photos"))
     assert words[:2] == ["featcache", "extract"]
     read = extract.make_context("extract", words[2:]).params
-    which = ("weights", "layer", "image_size")
+    which = ("weights", "layer", "image_size", "colour", "filter", "scale")
     again = open_backbone(read["backbone"][0], **{name: read[name] for name in which})
     assert again.key(read["precision"]) == wanted
     assert (read["data"], read["name"], read["cache"]) == ("my photos", "photos", "elsewhere")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from featcache.errors import CacheRefused
 from featcache.extraction.preprocess import Preprocess
+from featcache.hashing import canonical_json
 from featcache.store.key import FORMAT, Key, read_key
 
 KEY = Key("resnet18", "torchvision", "IMAGENET1K_V1", "ab" * 32, "penultimate",
@@ -34,12 +35,15 @@ PREPROCESS = {
     "alpha": "black",
     "view": "hflip",
     "decode": 99,
+    "filters": ["log-1.5"],
 }
+LATER = {"filters"}  # fields that older keys lack: left out where they have their default
 
 
 def test_no_field_is_forgotten_here():
     assert set(CHANGES) == {field.name for field in fields(Key)}
-    assert set(PREPROCESS) == {field.name for field in fields(Preprocess)} == set(KEY.preprocess)
+    assert set(PREPROCESS) == {field.name for field in fields(Preprocess)}
+    assert set(PREPROCESS) - LATER == set(KEY.preprocess)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -52,13 +56,23 @@ def test_every_field_of_the_preprocessing_changes_the_digest_and_is_named(name):
     other = replace(KEY, preprocess={**KEY.preprocess, name: PREPROCESS[name]})
     assert other.digest != KEY.digest
     assert KEY.differences(other) == [
-        f"preprocess.{name} {KEY.preprocess[name]} → {PREPROCESS[name]}"
+        f"preprocess.{name} {KEY.preprocess.get(name, 'absent')} → {PREPROCESS[name]}"
     ]
 
 
 @pytest.mark.parametrize("field", [f.name for f in fields(Preprocess)])
 def test_preprocess_itself_puts_every_field_into_the_key(field):
-    assert field in Preprocess().plain()
+    assert field in Preprocess(filters=("log-1.5",)).plain()
+
+
+def test_keys_of_earlier_versions_stay_as_they_were():
+    """Another digest would make every cache there is a miss."""
+    assert canonical_json(Preprocess().plain()) == (
+        '{"alpha":"white","antialias":true,"colour":"RGB","crop":224,"decode":2,'
+        '"interpolation":"bilinear","mean":[0.485,0.456,0.406],"resize":256,'
+        '"std":[0.229,0.224,0.225],"view":"none"}'
+    )
+    assert KEY.digest == "9804507e1c98bb7497313efee125b04c1d020d3f46a4a07cff2f9a7fae249c09"
 
 
 def test_differences_read_as_in_the_manual():

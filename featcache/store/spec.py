@@ -1,0 +1,207 @@
+"""Spec: a backbone and its options as one text, for instance `vit_b_16:size=384:filter=log-1.5`.
+
+The text is cut at every colon that a word and "=" follow, so that `timm:resnet50` is a name and
+`weights=random:7` keeps its colon. A comma, which separates backbones on the command line, is no
+part of it. The same text asks for features to be made and finds them again in the cache.
+
+| option | value | where it is not said |
+|---|---|---|
+| size | pixels | the backbone's own |
+| layer | a module of the network | penultimate |
+| weights | auto, a tag, a file, random[:SEED], a run folder | auto |
+| colour | rgb, hsv, lab, ycbcr, grey | rgb |
+| filter | equalise, gaussian-SIGMA, log-SIGMA; several joined by +, the first one first | none |
+| scale | own, 0-1 | own: what the weights were trained with |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from featcache.errors import RecipeError, unknown
+from featcache.store.key import Key
+
+OPTIONS = ("size", "layer", "weights", "colour", "filter", "scale")
+DEFAULTS = {"layer": "penultimate", "colour": "rgb", "filter": "none", "scale": "own"}
+_OPTION = re.compile(r":(?=[A-Za-z_]+=)")
+_KEYED = re.compile("(.*)@([0-9a-f]+)")
+_COMMON = 3  # of `_words`: size, weights and precision have no usual value
+_FROM_A_FILE = ("local", "tuned")  # tags of weights that no library published
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A backbone and its options.
+
+    Attributes
+    ----------
+    name : str
+        For instance "vit_b_16", or "timm:resnet50".
+    options : mapping of str to str
+        Those of `OPTIONS` that were said.
+    """
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """What `parse_spec` reads as this."""
+        return ":".join([self.name, *(f"{name}={value}" for name, value in self.options.items())])
+
+
+def parse_spec(text: str) -> Spec:
+    """Read a spec; whether there is such a backbone is not looked at.
+
+    Raises
+    ------
+    UnknownName
+        For an option that there is not.
+    RecipeError
+        For a text without a name, an option said twice or without a value, a size that is none.
+    """
+    name, *parts = _OPTION.split(text.strip())
+    if not name or "=" in name:
+        raise RecipeError(
+            f"{text!r} names no backbone",
+            "The name comes first, then each option after a colon: vit_b_16:size=384:layer=encoder",
+        )
+    options: dict[str, str] = {}
+    for part in parts:
+        option, _, value = part.partition("=")
+        if option not in OPTIONS:
+            raise unknown(f"option of {name}", option, OPTIONS)
+        if option in options or not value.strip():
+            what = "is said twice" if option in options else "has no value"
+            raise RecipeError(f"{text!r}: {option} {what}", f"For instance {name}:{option}=…")
+        options[option] = value.strip()
+    size = options.get("size", "1")
+    if not size.isdecimal() or int(size) < 1:
+        raise RecipeError(f"{text!r}: size {size!r} is no number of pixels", f"{name}:size=224")
+    return Spec(name, options)
+
+
+def split_key(text: str) -> tuple[str, str]:
+    """`resnet18@7be2` as ("resnet18", "7be2"); "" for the key where none is named."""
+    found = _KEYED.fullmatch(text)
+    if found is None and "=" not in text:  # what follows is no key, but is meant as one
+        found = re.fullmatch("([^@]*)@(.*)", text)
+    return (text, "") if found is None else (found[1], found[2])
+
+
+def parse_filter(text: str) -> tuple[str, ...]:
+    """`equalise+gaussian-1.50` as ("equalise", "gaussian-1.5"); "none" as ()."""
+    parts = [part.strip() for part in text.split("+")]
+    return () if parts == ["none"] else tuple(_plain_number(part) for part in parts)
+
+
+def options_of(key: Key) -> dict[str, str]:
+    """What features were made with, in the words of a spec; all options but an unknown size."""
+    plain = key.preprocess
+    size = {"size": str(plain["crop"])} if "crop" in plain else {}
+    zero_one = [*plain.get("mean", ()), *plain.get("std", ())] == [0.0] * 3 + [1.0] * 3
+    return size | {
+        "layer": key.layer.removesuffix(":mean"),
+        "weights": key.weights_sha256 if key.weights == "random" else key.weights,
+        "colour": str(plain.get("colour", "RGB")).lower(),
+        "filter": "+".join(plain.get("filters", ())) or "none",
+        "scale": "0-1" if zero_one else "own",
+    }
+
+
+def spec_of(key: Key) -> str:
+    """The spec that makes these features again, where their weights are no file."""
+    said = [
+        f":{option}={value}"
+        for option, value in options_of(key).items()
+        if value != DEFAULTS.get(option) and value not in ("auto", *_FROM_A_FILE)
+    ]
+    return "".join([key.backbone, *said])
+
+
+def means(text: str, key: Key) -> bool:
+    """Whether a spec, or a name that `names_of` gives, means the features under a key.
+
+    An option that isn't said may have any value.
+    """
+    if text == key.backbone:  # whatever signs are in it
+        return True
+    spec = parse_spec(text)
+    if not spec.options:
+        return _is_named(spec.name, key)
+    return spec.name == key.backbone and all(
+        _agrees(option, value, key) for option, value in spec.options.items()
+    )
+
+
+def names_of(keys: Sequence[Key]) -> tuple[str, ...]:
+    """A name for each of several features, different from the others.
+
+    The backbone's, with the options that are unusual, as `resnet18-log-1.5`. Where one is there
+    several times, also with a size, weights or precision in which they differ, as
+    `vit_b_16-384px`; where that doesn't tell them apart, `resnet18@7be2d41c`.
+    """
+    names = []
+    for key in keys:
+        others = [_words(other) for other in keys if other.backbone == key.backbone]
+        said = [
+            word
+            for i, word in enumerate(_words(key))
+            if word and (i >= _COMMON or len({other[i] for other in others}) > 1)
+        ]
+        names.append("-".join([key.backbone, *said]))
+    return tuple(
+        name if names.count(name) == 1 else f"{key.backbone}@{key.key8}"
+        for name, key in zip(names, keys, strict=True)
+    )
+
+
+def _words(key: Key) -> list[str]:
+    """What a name may say of features, always in this order; "" for what is usual."""
+    options = options_of(key)
+    view = str(key.preprocess.get("view", "none"))
+    size = f"{options['size']}px" if "size" in options else ""
+    rest = [options[name] if options[name] != usual else "" for name, usual in DEFAULTS.items()]
+    words = [size, options["weights"], key.precision, *rest, "" if view == "none" else view]
+    return [_plain(word) for word in words]
+
+
+def _is_named(name: str, key: Key) -> bool:
+    """Whether this is the backbone's name, with some of its `_words` or none."""
+    if not name.startswith(key.backbone):
+        return False
+    rest = name.removeprefix(key.backbone)
+    for word in _words(key):
+        if word and (rest == f"-{word}" or rest.startswith(f"-{word}-")):
+            rest = rest.removeprefix(f"-{word}")
+    return not rest
+
+
+def _plain(text: str) -> str:
+    """`text` as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "_-." else "-" for c in text)
+
+
+def _agrees(option: str, value: str, key: Key) -> bool:
+    made = options_of(key).get(option)
+    if option == "size":
+        return made == str(int(value))
+    if option == "filter":
+        return made == ("+".join(parse_filter(value)) or "none")
+    if option != "weights":
+        return made == (value.lower() if option == "colour" else value)
+    if value.split(":")[0] == "random":
+        return made == f"random:{value.partition(':')[2] or 0}"
+    # A file's name isn't kept with its features, and "auto" may have been one.
+    is_tag = value != "auto" and not ("/" in value or "." in value)
+    return made == value if is_tag else value == "auto" or made in _FROM_A_FILE
+
+
+def _plain_number(part: str) -> str:
+    name, dash, number = part.partition("-")
+    try:
+        return f"{name}{dash}{float(number):g}" if dash else part
+    except ValueError:
+        return part

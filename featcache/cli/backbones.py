@@ -5,39 +5,46 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featcache.cli.console import show_table
+
+if TYPE_CHECKING:
+    from featcache.extraction.torchvision_models import Size
 
 _COLUMNS = ("backbone", "width", "parameters", "weights", "GFLOPs", "image", "tag", "source", "at hand")  # fmt: skip
 
 
 @click.command()
 @click.argument("part", default="")
+@click.option(
+    "--timm",
+    "of_timm",
+    is_flag=True,
+    help="Of timm's models, with every tag of their weights; PART is needed.",
+)
 @click.option("--at-hand", is_flag=True, help="Only those whose weights need no download.")
 @click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="How to print it.")  # fmt: skip
-def backbones(part: str, at_hand: bool, weights_dir: str | None, form: str) -> None:
+def backbones(part: str, of_timm: bool, at_hand: bool, weights_dir: str | None, form: str) -> None:
     """List the backbones.
 
     With the width of their vector, size, cost of an image (GFLOPs), the side of the image they
     see, their source, and whether the weights are at hand; only those whose name contains PART,
-    if it is given.
+    if it is given. The models of timm are backbones too, by the name timm:MODEL[.TAG], where timm
+    is installed: pip install "featcache[timm]".
 
     \b
     Example:
       featcache backbones
       featcache backbones resnet --format csv
+      featcache backbones --timm inception
     """
-    from featcache.errors import unknown
-    from featcache.extraction.registry import BACKBONES
-
-    names = [name for name in BACKBONES if part in name]
-    if not names:
-        raise unknown("backbone", part, BACKBONES)
-    rows = [row for name in names if (row := _row(name, weights_dir))["at_hand"] or not at_hand]
+    found = _of_timm(part, weights_dir) if of_timm else _of_torchvision(part, weights_dir)
+    rows = [row for row in found if row["at_hand"] or not at_hand]
     if form == "json":
         click.echo(json.dumps(rows, indent=1))
     elif form == "csv":
@@ -46,24 +53,63 @@ def backbones(part: str, at_hand: bool, weights_dir: str | None, form: str) -> N
         writer.writerows(rows)
     else:
         show_table(_COLUMNS, [_cells(row) for row in rows])
+        if not of_timm:
+            click.echo("and the models of timm: featcache backbones --timm PART", err=True)
 
 
-def _row(name: str, weights_dir: str | None) -> dict[str, Any]:
+def _of_torchvision(part: str, weights_dir: str | None) -> Iterator[dict[str, Any]]:
+    from featcache.errors import unknown
     from featcache.extraction.registry import BACKBONES
+
+    names = [name for name in BACKBONES if part in name]
+    if not names:
+        raise unknown("backbone", part, BACKBONES, "Those of timm: featcache backbones --timm PART")
+    for name in names:
+        family = BACKBONES[name]
+        yield _row(name, family.library, family.dim, family.size(name), weights_dir)
+
+
+def _of_timm(part: str, weights_dir: str | None) -> Iterator[dict[str, Any]]:
+    from featcache.errors import RecipeError, unknown
+    from featcache.extraction.timm_models import PREFIX, Timm, list_timm
+
+    part = part.removeprefix(PREFIX)
+    if not part:
+        raise click.UsageError(
+            "timm has more than a thousand models: say a part of the name, for instance\n"
+            "featcache backbones --timm inception"
+        )
+    names = list_timm(part)
+    if not names:
+        raise unknown("timm model", part, (name.removeprefix(PREFIX) for name in list_timm()))
+    for name in names:
+        try:
+            width, size = Timm().outline(name)
+        except RecipeError:
+            continue  # it sees no square of RGB, or gives no vector
+        yield _row(name, Timm.library, width, size, weights_dir)
+
+
+def _row(
+    name: str, library: str, width: int, size: Size, weights_dir: str | None
+) -> dict[str, Any]:
+    from featcache.errors import WeightsError
     from featcache.extraction.weight_files import locate
 
-    family = BACKBONES[name]
-    size = family.size(name)
+    try:
+        at_hand = locate(name, weights_dir).path is not None
+    except WeightsError:  # none are published
+        at_hand = False
     return {
         "backbone": name,
-        "width": family.dim,
+        "width": width,
         "parameters": round(size.millions * 1e6),
         "megabytes": _known(size.megabytes),
         "gflops": _known(size.gflops),
         "pixels": size.pixels,
         "tag": size.tag,
-        "source": family.library,
-        "at_hand": locate(name, weights_dir).path is not None,
+        "source": library,
+        "at_hand": at_hand,
     }
 
 

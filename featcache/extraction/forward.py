@@ -56,7 +56,7 @@ def eager(
     else:
         module = module.to(PRECISIONS[precision])
     module = FromPixels(module, preprocess, PRECISIONS[precision]).to(device)
-    return module.to(memory_format=torch.channels_last)
+    return channels_last(module)
 
 
 def compiled(
@@ -66,7 +66,7 @@ def compiled(
     module = fold(network, _example(preprocess))
     module = round_weights(module) if precision == "bf16" else module.to(PRECISIONS[precision])
     module = FromPixels(module, preprocess, PRECISIONS[precision]).to(device)
-    module = module.to(memory_format=torch.channels_last)
+    module = channels_last(module)
     run: Forward = torch.compile(module, dynamic=False, options={"freezing": device == "cpu"})
     return run
 
@@ -99,6 +99,14 @@ def openvino(
         return torch.from_numpy(found.copy())
 
     return run
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Weights laid out for maps whose channels lie side by side, but none of five axes."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def _example(preprocess: Preprocess) -> torch.Tensor:

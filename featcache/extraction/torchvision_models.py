@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.errors import RecipeError, WeightsError
+from featcache.errors import RecipeError
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.preprocess import Preprocess, from_plain
+from featcache.extraction.state import load_exactly
 from featcache.extraction.tuned import read_tuned
 from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
 
@@ -183,24 +183,4 @@ def _load(
         if metadata is not None:
             state._metadata = metadata
     kept = fit_state(state, network, dropped)
-    missing, unexpected = _difference(network.state_dict(), kept)
-    if missing or unexpected:
-        shown = [f"absent: {_some(missing)}"] if missing else []
-        shown += [f"left over: {_some(unexpected)}"] if unexpected else []
-        raise WeightsError(
-            f"{path} holds no weights of {name} ({'; '.join(shown)})",
-            "Check --backbone and --weights: they must be of one architecture.",
-        )
-    network.load_state_dict(kept)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f", … ({len(names)} in all)" if len(names) > 3 else "")
-
-
-def _difference(
-    wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> tuple[list[str], list[str]]:
-    """Names absent or of another shape, and names left over."""
-    missing = [n for n, v in wanted.items() if n not in found or found[n].shape != v.shape]
-    return missing, [name for name in found if name not in wanted]
+    load_exactly(network, kept, name, path)

@@ -41,9 +41,14 @@ class Tuned:
     preprocess: Mapping[str, Any]
 
 
+def file_stem(backbone: str) -> str:
+    """A backbone's name as part of a file's: "timm.resnet18" for "timm:resnet18"."""
+    return backbone.replace(":", ".").replace("/", "_")
+
+
 def in_run(run: Path, architecture: str) -> Path | None:
     """The tuned weights of a backbone in a run folder; None where it has none."""
-    path = run / IN_A_RUN / f"{architecture}.safetensors"
+    path = run / IN_A_RUN / f"{file_stem(architecture)}.safetensors"
     return path if path.is_file() else None
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import WeightsError, unknown
+from featcache.errors import WeightsError
 from featcache.extraction.backbone import PENULTIMATE
-from featcache.extraction.registry import BACKBONES
+from featcache.extraction.registry import BACKBONES, family_of
+from featcache.extraction.tuned import file_stem
 from featcache.extraction.weights import VARIABLE, Published, _own, hub_folder
 from featcache.hashing import sha256_file
 
@@ -38,7 +39,9 @@ class WeightFile:
     @property
     def official(self) -> bool:
         """Whether it has the name of the library's own file, which begins its hash."""
-        return self.path is not None and self.path.name == self.wanted.file
+        return self.path is not None and (
+            self.path.name == self.wanted.file or self.path == self.wanted.kept()
+        )
 
 
 def own_folder(weights_dir: str | Path | None = None) -> Path | None:
@@ -54,22 +57,26 @@ def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
     ------
     UnknownName
         Where there is no such backbone.
+    WeightsError
+        Where none of its weights are published as a file that is safe to read.
     """
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES, "See: featcache backbones")
-    wanted = next(iter(BACKBONES[backbone].published(backbone).values()))
+    published = family_of(backbone).published(backbone)
+    if not published:
+        raise WeightsError(
+            f"no weights of {backbone} are published in a form that is safe to read",
+            "extract --weights FILE takes a file of your own, random:0 none.",
+        )
+    wanted = next(iter(published.values()))
     own = own_folder(weights_dir)
     try:
-        for folder in (own, hub_folder()):
-            if folder is None or not folder.is_dir():
-                continue
-            if (folder / wanted.file).is_file():
-                return WeightFile(backbone, wanted, folder / wanted.file)
-            if folder == own and (found := _own(backbone, folder)):
+        if own is not None and own.is_dir():
+            if (own / wanted.file).is_file():
+                return WeightFile(backbone, wanted, own / wanted.file)
+            if found := _own(backbone, own):
                 return WeightFile(backbone, wanted, found)
+        return WeightFile(backbone, wanted, wanted.kept())
     except WeightsError as error:
         return WeightFile(backbone, wanted, None, error.problem)
-    return WeightFile(backbone, wanted, None)
 
 
 def locate_all(
@@ -126,15 +133,15 @@ def add(backbone: str, source: Path, weights_dir: str | Path | None, replace: bo
     wanted = locate(backbone, weights_dir).wanted
     _load(backbone, source)
     folder = own_folder(weights_dir) or hub_folder()
-    published = source.name in {p.file for p in BACKBONES[backbone].published(backbone).values()}
-    if own_folder(weights_dir) is None and not published:
+    published = source.name in {p.file for p in family_of(backbone).published(backbone).values()}
+    if own_folder(weights_dir) is None and not (published and wanted.plain):
         raise WeightsError(
             f"{source.name} is not a file that the library publishes (that is {wanted.file}), "
-            "and there is no folder for weights of your own",
+            "or keeps under that name, and there is no folder for weights of your own",
             f"Pass --weights-dir FOLDER, or set {VARIABLE}; then use the same for extract.",
         )
     ending = ".safetensors" if source.suffix == ".safetensors" else ".pth"
-    target = folder / (source.name if published else f"{backbone}{ending}")
+    target = folder / (source.name if published else f"{file_stem(backbone)}{ending}")
     if target.exists() and not replace:
         if sha256_file(target) == sha256_file(source):
             return target
@@ -151,4 +158,4 @@ def add(backbone: str, source: Path, weights_dir: str | Path | None, replace: bo
 
 def _load(backbone: str, path: Path) -> None:
     """Build the network with this file; `open` holds a published name against its hash."""
-    BACKBONES[backbone].open(backbone, str(path), None, PENULTIMATE, None).build()
+    family_of(backbone).open(backbone, str(path), None, PENULTIMATE, None).build()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import RecipeError, WeightsError, first_line
-from featcache.extraction.tuned import TAG, in_run, read_tuned
+from featcache.extraction.tuned import TAG, file_stem, in_run, read_tuned
 from featcache.hashing import sha256_file
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
 @dataclass(frozen=True)
 class Published:
-    """A weight file that a library publishes.
+    """A weight file that a library publishes; torchvision's are kept in torch's hub folder.
 
     Attributes
     ----------
@@ -38,12 +38,49 @@ class Published:
 
     @property
     def file(self) -> str:
+        """Its name in a folder of weights."""
         return self.url.rsplit("/", 1)[-1]
 
     @property
     def hash_prefix(self) -> str:
+        """What the name says that the file's sha256 begins with; "" for nothing."""
         found = _OFFICIAL.search(self.file)
         return found[1] if found else ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has that name wherever it is kept."""
+        return self.url.endswith(f"/{self.file}")
+
+    @property
+    def place(self) -> Path:
+        """Where its library keeps what it downloads."""
+        return hub_folder()
+
+    def kept(self) -> Path | None:
+        """The file where its library keeps it, if it is there."""
+        path = self.place / self.file
+        return path if path.is_file() else None
+
+    def expected(self, path: Path) -> str:
+        """What the sha256 of this file at `path` must begin with; "" where nothing says it."""
+        return self.hash_prefix
+
+    def fetch(self) -> Path:
+        """Download it to where its library keeps it.
+
+        Raises
+        ------
+        OSError, RuntimeError
+        """
+        import torch
+
+        target = self.place / self.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            self.url, str(target), hash_prefix=self.hash_prefix or None, progress=False
+        )
+        return target
 
 
 @dataclass(frozen=True)
@@ -96,19 +133,23 @@ def find_weights(
         return _random(spec)
     if spec != "auto" and spec not in published:
         return _given_path(architecture, Path(spec).expanduser(), published)
-    wanted = next(iter(published.values())) if spec == "auto" else published[spec]
-    folders = [path for path in (folder or _from_environment(), hub_folder()) if path]
-    for place in folders:
-        if not place.is_dir():
-            if place is folders[0] and place != hub_folder():
-                raise WeightsError(f"no weights folder {place}", f"Check --weights-dir/{VARIABLE}.")
-            continue
-        official = place / wanted.file
-        if official.is_file():
-            return _checked(official, wanted)
-        if place != hub_folder() and spec == "auto" and (own := _own(architecture, place)):
-            return _given_path(architecture, own, published)
-    return _download(architecture, wanted, folders)
+    wanted = next(iter(published.values()), None) if spec == "auto" else published[spec]
+    own = folder or _from_environment()
+    if own is not None and own.is_dir():
+        if wanted is not None and (own / wanted.file).is_file():
+            return _checked(own / wanted.file, wanted)
+        if own != hub_folder() and spec == "auto" and (path := _own(architecture, own)):
+            return _given_path(architecture, path, published)
+    elif own is not None and own != hub_folder():
+        raise WeightsError(f"no weights folder {own}", f"Check --weights-dir/{VARIABLE}.")
+    if wanted is None:
+        raise WeightsError(
+            f"no weights of {architecture} are published in a form that is safe to read",
+            "Pass a file with --weights FILE, or random:0.",
+        )
+    if kept := wanted.kept():
+        return _checked(kept, wanted)
+    return _download(architecture, wanted, own)
 
 
 def hub_folder() -> Path:
@@ -195,12 +236,11 @@ def _given_path(architecture: str, path: Path, published: Mapping[str, Published
 
 
 def _checked(path: Path, wanted: Published) -> Weights:
-    """The file under a published name, if it has the hash that its name promises."""
-    digest = sha256_file(path)
-    if not digest.startswith(wanted.hash_prefix):
+    """The file of a published name, if it has the hash that was promised."""
+    digest, expected = sha256_file(path), wanted.expected(path)
+    if not digest.startswith(expected):
         raise WeightsError(
-            f"{path} is not the published file: its sha256 begins {digest[:8]}, not "
-            f"{wanted.hash_prefix}",
+            f"{path} is not the published file: its sha256 begins {digest[:8]}, not {expected[:8]}",
             "It is damaged or changed: delete it, or rename it if these are weights of your own.",
         )
     return Weights(wanted.tag, digest, path)
@@ -208,10 +248,11 @@ def _checked(path: Path, wanted: Published) -> Weights:
 
 def _own(architecture: str, folder: Path) -> Path | None:
     """A file for this architecture in the user's own folder."""
-    for name in (f"{architecture}.safetensors", f"{architecture}.pth"):
+    stem = file_stem(architecture)
+    for name in (f"{stem}.safetensors", f"{stem}.pth"):
         if (folder / name).is_file():
             return folder / name
-    found = sorted(folder.glob(f"{architecture}-*.pth"))
+    found = sorted(folder.glob(f"{stem}-*.pth"))
     if len(found) > 1:
         raise WeightsError(
             f"{folder} has several weight files for {architecture}: "
@@ -226,26 +267,25 @@ def _from_environment() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def _download(architecture: str, wanted: Published, folders: list[Path]) -> Weights:
-    import torch
-
-    target = hub_folder() / wanted.file
+def _download(architecture: str, wanted: Published, own: Path | None) -> Weights:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            wanted.url, str(target), hash_prefix=wanted.hash_prefix or None, progress=False
-        )
+        path = wanted.fetch()
     except (OSError, RuntimeError) as error:
+        stem = file_stem(architecture)
+        place = own or (wanted.place if wanted.plain else "a folder of your own")
+        known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
+        searched = [str(folder) for folder in (own, wanted.place) if folder]
         raise WeightsError(
-            f"{architecture} needs the weights {wanted.file} (sha256 begins "
-            f"{wanted.hash_prefix or '?'}), and they can't be downloaded: {error}\n"
-            f"searched: {', '.join(str(folder) for folder in folders)}",
-            f"- fetch {wanted.url} elsewhere and put it into {folders[0]}\n"
-            f"- or keep weights in a folder of your own ({architecture}.safetensors or "
-            f"{architecture}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
+            f"{architecture} needs the weights {wanted.file}{known}, and they can't be "
+            f"downloaded: {first_line(error)}\n"
+            f"searched: {', '.join(searched)}",
+            f"- fetch {wanted.url} elsewhere and put it into {place}"
+            f"{'' if wanted.plain else f' as {wanted.file}'}\n"
+            f"- or keep weights in a folder of your own ({stem}.safetensors or "
+            f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
             "- or pass --weights random:0 to try the pipeline with untrained features",
         ) from None
-    return _checked(target, wanted)
+    return _checked(path, wanted)
 
 
 def fit_state(

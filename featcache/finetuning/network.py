@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, first_line
 from featcache.extraction.backbone import Backbone
+from featcache.extraction.forward import channels_last
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.mlp import MLPHead, joint_network
 
 FUSIONS = ("concat", "attention", "gated")
 
 # What the head's own training loop would take: here the options of the fine-tuning say it.
-_OF_THE_LOOP = (
-    "epochs batch_size lr weight_decay label_smoothing patience validation class_weight schedule"
+OF_THE_LOOP = (
+    "epochs batch_size lr weight_decay label_smoothing patience validation class_weight schedule "
+    "optimiser"
 ).split()
 
 
@@ -106,7 +108,7 @@ def make_head(fusion: str, head: str, settings: dict[str, Any], seed: int) -> ML
             f"Fusions: {', '.join(FUSIONS)}. Head: mlp.",
         )
     for name in settings:
-        if name.partition(".")[2] in _OF_THE_LOOP:
+        if name.partition(".")[2] in OF_THE_LOOP:
             raise RecipeError(
                 f"setting {name!r} belongs to fits on cached features",
                 "Use the options of finetune: --epochs, --lr, --batch-size, …",
@@ -133,7 +135,7 @@ def build(
     blocks = tuple(_width(b, m) for b, m in zip(backbones, modules, strict=True))
     joint = joint_network(head.set_params(blocks=blocks), sum(blocks), classes)
     network = FusedNetwork(modules, joint, sum(blocks), freeze_bn)
-    network.to(memory_format=torch.channels_last)
+    channels_last(network)
     return network, blocks
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featcache.errors import DataError
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.tuned import IN_A_RUN, write_tuned
+from featcache.extraction.tuned import IN_A_RUN, file_stem, write_tuned
 from featcache.finetuning.network import FusedNetwork, build, make_head
 from featcache.reporting.bundle import Writer, backbone_facts, write_facts
 from featcache.store.features import Features
@@ -51,7 +51,7 @@ def network_writer(
         weights = folder / IN_A_RUN.name
         weights.mkdir()
         for backbone, module in zip(backbones, network.backbones, strict=True):
-            path = weights / f"{backbone.name}.safetensors"
+            path = weights / f"{file_stem(backbone.name)}.safetensors"
             write_tuned(path, module.state_dict(), seen, backbone.preprocess.plain())
         rest = {
             name: value.detach().cpu().contiguous().clone()
@@ -101,7 +101,8 @@ def load_network(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
     """
     weights, names = folder / IN_A_RUN.name, [one["name"] for one in facts["backbones"]]
     backbones = [
-        open_backbone(name, weights=str(weights / f"{name}.safetensors")) for name in names
+        open_backbone(name, weights=str(weights / f"{file_stem(name)}.safetensors"))
+        for name in names
     ]
     head = make_head(facts["fusion"], "mlp", dict(facts["settings"]), int(facts["seed"]))
     with torch.random.fork_rng(devices=[]):

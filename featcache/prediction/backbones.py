@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import DataError, RecipeError, WeightsError
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.preprocess import Preprocess, from_plain
-from featcache.extraction.registry import open_backbone
+from featcache.extraction.registry import family_of, open_backbone
+from featcache.extraction.tuned import file_stem
 from featcache.extraction.weights import VARIABLE, hub_folder
 from featcache.hashing import sha256_file
 
@@ -125,17 +126,19 @@ def _search(name: str, wanted: str, tag: str, weights_dir: str | Path | None) ->
     return tag  # published: found by its own name, or downloaded
 
 
-def _candidates(name: str, weights_dir: str | Path | None) -> Iterator[Path]:
+def _candidates(name: str, weights_dir: str | Path | None) -> list[Path]:
     """Weight files that may be this architecture's, in the order in which they are searched."""
     given = weights_dir or os.environ.get(VARIABLE)
     folders = [Path(given).expanduser()] if given else []
-    plain = name.replace("/", "_")
+    stem, found = file_stem(name), []
     for folder in [*folders, hub_folder()]:
-        for path in sorted(folder.glob(f"{plain}*")) if folder.is_dir() else []:
+        for path in sorted(folder.glob(f"{stem}*")) if folder.is_dir() else []:
             if path.suffix in _SUFFIXES and path.is_file():
-                rest = path.name[len(plain) :]
+                rest = path.name[len(stem) :]
                 if rest[0] in ".-":  # not resnet18's file for resnet1
-                    yield path
+                    found.append(path)
+    kept = (published.kept() for published in family_of(name).published(name).values())
+    return list(dict.fromkeys([*found, *(path for path in kept if path)]))
 
 
 def _other_weights(name: str, tag: str, wanted: str, seen: list[str]) -> WeightsError:

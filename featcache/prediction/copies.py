@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import DataError
+from featcache.extraction.tuned import file_stem
 from featcache.prediction.backbones import whole_network
 from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
@@ -84,7 +85,7 @@ def _put_in(
             continue
         # As it is once it is loaded, since older files may have other names for its tensors.
         network = whole_network(entry, weights_dir)
-        name = f"weights/{number}-{entry['name'].replace('/', '_')}.safetensors"
+        name = f"weights/{number}-{file_stem(entry['name'])}.safetensors"
         (temporary / name).parent.mkdir(exist_ok=True)
         state = {k: v.detach().clone().contiguous() for k, v in network.state_dict().items()}
         (temporary / name).write_bytes(save(state))  # save_file makes it private

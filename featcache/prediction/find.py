@@ -54,7 +54,7 @@ def find_model(run: str | Path, reports: str | Path = "reports") -> Path:
 
 def _named(name: str, reports: Path) -> Path:
     runs = {path.parent: path.parent.name for path in sorted(reports.glob("*/*/run.json"))}
-    wanted = name.removeprefix(f"{reports.as_posix()}/")
+    wanted = name.removeprefix(f"{reports.as_posix()}/").replace(":", ".")  # as folder_name does
     found = [
         path for path, short in runs.items() if wanted in (short, f"{path.parent.name}/{short}")
     ] or [

@@ -17,12 +17,13 @@ from featcache.errors import DataError, RecipeError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.grid import Candidate
 from featcache.fitting.splits import Fold, describe_folds, folds_to_json, is_leaky
-from featcache.hashing import canonical_json, sha256_json
+from featcache.hashing import canonical_json, sha256_json, sha256_pieces
 from featcache.reporting.bundle import FOLDER, Writer, try_to_write
 from featcache.reporting.checked import check_run_types
 from featcache.reporting.fold_facts import finite, fold_facts, most_memory
 from featcache.reporting.placing import place
 from featcache.reporting.predictions import write_predictions
+from featcache.reporting.rows import rows_json
 from featcache.store.features import Features
 
 FORMAT = 1
@@ -109,14 +110,7 @@ def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
 
     Their labels are in it, and their groups: intervals and tests depend on those.
     """
-    columns = (features.ids, features.sha256, features.y, features.groups)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    sets = [
-        {**fold, "train": sorted(fold["train"]), "test": sorted(fold["test"])}
-        for fold in folds_to_json(folds, features)
-    ]
-    leaky = {"leaky": True} if is_leaky(folds) else {}
-    return sha256_json({"rows": sorted(rows), "folds": sets, **leaky})
+    return sha256_pieces(rows_json(features, folds))
 
 
 def run_digest(
@@ -157,9 +151,9 @@ def run_digest(
 
 def folder_name(name: str, digest: str) -> str:
     """The run folder's name for a candidate's; a long one, as of many backbones, is shortened."""
-    if len(name.encode()) <= _LONGEST:
-        return f"{name}.{digest[:8]}"
-    return f"{name.encode()[: _LONGEST - 60].decode(errors='ignore')}~{name[-20:]}.{digest[:16]}"
+    if len((own := name.replace(":", ".")).encode()) <= _LONGEST:
+        return f"{own}.{digest[:8]}"
+    return f"{own.encode()[: _LONGEST - 60].decode(errors='ignore')}~{own[-20:]}.{digest[:16]}"
 
 
 def save_run(
@@ -310,7 +304,9 @@ def _metrics(run: Run, result: Result) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:  # piece by piece: folds are long
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.write("\n")
 
 
 def _version(library: str) -> str | None:

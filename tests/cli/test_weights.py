@@ -84,3 +84,17 @@ def test_backbones_at_hand(own: Path) -> None:
     assert NAME in text
     assert "resnet18" not in text
     assert out("backbones", "vgg", "--at-hand", "--format", "csv").strip() == "backbone"
+
+
+def test_backbones_of_timm(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm")
+    (own / "timm.test_vit.safetensors").write_bytes(b"")
+    rows = json.loads(out("backbones", "timm:test_vit", "--timm", "--format", "json"))
+    (found,) = [row for row in rows if row["backbone"] == "timm:test_vit.r160_in1k"]
+    assert (found["width"], found["pixels"], found["tag"]) == (64, 160, "r160_in1k")
+    assert (found["source"], found["gflops"], found["at_hand"]) == ("timm", None, False)
+    assert run(["backbones", "--timm"]) == 2
+    assert "featcache backbones --timm inception" in capsys.readouterr().err
+    assert run(["backbones", "--timm", "resnett18"]) == 2
+    assert run(["weights", "path", "timm:test_vit", "--weights-dir", str(own)]) == 0
+    assert capsys.readouterr().out.strip() == f"{own}/timm.test_vit.safetensors"

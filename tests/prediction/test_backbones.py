@@ -103,3 +103,27 @@ def test_another_layer_is_kept(weights: Path) -> None:
 def test_a_backbone_that_is_not_known_here_is_an_error() -> None:
     with pytest.raises(UnknownName, match="unknown backbone 'resnet9'"):
         open_recorded({**_recorded(weights="random:0"), "name": "resnet9"})
+
+
+def test_one_of_timm_in_any_place_where_it_may_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        save_file(timm.create_model("test_vit").state_dict(), tmp_path / "w.safetensors")
+    opened = open_backbone("timm:test_vit", weights=str(tmp_path / "w.safetensors"), image_size=96)
+    plain = asdict(opened.key())
+    recorded = {**plain, "name": plain["backbone"], "key": opened.key().digest, "dim": 64}
+    with pytest.raises(WeightsError, match="no file of this backbone"):
+        open_recorded(recorded)
+    content = (tmp_path / "w.safetensors").read_bytes()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "timm.test_vit.safetensors").write_bytes(content)
+    same = open_recorded(recorded, weights_dir=own)
+    assert same.key().digest == recorded["key"]
+    x = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        assert torch.equal(same.build().eval()(x), opened.build().eval()(x))

@@ -264,3 +264,7 @@ def test_what_another_process_has_written_meanwhile_stays(tmp_path: Path):
     )
     assert kept.fit_seconds == 9.0
     assert read_run(theirs.folder) == kept
+
+
+def test_a_colon_is_in_no_folders_name() -> None:
+    assert folder_name("timm:a+b.concat.mlp", "0" * 64) == "timm.a+b.concat.mlp.00000000"

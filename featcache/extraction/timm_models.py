@@ -1,0 +1,287 @@
+"""timm's models, and how each becomes a backbone: `timm:MODEL` or `timm:MODEL.TAG`."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.errors import FeatcacheError, RecipeError, UnknownName, unknown
+from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
+from featcache.extraction.hub import on_hub
+from featcache.extraction.preprocess import Preprocess, from_plain
+from featcache.extraction.state import difference, of_another
+from featcache.extraction.torchvision_models import Size
+from featcache.extraction.tuned import file_stem, read_tuned
+from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
+
+if TYPE_CHECKING:
+    import torch
+
+PREFIX = "timm:"
+_UNTAGGED = "default"  # weights to which timm gives no tag
+_SEED = 314_159  # of networks that a file fills: none that a user is likely to name
+log = logging.getLogger("featcache")
+
+
+@dataclass(frozen=True)
+class Timm:
+    """Every model of timm: its pooled features, before the classifier.
+
+    Attributes
+    ----------
+    library : str
+    """
+
+    library: str = "timm"
+
+    def published(self, name: str) -> dict[str, Published]:
+        """Its weight files by tag, the default first; those that are no pickles."""
+        files = {tag: _file(name, config) for tag, config in _configs(name).items()}
+        return {tag: file for tag, file in files.items() if file is not None}
+
+    def outline(self, name: str) -> tuple[int, Size]:
+        """The width of its vectors, and how large it is; nothing is computed or downloaded.
+
+        Raises
+        ------
+        RecipeError
+            Where it gives no vector of a square of RGB.
+        """
+        tag, config = next(iter(_configs(name).items()))
+        side = _preprocess(name, config, None).crop
+        width, parameters = _measured(config.architecture)
+        if not width:
+            raise RecipeError(f"{name} gives no vector of an image", "Take another model.")
+        return width, Size(parameters / 1e6, math.nan, math.nan, side, tag)
+
+    def open(
+        self, name: str, weights: str, folder: Path | None, layer: str, image_size: int | None
+    ) -> Backbone:
+        """The backbone with these weights and the preprocessing that belongs to them.
+
+        Parameters
+        ----------
+        name : str
+            "timm:MODEL" or "timm:MODEL.TAG"; without a tag timm's default.
+        weights, folder, layer, image_size
+            See `open_backbone`.
+        """
+        configs = _configs(name)
+        found = find_weights(name, weights, self.published(name), folder)
+        config = configs.get(found.tag) or next(iter(configs.values()))
+        preprocess = _preprocess(name, config, image_size)
+        _warn_of_squares(name, config)
+        tuned = read_tuned(found.path)
+        if tuned is not None and image_size is None:
+            preprocess = from_plain(tuned.preprocess)
+        return Backbone(
+            name=name,
+            library=self.library,
+            weights=found.tag,
+            weights_sha256=found.sha256,
+            preprocess=preprocess,
+            build=lambda: _build(name, config, found, layer, preprocess.crop),
+            layer=layer if layer == PENULTIMATE else f"{layer}:mean",
+            trained_on=frozenset() if tuned is None else tuned.trained_on,
+        )
+
+
+def list_timm(part: str = "") -> list[str]:
+    """Names of timm's pretrained models, with their tags, that contain `part` or match it."""
+    pattern = part if "*" in part else f"*{part}*"
+    return [f"{PREFIX}{name}" for name in _timm().list_pretrained(pattern)]
+
+
+def _timm() -> Any:
+    if importlib.util.find_spec("timm") is None:
+        raise FeatcacheError("timm is not installed", 'pip install "featcache[timm]"')
+    import timm
+
+    return timm
+
+
+def _configs(name: str) -> dict[str, Any]:
+    """timm's configurations by tag, the default first; where a tag is named, that one alone."""
+    timm = _timm()
+    model, _, tag = name.removeprefix(PREFIX).partition(".")
+    current = timm.models.get_deprecated_models().get(model)
+    if current:
+        raise UnknownName(f"timm now calls {model} {current}", f"--backbone {PREFIX}{current}")
+    if not model or not timm.is_model(model):
+        raise unknown(
+            "timm model", model, timm.list_models(), "See: featcache backbones --timm PART"
+        )
+    found = {
+        config.tag or _UNTAGGED: config
+        for config in timm.models.get_arch_pretrained_cfgs(model).values()
+    } or {_UNTAGGED: timm.models.PretrainedCfg(architecture=model)}
+    if tag and tag not in found:
+        raise unknown(f"tag of {PREFIX}{model}", tag, found)
+    return {tag: found[tag]} if tag else found
+
+
+def _file(name: str, config: Any) -> Published | None:
+    """The file in which a configuration's weights are published; None where it isn't safe."""
+    tag = config.tag or _UNTAGGED
+    if config.hf_hub_id:
+        model = name.removeprefix(PREFIX).partition(".")[0]
+        stem = file_stem(f"{PREFIX}{model}.{tag}")
+        return on_hub(tag, stem, config.hf_hub_id, config.hf_hub_filename or "")
+    url = config.url if isinstance(config.url, str) else ""
+    return Published(tag, url) if url.endswith((".pth", ".safetensors")) else None
+
+
+def _preprocess(name: str, config: Any, image_size: int | None) -> Preprocess:
+    """timm's own data configuration as plain data."""
+    data = _timm().data.resolve_data_config(pretrained_cfg=config.to_dict())
+    channels, height, width = data["input_size"]
+    if channels != 3 or (height != width and image_size is None):
+        raise RecipeError(
+            f"{name} sees {channels} channels of {height} × {width} pixels, no square of RGB",
+            "Take another model." if channels != 3 else "Pass --image-size.",
+        )
+    side = image_size or height
+    plain = Preprocess(
+        resize=math.floor(height / data["crop_pct"]),
+        crop=height,
+        interpolation=data["interpolation"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+    return replace(plain.at(image_size), resize=math.floor(side / data["crop_pct"]))
+
+
+def _warn_of_squares(name: str, config: Any) -> None:
+    if config.crop_mode != "center":
+        log.warning(
+            "%s: timm has the mode %r for images that are no squares; cutting their middle instead",
+            name, config.crop_mode,
+        )  # fmt: skip
+
+
+@functools.cache
+def _measured(model: str) -> tuple[int, int]:
+    """Width of a model's vectors, 0 where it gives none, and the number of its parameters."""
+    import torch
+
+    config = next(iter(_configs(PREFIX + model).values()))
+    with torch.device("meta"), torch.no_grad():  # shapes without numbers
+        network = _create(config, config.input_size[-1]).eval()
+        try:
+            output = network(torch.zeros(1, *config.input_size))
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
+            output = None
+    is_vector = isinstance(output, torch.Tensor) and output.ndim == 2
+    parameters = sum(tensor.numel() for tensor in network.parameters())
+    return (int(output.shape[1]) if is_vector else 0), parameters
+
+
+def _create(config: Any, crop: int, **options: Any) -> torch.nn.Module:
+    """timm's network without its classifier."""
+    if config.fixed_input_size and config.input_size[1:] != (crop, crop):
+        options["img_size"] = crop
+    model = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    network: torch.nn.Module = _timm().create_model(model, num_classes=0, **options)
+    return network
+
+
+def _build(
+    name: str, config: Any, weights: Weights, layer: str, crop: int
+) -> torch.nn.Module:  # fmt: skip
+    import torch
+
+    # Its own generator state is put back: making a network must not disturb the caller's.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_SEED if weights.seed is None else weights.seed)
+        network = _create(config, crop)
+        if weights.path is not None:
+            network = _loaded(network, name, config, weights.path, crop)
+    return network if layer == PENULTIMATE else at_layer(network, layer)
+
+
+def _loaded(
+    fresh: torch.nn.Module, name: str, config: Any, path: Path, crop: int
+) -> torch.nn.Module:
+    """The network with a file's weights; those of old or of another size are converted by timm."""
+    import torch
+
+    wanted = fresh.state_dict()
+    parts, heads = {_part(tensor) for tensor in wanted}, _heads(config)
+    state = fit_state(read_state(path), fresh, ())
+    without = OrderedDict(
+        (tensor, value) for tensor, value in state.items()
+        if tensor in wanted or _part(tensor) not in heads
+    )  # fmt: skip
+    # Left over may be what this network has no part of, such as an auxiliary classifier.
+    missing, unexpected = difference(wanted, without)
+    unexpected = [tensor for tensor in unexpected if _part(tensor) in parts]
+    if not missing and not unexpected:
+        fresh.load_state_dict(OrderedDict((tensor, without[tensor]) for tensor in wanted))
+        return fresh
+    overlay = {"state_dict": without, "num_classes": 0, "label_offset": None}
+    torch.default_generator.manual_seed(_SEED)
+    try:
+        with _quiet():
+            network = _create(config, crop, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError):
+        raise of_another(name, path, missing, unexpected) from None
+    untouched = _untouched(network, wanted, without)
+    if untouched:
+        raise of_another(name, path, untouched, unexpected)
+    del network.pretrained_cfg["state_dict"]  # type: ignore[union-attr,operator]
+    return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without timm's remarks on a file that doesn't fit at once: what matters is checked here."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _untouched(
+    network: torch.nn.Module,
+    before: dict[str, torch.Tensor],
+    state: OrderedDict[str, torch.Tensor],
+) -> list[str]:
+    """Weights of layers that are as random as before: some of timm's models load what fits."""
+    import torch
+    from torch import nn
+
+    layers = (nn.Conv2d, nn.Linear, nn.Embedding)
+    return [
+        tensor
+        for tensor, value in (
+            (f"{layer}.weight", module.weight)
+            for layer, module in network.named_modules()
+            if isinstance(module, layers)
+        )
+        if tensor in before and torch.equal(value, before[tensor])
+        and not (tensor in state and torch.equal(value, state[tensor]))
+    ]  # fmt: skip
+
+
+def _heads(config: Any) -> set[str]:
+    """The parts of a network that its classifiers stand in."""
+    names = config.classifier or ()
+    return {_part(name) for name in ([names] if isinstance(names, str) else names)}
+
+
+def _part(tensor: str) -> str:
+    return tensor.partition(".")[0]

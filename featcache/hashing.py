@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,14 @@ def sha256_bytes(data: bytes) -> str:
 def sha256_json(value: Any) -> str:
     """sha256 of the canonical JSON of a plain value."""
     return sha256_bytes(canonical_json(value).encode())
+
+
+def sha256_pieces(pieces: Iterable[str]) -> str:
+    """sha256 of texts, one behind the other, that together may be too long for memory."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece.encode())
+    return digest.hexdigest()
 
 
 def sha256_file(path: Path) -> str:

@@ -45,3 +45,14 @@ def from_arrays(
         read=arrays.__getitem__,
         source=source,
     )
+
+
+def row_ids(split: Sequence[str]) -> list[str]:
+    """Ids for rows that have no names: their split, and their number among its rows."""
+    count: dict[str, int] = {}
+    ids = []
+    for part in split:
+        row = count.setdefault(part, 0)
+        ids.append(f"{part or 'all'}/{row:06d}")
+        count[part] += 1
+    return ids

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, a table, torchvision's data sets, scikit-learn's digits.
+"""Where images come from: folders, tables, torchvision's data sets, digits, time series, ….
 
 `SOURCES` at the foot names them all; a source of your own is one more line there, or any
 `Images` passed in place of a name.
@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from featcache.errors import DataError, did_you_mean, unknown
-from featcache.images.arrays import from_arrays
+from featcache.images.arrays import from_arrays, row_ids
+from featcache.images.cnmc import cnmc
 from featcache.images.files import SUFFIXES, from_files, list_images
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.options import KINDS, Options
+from featcache.images.series import series
 from featcache.images.table import TABLES, table
 
 
@@ -35,7 +37,8 @@ def open_images(
     data : str, Path or Images, default "digits"
         "digits"; a folder laid out as `class/*.jpg` or `train|val|test/class/*.jpg`; a CSV, TSV
         or Parquet file with columns path, label and perhaps split and group;
-        "torchvision:CIFAR10" and its like. "folder:PATH" and "csv:PATH" force the kind.
+        "torchvision:CIFAR10" and its like; "cnmc:PATH", the C-NMC 2019 challenge's folders;
+        "series:PATH", time series drawn as images. "folder:PATH" and "csv:PATH" force the kind.
     name : str, optional
         The data set's name in the cache; by default the folder's or file's own.
     data_root : str or Path, optional
@@ -184,21 +187,11 @@ def torchvision(argument: str, options: Options) -> Images:
     return from_arrays(
         options.name or check_name(argument.lower()),
         arrays,
-        ids=[f"{part or 'all'}/{row:06d}" for part, row in _count_within(split)],
+        ids=row_ids(split),
         labels=labels,
         split=split,
         source=options.source,
     )
-
-
-def _count_within(split: Sequence[str]) -> list[tuple[str, int]]:
-    """Each row's split, and its number among the rows of that split."""
-    count: dict[str, int] = {}
-    rows = []
-    for part in split:
-        rows.append((part, count.setdefault(part, 0)))
-        count[part] += 1
-    return rows
 
 
 SOURCES: dict[str, Callable[[str, Options], Images]] = {
@@ -206,4 +199,6 @@ SOURCES: dict[str, Callable[[str, Options], Images]] = {
     "folder": folder,
     "csv": table,
     "torchvision": torchvision,
+    "cnmc": cnmc,
+    "series": series,
 }

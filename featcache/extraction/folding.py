@@ -223,8 +223,8 @@ def _summand(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if len(others) != 1 or not isinstance(others[0], fx.Node):
         return None
     other, order = others[0], list(graph.graph.nodes)
-    metas = [one.meta.get("tensor_meta") for one in (node, other)]
-    if None in metas or metas[0].shape != metas[1].shape:
+    shapes = [getattr(one.meta.get("tensor_meta"), "shape", None) for one in (node, other)]
+    if None in shapes or shapes[0] != shapes[1]:
         return None
     return other if order.index(other) < order.index(node) else None
 

@@ -115,8 +115,23 @@ def test_describe_records_what_made_it():
 
 def test_open_engine_defaults(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert open_engine() == Engine("cpu", "auto", "auto", 32)
-    assert open_engine("cpu", "bf16", "eager", 5).batch_size == 5
+    assert open_engine() == Engine("cpu", "auto", "auto", 32, at_once=8)
+    assert open_engine("cpu", "bf16", "eager", 5) == Engine("cpu", "bf16", "eager", 5)
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [("auto", 8), (5, 5), (32, 32)])
+def test_the_processor_takes_few_images_at_once_unless_told(batch_size, size, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return x.flatten(1)
+
+    network = open_engine("cpu", "fp32", "eager", batch_size).load(around(Watch()))
+    network.run(pixels(40))
+    assert set(seen) == {size}
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,41 @@ def test_fusing_keeps_the_function(dtype):
     assert any(type(m).__name__ == "_FusedConv" for m in fused.modules())
 
 
+class Sums(nn.Module):
+    """Sums of every kind: with maps made before and after, in place, of another shape, reused."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d, self.e = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(5))
+        self.one = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x):
+        residual = torch.relu(self.a(x) + x)
+        y = self.b(residual)
+        y += residual  # in place, and no activation behind it
+        z = nn.functional.relu6(self.c(y) + y)
+        wide = torch.relu(self.one(z) + z)  # one channel, spread over three
+        twice = self.d(wide)
+        late = torch.relu(twice + self.e(wide))  # made after the other
+        return (late + twice * 2 + torch.relu(self.a(late) + 1.0)).flatten(1)
+
+
+@pytest.mark.skipif(not fused_is_there(), reason="this torch has no fused convolutions")
+@pytest.mark.parametrize(("dtype", "sums"), [(torch.float32, 4), (torch.bfloat16, 2)])
+@torch.no_grad()
+def test_sums_are_done_within_convolutions(dtype, sums):
+    torch.manual_seed(0)
+    net = Sums().eval()
+    wanted = net(X)
+    fused = fuse_for_cpu(fold(copy.deepcopy(net), X), X[:1], dtype, 4)
+    found = fused(X.to(dtype).to(memory_format=torch.channels_last)).float()
+    tolerance = 1e-5 if dtype is torch.float32 else 0.03
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    assert (
+        sum(node.op == "call_module" and len(node.args) == 2 for node in fused.graph.nodes) == sums
+    )
+
+
 @torch.no_grad()
 def test_without_the_fused_calls_it_is_cast(monkeypatch):
     monkeypatch.setattr("featcache.extraction.folding.fused_is_there", lambda: False)

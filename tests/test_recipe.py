@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,15 @@ import yaml
 
 from featcache.cli.main import run as command
 from featcache.errors import FeatcacheError, RecipeError, UnknownName
-from featcache.recipe import Recipe, extract_for, load_recipe, make_recipe, run
-
-PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
-def test_every_shipped_recipe_loads_and_opens_with_its_question(path: Path) -> None:
-    load_recipe(path)
-    first = path.read_text().splitlines()[0]
-    assert first.startswith("# ")
-    assert first.endswith("?")
+from featcache.recipe import (
+    Recipe,
+    check_here,
+    extract_for,
+    load_recipe,
+    make_recipe,
+    protocols_of,
+    run,
+)
 
 
 def test_one_name_stands_for_a_list_of_one() -> None:
@@ -30,15 +29,15 @@ def test_one_name_stands_for_a_list_of_one() -> None:
 @pytest.mark.parametrize(
     ("plain", "part"),
     [
-        ({"backbone": "a", "fusoin": "concat"}, "Did you mean fusion"),
+        ({"backbone": "resnet18", "fusoin": "concat"}, "Did you mean fusion"),
         ({}, "lacks 'backbone'"),
-        ({"backbone": "a", "folds": "five"}, "folds is 'five'"),
-        ({"backbone": "a", "seed": True}, "seed"),
-        ({"backbone": "a", "seed": 2**32}, "seed"),
+        ({"backbone": "resnet18", "folds": "five"}, "folds is 'five'"),
+        ({"backbone": "resnet18", "seed": True}, "seed"),
+        ({"backbone": "resnet18", "seed": 2**32}, "seed"),
         ({"backbone": "resnet18", "select": "foo:3"}, "unknown selection 'foo'"),
         ({"backbone": "resnet18", "select": "anova:0"}, "amount is 0"),
         ({"backbone": []}, "backbone"),
-        ({"backbone": "a", "image_size": 64.5}, "image_size"),
+        ({"backbone": "resnet18", "image_size": 64.5}, "image_size"),
     ],
 )
 def test_a_bad_recipe_is_one_clear_error(plain: dict[str, Any], part: str) -> None:
@@ -60,7 +59,7 @@ def test_yaml_can_t_build_objects(tmp_path: Path) -> None:
 
 
 def test_seed_zero_is_a_seed() -> None:
-    assert make_recipe({"backbone": "a", "seed": 0}).seed == 0
+    assert make_recipe({"backbone": "resnet18", "seed": 0}).seed == 0
 
 
 def test_names_are_those_of_the_command_line() -> None:
@@ -69,8 +68,10 @@ def test_names_are_those_of_the_command_line() -> None:
 
     options = {p.name for command in (extract, compare) for p in command.params}
     renamed = {"settings": "set"}
-    not_of_the_experiment = {"quiet", "again", "rehash", "wait"}
-    assert {renamed.get(o, o) for o in options} - not_of_the_experiment == set(Recipe.model_fields)
+    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "dask"}
+    of_recipes_only = {"limit", "protocols", "finetune"}
+    known = set(Recipe.model_fields) - of_recipes_only
+    assert {renamed.get(o, o) for o in options} - not_of_the_experiment == known
 
 
 def test_a_recipe_runs_from_images_to_comparison(tmp_path: Path) -> None:
@@ -159,3 +160,285 @@ def test_rehash_and_again_are_of_one_call(tmp_path: Path, pictures: Path) -> Non
         (run_json,) = tmp_path.glob("reports/*/*/run.json")
         created.append(run_json.stat().st_mtime_ns)
     assert created[0] == created[1] < created[2]
+
+
+def _write(folder: Path, **files: dict[str, Any]) -> Path:
+    """YAML files by their stems; the path of the first."""
+    for name, plain in files.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    return folder / f"{next(iter(files))}.yaml"
+
+
+# --- extends
+
+
+def test_a_recipe_extends_another_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    base = {"backbone": ["resnet18", "alexnet"], "folds": 4, "head": "svm", "seed": 3,
+            "set": {"mlp.hidden": 64, "svm.C": 2.0}}  # fmt: skip
+    _write(tmp_path, base=base)
+    child = {"extends": "../base.yaml", "backbone": "vgg16", "set": {"svm.C": 5.0}, "seed": None}
+    made = load_recipe(_write(tmp_path / "below", child=child))
+    assert (made.backbone, made.folds, made.head, made.seed) == (["vgg16"], 4, ["svm"], 0)
+    assert made.set == {"mlp.hidden": 64, "svm.C": 5.0}
+
+
+def test_three_files_in_a_row_and_a_circle(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path, a={"extends": "b.yaml"}, b={"extends": "c.yaml", "folds": 3},
+        c={"backbone": "resnet18", "folds": 9, "seed": 5},
+    )  # fmt: skip
+    assert (load_recipe(path).folds, load_recipe(path).seed) == (3, 5)
+    _write(tmp_path, c={"extends": "./a.yaml"})
+    with pytest.raises(RecipeError, match=r"a\.yaml -> b\.yaml -> c\.yaml -> a\.yaml"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("child", "base", "part"),
+    [
+        ({"extends": "bsae.yaml"}, {}, r"(?s)extends .*bsae.yaml, and there is none.*base.yaml"),
+        ({"extends": ["base.yaml"]}, {}, "extends is"),
+        ({"extends": "base.yaml"}, {"backbon": "a"}, r"base.yaml has an unknown key 'backbon'"),
+        ({"extends": "base.yaml", "quick": {"hed": "a"}}, {}, r"(?s)child.yaml.*'quick.hed'.*head"),
+        ({"extends": "base.yaml", "quick": 3}, {}, "quick is 3"),
+        ({"extends": "base.yaml", "protocols": {"a": {"weights": "b"}}}, {"backbone": "resnet18"},
+         "can't change 'weights'"),
+        ({"extends": "."}, {}, "can't be read as YAML"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_names_the_file(
+    tmp_path: Path, child: dict[str, Any], base: dict[str, Any], part: str
+) -> None:
+    path = _write(tmp_path, child=child, base=base)
+    with pytest.raises(RecipeError, match=part) as caught:
+        load_recipe(path)
+    assert caught.value.exit_code == 2
+
+
+# --- quick, and what is changed from outside
+
+
+def test_a_quick_run_is_kept_apart(tmp_path: Path) -> None:
+    plain = {"data": "photos", "name": "photos", "backbone": "resnet18", "set": {"mlp.hidden": 9},
+             "data_root": "x", "quick": {"data": "digits", "set": {"mlp.epochs": 1}}}  # fmt: skip
+    path = _write(tmp_path, study=plain)
+    quick = load_recipe(path, quick=True)
+    assert (quick.data, quick.data_root, quick.name) == ("digits", None, "study-quick")
+    assert quick.reports == str(Path("reports") / "quick")
+    assert quick.set == {"mlp.hidden": 9, "mlp.epochs": 1}
+    assert load_recipe(path).name == "photos"
+    assert load_recipe(path, quick=True, reports="x").reports == str(Path("x") / "quick")
+
+
+def test_a_recipe_without_a_quick_size_says_so(tmp_path: Path) -> None:
+    path = _write(tmp_path, a={"backbone": "resnet18"})
+    with pytest.raises(RecipeError, match="no quick size"):
+        load_recipe(path, quick=True)
+
+
+def test_other_data_does_away_with_what_was_said_of_the_old(tmp_path: Path) -> None:
+    plain = {"data": "torchvision:CIFAR10", "name": "cifar10", "limit": 20, "data_root": "x",
+             "backbone": "resnet18"}  # fmt: skip
+    path = _write(tmp_path, a=plain)
+    other = load_recipe(path, data="photos")
+    assert (other.data, other.name, other.limit, other.data_root) == ("photos", None, None, None)
+    again = load_recipe(path, data="photos", limit=5, name="mine")
+    assert (again.name, again.limit) == ("mine", 5)
+
+
+def test_settings_from_outside_win_over_those_of_protocols(tmp_path: Path) -> None:
+    plain = {
+        "backbone": "resnet18", "set": {"mlp.dropout": 0.1},
+        "protocols": {"a": {"set": {"mlp.lr": 0.1}}, "b": {"leaky": True}},
+    }  # fmt: skip
+    path = _write(tmp_path, study=plain)
+    a, b = protocols_of(load_recipe(path, set={"mlp.lr": 0.5})).values()
+    assert a.set == b.set == {"mlp.dropout": 0.1, "mlp.lr": 0.5}
+
+
+# --- protocols
+
+
+@pytest.mark.parametrize(
+    ("protocols", "part"),
+    [
+        ({"a": {"leaky": True}, "b": {"leaky": True}}, "'a' and 'b' say the same"),
+        ({"a": {}, "b": {"folds": None}}, "'a' and 'b' say the same"),
+        ({"a": {"cache": "x"}}, "can't change 'cache'"),
+        ({"a": {"leeky": True}}, "(?s)can't change 'leeky'.*leaky"),
+        ({"a": {"backbone": "alexnet"}}, "asks for the backbone 'alexnet'"),
+        ({"a": {"view": "hflip"}}, "asks for the view 'hflip'"),
+        ({"a": {"group": "patient"}}, "groups by the column 'patient'"),
+        ({"a": {"head": "svn"}}, "Did you mean svm"),
+        ({"a": {"folds": 1}}, "protocol 'a': folds is 1"),
+        ({" ": {}}, "without a name"),
+        ({"a": 3}, "protocols.a is 3"),
+        ({"a": {"balance": True}}, "no views to fill up with"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_an_error(protocols: dict[str, Any], part: str) -> None:
+    with pytest.raises(FeatcacheError, match=part) as caught:
+        make_recipe({"backbone": "resnet18", "protocols": protocols})
+    assert caught.value.exit_code == 2
+
+
+def test_protocols_stand_side_by_side(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = {
+        "data": str(pictures), "backbone": ["resnet18", "squeezenet1_1"], "weights": "random:0",
+        "image_size": 32, "view": ["rot90", "rot180"], "head": "nearest_mean", "folds": 2,
+        "near_duplicates": False, "cache": str(tmp_path / "cache"),
+        "reports": str(tmp_path / "reports"),
+        "protocols": {"as published": {"leaky": True}, "leak-free": {"group": "image"},
+                      "one network": {"backbone": "squeezenet1_1"}},
+    }  # fmt: skip
+    path = _write(tmp_path, study=plain)
+    assert command(["run", "-q", str(path)]) == 0
+    said = capsys.readouterr().out
+    folder = tmp_path / "reports" / "pictures"
+    table = (folder / "study.protocols.csv").read_text().splitlines()
+    assert len(table) == 1 + 3 + 3 + 1
+    rows = [row.split(",")[-9:-1] for row in table[1:]]
+    leaky = [row for row in rows if row[1] == "as published (LEAKY)"]
+    assert {row[-1] for row in leaky} == {"36"}  # views are tested too
+    assert {row[-1] for row in rows if row not in leaky} == {"12"}
+    assert "'as published' is a LEAKY protocol" in said
+    assert "'as published' is a LEAKY protocol" in (folder / "study.protocols.md").read_text()
+    noted = {json.loads(p.read_text()).get("protocol") for p in folder.glob("*/run.json")}
+    assert noted >= {"as published", "leak-free"}
+    done = run(path)
+    assert len(done) == 7
+    assert not done.best.leaky
+    assert done.runs[-1].leaky
+    page = (tmp_path / "reports" / "comparison.html").read_text()
+    assert "as published" in page
+
+
+# --- limit
+
+
+def test_a_limit_makes_a_data_set_of_its_own(tmp_path: Path, pictures: Path) -> None:
+    plain = {
+        "data": str(pictures), "backbone": "squeezenet1_1", "weights": "random:0", "limit": 3,
+        "image_size": 32, "head": "ridge", "folds": 2, "near_duplicates": False,
+        "cache": str(tmp_path / "cache"), "reports": str(tmp_path / "reports"),
+    }  # fmt: skip
+    assert run(make_recipe(plain)).best.tested == 9
+    assert run(make_recipe({**plain, "limit": None})).best.tested == 12
+    assert {p.name for p in (tmp_path / "cache").iterdir()} == {"pictures-3", "pictures"}
+
+
+# --- fine-tuning
+
+
+@pytest.mark.parametrize(
+    ("finetune", "more", "part"),
+    [
+        ({"epoch": 3}, {}, "(?s)unknown key 'epoch'.*epochs"),
+        ({"epochs": 0}, {}, "epochs is 0"),
+        ({"epochs": 2}, {}, "3 of 2 epochs are frozen"),
+        ({"lr": "high"}, {}, "lr is 'high'"),
+        ({"flip": "yes"}, {}, "finetune.flip is 'yes'"),
+        ({"image_size": True}, {}, "finetune.image_size is True"),
+        ({"fusion": "vote"}, {}, "can't be trained end to end"),
+        ({}, {"leaky": True, "view": "hflip"}, "can't redo a protocol that leaks"),
+        ({}, {"layer": "avgpool"}, "'layer' can't be fine-tuned"),
+    ],
+)
+def test_fine_tuning_is_checked_before_anything_is_done(
+    finetune: dict[str, Any], more: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(FeatcacheError, match=part):
+        make_recipe({"backbone": "resnet18", "finetune": finetune, **more})
+
+
+def test_fine_tuning_joins_the_comparison_when_asked(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("accelerate")
+    plain = {
+        "data": str(pictures), "backbone": "squeezenet1_1", "weights": "random:0",
+        "image_size": 32, "head": ["mlp", "ridge"], "folds": 2, "near_duplicates": False,
+        "set": {"mlp.epochs": 1, "mlp.hidden": 8, "ridge.alpha": 10.0},
+        "cache": str(tmp_path / "cache"), "reports": str(tmp_path / "reports"),
+        "finetune": {"epochs": 1, "freeze_epochs": 0, "device": "cpu", "precision": "fp32"},
+    }  # fmt: skip
+    path = _write(tmp_path, study=plain)
+    assert command(["run", "-q", str(path)]) == 0
+    assert "mlp.finetuned" not in capsys.readouterr().out
+    assert command(["run", "-q", str(path), "--finetune"]) == 0
+    said = capsys.readouterr().out
+    assert "mlp.finetuned" in said
+    tuned = next((tmp_path / "reports" / "pictures").glob("*finetuned*/run.json"))
+    facts = json.loads(tuned.read_text())
+    assert facts["command"].endswith("study.yaml --finetune")
+    ridge = next((tmp_path / "reports" / "pictures").glob("*ridge*/run.json"))
+    assert json.loads(ridge.read_text())["rows"] == facts["rows"]  # the same images and folds
+    assert facts["settings"]["mlp.hidden"] == 8
+
+
+def test_fine_tuning_that_is_not_in_the_recipe_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _write(tmp_path, a={"backbone": "resnet18"})
+    assert command(["run", str(path), "--finetune"]) == 2
+    assert "says nothing of fine-tuning" in capsys.readouterr().err
+
+
+# --- what only a machine, or a fit, would tell
+
+
+@pytest.mark.parametrize(
+    ("plain", "part"),
+    [
+        ({"device": "cuda:99"}, "no device cuda:99"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"precision": "fp8"}, "unknown precision"),
+        ({"engine": "jax"}, "unknown engine"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"workers": 0}, "workers 0"),
+        ({"set": {"mlp.dropout": 2}}, "dropout is 2"),
+        ({"set": {"mlp.epochs": 0}}, "epochs is 0"),
+        ({"set": {"mlp.optimiser": "adamm"}}, "(?s)unknown optimiser.*adam"),
+        ({"fusion": "attention", "set": {"attention.dim": 10, "mlp.heads": 3}}, "10"),
+        ({"head": "logreg", "set": {"logreg.C": -1}}, "logreg can't be fitted"),
+        ({"head": "svm", "set": {"svm.kernel": "cubic"}}, "unknown kernel"),
+        ({"head": "knn", "set": {"knn.n_neighbors": 0}}, "n_neighbors is 0"),
+        ({"head": "xgboost", "set": {"xgboost.max_depth": -3}}, "xgboost can't be fitted"),
+        ({"finetune": {"device": "cuda:99"}}, "no device cuda:99"),
+        ({"protocols": {"a": {"set": {"mlp.dropout": 7}}}}, "dropout is 7"),
+    ],
+)
+def test_a_dry_run_finds_what_would_fail_later(
+    tmp_path: Path, plain: dict[str, Any], part: str
+) -> None:
+    recipe = make_recipe({"backbone": ["resnet18", "alexnet"], **plain})
+    with pytest.raises(FeatcacheError, match=part):
+        check_here(recipe)
+
+
+def test_settings_that_want_more_rows_than_a_probe_has_are_let_through() -> None:
+    settings = {"knn.n_neighbors": 500, "concat.pca": 256, "svm.cv": 20, "mlp.hidden": [64, 64]}
+    check_here(make_recipe({
+        "backbone": ["resnet18", "alexnet"], "set": settings, "select": "anova:2000",
+        "head": ["knn", "svm", "mlp", "xgboost", "forest"], "fusion": ["concat", "stack", "gated"],
+    }))  # fmt: skip
+
+
+def test_a_dry_run_says_what_would_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = {
+        "data": "no/such/folder", "backbone": ["resnet18", "alexnet"], "head": ["mlp", "svm"],
+        "view": "hflip", "repeats": 2, "folds": 5, "finetune": {},
+        "protocols": {"as published": {"leaky": True, "repeats": 1}, "leak-free": {}},
+    }  # fmt: skip
+    assert command(["run", str(_write(tmp_path, a=plain)), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "# extract: resnet18, alexnet, each image also as hflip\n" in said
+    assert "# as published (LEAKY): 6 candidates x 5 folds = 30 fits\n" in said
+    assert "# leak-free: 6 candidates x 10 folds = 60 fits\n" in said
+    assert "if --finetune is given (it takes a GPU): resnet18+alexnet with concat, 8 epochs" in said
+    assert "# NOT HERE: no/such/folder" in said

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.compare import say_fitted
-from featcache.cli.console import note, progress_bar, show_runs
+from featcache.cli.clustered import cluster_at, dask_option, embedding, fitting
+from featcache.cli.compare import say_fitted, show_ablation
+from featcache.cli.console import note, progress_bar, show_runs, show_table
 from featcache.cli.extract import show_report
-from featcache.cli.options import with_log
+from featcache.cli.options import set_option, with_log
+
+if TYPE_CHECKING:
+    from featcache.extraction.report import Report
+    from featcache.recipe import Recipe
+    from featcache.reporting.comparison import Comparison
+    from featcache.reporting.run_folder import Run
+    from featcache.scaling.cluster import Cluster
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Check the recipe and say what it would do.")
+@click.option("--quick", is_flag=True, help="Its quick size: seconds, offline, kept apart.")
+@click.option("--finetune", is_flag=True, help="Fine-tune too, where the recipe says how.")
+@click.option("--data", metavar="SPEC", help="Other images than the recipe's.")
+@click.option("--name", metavar="NAME", help="Their name in the cache; by default the folder's.")
+@click.option("--limit", type=int, metavar="N", help="At most N images of each class.")
+@click.option("--weights", metavar="WHICH", help="auto, a tag, random[:SEED], …")
+@click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first.")
+@click.option("--device", metavar="WHERE", help="auto, cpu, cuda or cuda:1.")
+@set_option
+@click.option("--cache", metavar="FOLDER", help="The cache folder.")
+@click.option("--reports", metavar="FOLDER", help="The reports folder.")
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
 @click.option("--again", is_flag=True, help="Fit even what was run before.")
+@dask_option
 @with_log
 @click.pass_context
 def run(
@@ -25,32 +48,125 @@ def run(
     /,
     recipe: Path,
     dry_run: bool,
+    quick: bool,
+    finetune: bool,
+    settings: dict[str, Any],
     rehash: bool,
     wait: bool,
     again: bool,
+    dask: str | None,
     quiet: bool,
+    **changes: Any,
 ) -> None:
     """Run a recipe: extract, fit and compare.
 
-    What the cache holds already is not computed again, nor is what was fitted before.
+    What the cache holds already is not computed again, nor is what was fitted before. Options with
+    a value take the place of what the recipe says.
 
     \b
     Example:
       featcache run pipelines/digits.yaml
+      featcache run pipelines/cifar10_resnet18_mobilenetv2.yaml --quick
+      featcache run pipelines/digits.yaml --data photos --weights auto --dry-run
     """
-    import yaml
+    from featcache.recipe import extract_for, load_recipe, protocols_of
 
-    from featcache.recipe import compare_for, extract_for, load_recipe
-
-    loaded = load_recipe(recipe)
+    given = {name: value for name, value in changes.items() if value is not None}
+    loaded = load_recipe(recipe, quick=quick, **given, **({"set": settings} if settings else {}))
+    _refuse_absent_finetune(loaded, recipe, finetune)
     if dry_run:
-        click.echo(yaml.safe_dump(loaded.model_dump(exclude_none=True), sort_keys=False).rstrip())
+        _show_plan(loaded)
         return
+    cluster = ctx.with_resource(cluster_at(dask))
     with progress_bar("images", quiet) as progress:
-        report = extract_for(loaded, progress, rehash, wait)
+        embed = embedding(cluster, loaded.data_root)
+        report = extract_for(loaded, progress, rehash, wait, embed)
     show_report(report, loaded.cache)
-    done = compare_for(loaded, report, say_fitted, again)
-    show_runs(done.runs, f"{done.best.data}, {done.best.split}, {done.best.tested:,} test images")
-    note(f"{loaded.reports}/comparison.html, {done.best.folder}/report.html")
+    done: dict[str, Comparison] = {}
+    for name, asked in protocols_of(loaded).items():
+        done[name] = _compare(cluster, loaded, report, again, name)
+        _show_comparison(done[name], name)
+        if asked.ablate:
+            show_ablation(done[name].runs, loaded.reports)
+    if finetune:
+        words = [str(recipe), *(["--quick"] if quick else []), *_words(given, settings)]
+        _finetune(loaded, done, ["featcache", "run", *words, "--finetune"], again)
+    elif loaded.finetune is not None:
+        note("fine-tuning is left out; it takes a GPU: add --finetune")
+    if len(done) > 1:
+        _show_protocols(loaded, done, recipe.stem)
+    best = next(reversed(done.values())).best
+    note(f"{loaded.reports}/comparison.html, {best.folder}/report.html")
     if report.failed:
         ctx.exit(3)
+
+
+def _refuse_absent_finetune(loaded: Recipe, path: Path, finetune: bool) -> None:
+    from featcache.errors import RecipeError
+
+    if finetune and loaded.finetune is None:
+        raise RecipeError(
+            f"{path} says nothing of fine-tuning", "Add for instance finetune: {epochs: 8}"
+        )
+
+
+def _show_plan(loaded: Recipe) -> None:
+    """The recipe as it is understood, and what it comes to as comments: the whole is YAML."""
+    import yaml
+
+    from featcache.recipe import check_here
+    from featcache.recipe.plan import plan
+
+    check_here(loaded)
+    click.echo(yaml.safe_dump(loaded.model_dump(exclude_none=True), sort_keys=False).rstrip())
+    for line in plan(loaded):
+        click.echo(f"# {line}")
+
+
+def _compare(
+    cluster: Cluster | None, loaded: Recipe, report: Report, again: bool, protocol: str
+) -> Comparison:
+    """The comparison by one protocol, here or on the cluster."""
+    from featcache.recipe import compare_for
+
+    def compare(jobs: int) -> Comparison:
+        asked = loaded.model_copy(update={"jobs": jobs})
+        return compare_for(asked, report, say_fitted, again, protocol)
+
+    return fitting(cluster, loaded.jobs, compare)
+
+
+def _show_comparison(done: Comparison, protocol: str = "") -> None:
+    best = done.best
+    title = f"{best.data}, {best.split}, {best.tested:,} test images"
+    show_runs(done.runs, f"{protocol}: {title}" if protocol else title)
+
+
+def _words(given: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Options as they would be typed again."""
+    words = [[f"--{name.replace('_', '-')}", str(value)] for name, value in given.items()]
+    words += [["--set", f"{name}={json.dumps(value)}"] for name, value in settings.items()]
+    return [word for pair in words for word in pair]
+
+
+def _finetune(loaded: Recipe, done: dict[str, Comparison], command: list[str], again: bool) -> None:
+    """Fine-tune, and show what came of it beside the frozen runs on the same rows."""
+    from featcache.recipe import finetune_for
+    from featcache.reporting.comparison import sort_runs
+
+    tuned: list[Run] = finetune_for(loaded, again, shlex.join(command))
+    same = [run for comparison in done.values() for run in comparison if run.rows == tuned[0].rows]
+    _show_comparison(sort_runs([*same, *tuned]), "fine-tuned")
+
+
+def _show_protocols(loaded: Recipe, done: dict[str, Comparison], name: str) -> None:
+    """All protocols in one table, and how much those that leak flatter."""
+    from featcache.reporting.protocols import COLUMNS, flattery, side_by_side, write_protocols
+
+    columns = COLUMNS[:-1]  # the run folders are in the file
+    rows = [[row[column] for column in columns] for row in side_by_side(done)]
+    show_table(columns, rows, "the protocols side by side")
+    for line in flattery(done):
+        click.echo(line)
+    data = next(iter(done.values())).best.data
+    note(str(write_protocols(Path(loaded.reports) / data, name, done)))

@@ -94,6 +94,7 @@ def _row(reports: Path, run: Run, facts: dict[str, Any]) -> dict[str, Any]:
         "memory": facts.get("memory"),
         "extraction": sum(extraction.values()) if isinstance(extraction, dict) else None,
         "leaky": bool(facts.get("leaky")),
+        "protocol": facts.get("protocol"),
     }
 
 

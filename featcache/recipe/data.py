@@ -1,0 +1,37 @@
+"""The images that a recipe is about."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from featcache.images.few import few
+from featcache.images.manifest import Images
+from featcache.images.sources import SOURCES, open_images
+from featcache.recipe.model import Recipe
+
+
+def images_of(recipe: Recipe, rehash: bool = False) -> Images:
+    """The images that a recipe is about."""
+    images = open_images(
+        recipe.data,
+        name=recipe.name,
+        data_root=recipe.data_root,
+        group=recipe.group,
+        cache=recipe.cache,
+        rehash=rehash,
+    )
+    return images if recipe.limit is None else few(images, recipe.limit, recipe.seed)
+
+
+def missing_path(recipe: Recipe) -> str:
+    """The file or folder that `data` names and that is not there; "" where nothing is amiss.
+
+    What torchvision would download is not looked for.
+    """
+    kind, colon, path = recipe.data.partition(":")
+    if recipe.data in SOURCES or kind == "torchvision":
+        return ""
+    # A source may take options behind its path: series:PATH:method=gasf.
+    named = re.split(r":(?=\w+=)", path)[0] if colon and kind in SOURCES else recipe.data
+    return "" if Path(named).expanduser().exists() else named

@@ -1,0 +1,124 @@
+"""The experiment: extract, compare by every protocol, and fine-tune if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from featcache.extraction.extract import fill_cache
+from featcache.extraction.filling import Progress
+from featcache.extraction.report import Report
+from featcache.extraction.work import Embed, embed_here
+from featcache.images.options import KINDS
+from featcache.recipe.checks import check_here, check_recipe
+from featcache.recipe.data import images_of
+from featcache.recipe.file import load_recipe
+from featcache.recipe.model import Recipe
+from featcache.recipe.protocols import protocols_of
+from featcache.reporting.compare import Comparison, compare
+from featcache.reporting.run_folder import Run
+from featcache.store.cache import Cache
+from featcache.store.room import load
+
+_OF_EXTRACTION = (
+    "backbone", "view", "weights", "weights_dir", "layer", "image_size", "colour", "filter",
+    "scale", "device", "precision", "engine", "batch_size", "workers", "max_failures",
+    "retry_failed", "cache",
+)  # fmt: skip
+_OF_COMPARISON = (
+    "fusion", "head", "singles", "folds", "test_split", "repeats", "balance", "leaky", "strict",
+    "near_duplicates", "seed", "gate", "jobs", "select", "tune", "tuner", "ablate", "reports",
+    "cache",
+)  # fmt: skip
+
+Fitted = Callable[[int, int, Run], None]
+
+
+def extract_for(
+    recipe: Recipe,
+    progress: Progress | None = None,
+    rehash: bool = False,
+    wait: bool = False,
+    embed: Embed = embed_here,
+) -> Report:
+    """The extraction that a recipe asks for, views included; the rest as in `fill_cache`."""
+    check_recipe(recipe)
+    check_here(recipe)
+    options = {name: getattr(recipe, name) for name in _OF_EXTRACTION}
+    images = images_of(recipe, rehash)
+    return fill_cache(images, progress=progress, wait=wait, embed=embed, **options)
+
+
+def compare_for(
+    recipe: Recipe,
+    report: Report,
+    fitted: Fitted | None = None,
+    again: bool = False,
+    protocol: str = "",
+) -> Comparison:
+    """The comparison that a recipe asks for, on what `extract_for` has put into the cache.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    report : Report
+        From `extract_for` of the same recipe.
+    fitted : callable, optional
+        Called after each candidate with its number, how many there are, and its run.
+    again : bool, default False
+        Fit even what was run before.
+    protocol : str, default ""
+        One of the recipe's protocols; "" for a recipe that has none.
+    """
+    asked = protocols_of(recipe)[protocol]
+    # Backbones come first, in the recipe's order; their views after them.
+    plain = report.outcomes[: len(recipe.backbone)]
+    selector = {
+        spec: f"{one.key.backbone}@{one.key.digest}"
+        for spec, one in zip(recipe.backbone, plain, strict=True)
+    }
+    store = Cache(recipe.cache)
+    entries = store.choose(report.data, [selector[spec] for spec in asked.backbone])
+    return compare(
+        load(store, store.images(report.data), entries, asked.view, asked.memory, asked.jobs),
+        group=asked.group if asked.group in KINDS else None,
+        settings=asked.set,
+        again=again,
+        fitted=fitted,
+        protocol=protocol,
+        **{name: getattr(asked, name) for name in _OF_COMPARISON},
+    )
+
+
+def compare_all(
+    recipe: Recipe,
+    report: Report,
+    fitted: Fitted | None = None,
+    again: bool = False,
+) -> dict[str, Comparison]:
+    """`compare_for` by each protocol in turn; a recipe without any has one, called ""."""
+    return {name: compare_for(recipe, report, fitted, again, name) for name in protocols_of(recipe)}
+
+
+def run(recipe: Recipe | str | Path) -> Comparison:
+    """Extract what the cache lacks, then fit and compare: the whole experiment.
+
+    Fine-tuning is for `finetune_for` and the command line.
+
+    Parameters
+    ----------
+    recipe : Recipe, or a path to a YAML file
+
+    Returns
+    -------
+    Comparison
+        With several protocols the runs of all, one protocol after another, those that leak last;
+        `best` hence is of one that does not, where there is such a one.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    done = compare_all(recipe, extract_for(recipe))
+    if len(done) == 1:
+        return next(iter(done.values()))
+    leaky = {name: one.leaky for name, one in protocols_of(recipe).items()}
+    return Comparison([run for name in sorted(done, key=lambda n: leaky[n]) for run in done[name]])

@@ -1,0 +1,128 @@
+"""A recipe's file: read, with the files that it extends, its quick size and what is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from featcache.errors import RecipeError, did_you_mean
+from featcache.recipe.checks import make_recipe
+from featcache.recipe.model import Recipe, merge
+
+_OF_FILES = ("extends", "quick")  # keys of a file that the recipe itself no longer has
+_OF_DATA = ("name", "data_root", "limit")  # what says more of one set of images
+
+
+def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Recipe:
+    """Read a recipe.
+
+    `extends: other.yaml`, relative to the file, takes over what that one says: mappings are merged
+    key by key, everything else is replaced, null brings a default back.
+
+    `quick:` holds what a quick run changes. Its results stay apart: the data set is called
+    `<file>-quick` in the cache, and the runs go to the folder `quick` in the reports folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file.
+    quick : bool, default False
+        Take the quick size.
+    **changes
+        Values that take the place of the file's, those of its protocols included. Other `data`
+        also does away with `name`, `data_root` and `limit`, which belong to the file's.
+
+    Raises
+    ------
+    RecipeError
+        For a file that can't be read, extends itself, has a key that no recipe has, or a value
+        of the wrong kind.
+    """
+    path = Path(path)
+    plain = _read_all(path, ())
+    quickly = plain.pop("quick", None)
+    if quick:
+        if not quickly:
+            raise RecipeError(
+                f"{path} has no quick size", "Add one, quick: {limit: 20}, or leave --quick out."
+            )
+        plain = _of_data(plain, quickly)
+    plain = _of_data(plain, changes)
+    if changes.get("set"):
+        plain["protocols"] = {
+            name: _set_again(over, changes["set"])
+            for name, over in (plain.get("protocols") or {}).items()
+        }
+    if quick:
+        plain["name"] = f"{path.stem}-quick"
+        plain["reports"] = str(Path(plain.get("reports", "reports")) / "quick")
+    return make_recipe(plain, str(path))
+
+
+def _read_all(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a file and of those that it extends."""
+    plain = _read(path, children)
+    _refuse_unknown(plain, path)
+    base = plain.pop("extends", None)
+    if base is None:
+        return plain
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: extends is {base!r}", "Name one file: extends: other.yaml")
+    chain = (*children, path)
+    above = path.parent / Path(base).expanduser()
+    if above.resolve() in [one.resolve() for one in chain]:
+        circle = " -> ".join(one.name for one in (*chain, above))
+        raise RecipeError(f"{path} extends itself: {circle}", "Leave one of the extends out.")
+    return merge(_read_all(above, chain), plain)
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _absent(path, children) from None
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        raise RecipeError(f"{path} can't be read as YAML: {error}") from None
+    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
+        raise RecipeError(f"{path} is no recipe", "It must map names to values: backbone: resnet18")
+    return plain
+
+
+def _absent(path: Path, children: tuple[Path, ...]) -> RecipeError:
+    folder = path.parent if children else Path("pipelines")
+    there = [one.name if children else str(one) for one in sorted(folder.glob("*.yaml"))]
+    named = path.name if children else str(path)
+    problem = f"{children[-1]} extends {path}, and there is none" if children else (
+        f"no recipe {str(path)!r}"
+    )  # fmt: skip
+    return RecipeError(problem, did_you_mean(named, there) if there else "Recipes end in .yaml.")
+
+
+def _refuse_unknown(plain: dict[str, Any], path: Path) -> None:
+    """Name the file that has a misspelt key, rather than the one that extends it."""
+    known = [*Recipe.model_fields, *_OF_FILES]
+    quick = plain.get("quick")
+    if quick is not None and not isinstance(quick, dict):
+        raise RecipeError(f"{path}: quick is {quick!r}", "Map names to values: quick: {limit: 20}")
+    for name in [key for key in plain if key not in known]:
+        raise RecipeError(f"{path} has an unknown key {name!r}", did_you_mean(name, known))
+    for name in [str(key) for key in quick or {} if key not in Recipe.model_fields]:
+        raise RecipeError(
+            f"{path} has an unknown key 'quick.{name}'", did_you_mean(name, Recipe.model_fields)
+        )
+
+
+def _of_data(plain: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`merge`, where other data does away with what says more of the old."""
+    if over.get("data") is not None:
+        plain = {name: value for name, value in plain.items() if name not in _OF_DATA}
+    return merge(plain, over)
+
+
+def _set_again(over: Any, settings: dict[str, Any]) -> Any:
+    """A protocol with these settings in place of its own; anything else is checked later."""
+    if not isinstance(over, dict) or not isinstance(over.get("set"), dict):
+        return over
+    return {**over, "set": {**over["set"], **settings}}

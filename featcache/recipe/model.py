@@ -1,0 +1,130 @@
+"""Recipe: every key that a YAML file may have, and of what kind it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from featcache.errors import RecipeError, did_you_mean
+from featcache.fitting.splits import SEEDS
+
+
+class Recipe(BaseModel):
+    """Everything an experiment needs; the names are those of the command line's options.
+
+    Where a list is meant, one name stands for a list of one. A file may have two keys more,
+    `extends` and `quick`, see `load_recipe`.
+
+    Attributes
+    ----------
+    limit : int or None
+        Most images of each class, drawn with the seed; see `featcache.images.few`.
+    protocols : dict of str to dict
+        Name -> what it changes: each is compared on its own, over the same vectors; see
+        `protocols_of`.
+    finetune : dict or None
+        Fine-tuning after the fits on cached vectors: options of `finetuning.options.Options`, and
+        `fusion`, `singles`, `warm_start`, `minutes`, `device`, `precision`, `image_size`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    data: str = "digits"
+    name: str | None = None
+    data_root: str | None = None
+    group: str | None = None
+    limit: int | None = Field(default=None, ge=2)
+
+    backbone: list[str] = Field(min_length=1)
+    view: list[str] = []
+    weights: str = "auto"
+    weights_dir: str | None = None
+    layer: str = "penultimate"
+    image_size: int | None = Field(default=None, ge=1)
+    colour: str | None = None
+    filter: str | None = None
+    scale: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "auto"
+    batch_size: int | str = "auto"
+    workers: int | str = "auto"
+    max_failures: int | str | None = None
+    retry_failed: bool = False
+
+    fusion: list[str] = Field(default=["concat"], min_length=1)
+    head: list[str] = Field(default=["mlp"], min_length=1)
+    singles: bool = True
+    folds: int | None = Field(default=None, ge=2)
+    repeats: int = Field(default=1, ge=1)
+    test_split: bool | None = None
+    balance: bool = False
+    leaky: bool = False
+    strict: bool = False
+    near_duplicates: bool = True
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
+    set: dict[str, Any] = {}
+    gate: str = "refuse"
+    jobs: int = Field(default=1, ge=1)
+    memory: str = "auto"
+    select: str = ""
+    tune: int = Field(default=0, ge=0)
+    tuner: str = "random"
+    ablate: bool = False
+
+    protocols: dict[str, dict[str, Any]] = {}
+    finetune: dict[str, Any] | None = None
+
+    cache: str = "cache"
+    reports: str = "reports"
+
+    @field_validator("backbone", "view", "fusion", "head", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+
+def typed(plain: dict[str, Any], where: str) -> Recipe:
+    """A recipe from plain values, of the right kinds but not yet checked further.
+
+    Raises
+    ------
+    RecipeError
+        For a key that no recipe has, or a value of the wrong kind; it names `where`.
+    """
+    try:
+        return Recipe(**plain)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` in place of its own.
+
+    Mappings are merged key by key, everything else is replaced; null brings the default back.
+    """
+    merged = dict(base)
+    for name, value in over.items():
+        before = merged.get(name)
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict) and isinstance(before, dict):
+            merged[name] = merge(before, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _explain(error: ValidationError, where: str) -> RecipeError:
+    # A misspelt key often is the one that is missing: say that first.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return RecipeError(f"{where} has an unknown key {place!r}",
+                           did_you_mean(place, Recipe.model_fields))  # fmt: skip
+    if first["type"] == "missing":
+        return RecipeError(
+            f"{where} lacks {place!r}", f"Add a line, for instance {place}: resnet18"
+        )
+    return RecipeError(f"{where}: {place} is {first['input']!r}: {first['msg']}")

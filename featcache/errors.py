@@ -5,6 +5,7 @@ FeatcacheError              exit 1
 ├── RecipeError             exit 2   a recipe or a setting that can't be read (ValueError)
 ├── DataError               exit 1   images, tables or labels that can't be used (ValueError)
 ├── WeightsError            exit 1   weights absent, unreadable or of another architecture (OSError)
+├── ClusterError            exit 1   no scheduler, or no worker that may help (ConnectionError)
 ├── CacheMissing            exit 1   nothing was extracted yet (FileNotFoundError)
 ├── CacheUnwritable         exit 1   no permission, or the disk is full (OSError)
 └── CacheRefused            exit 4   what is cached must not be used as it is
@@ -58,6 +59,10 @@ class DataError(FeatcacheError, ValueError):
 
 class WeightsError(FeatcacheError, OSError):
     """Weights that are absent, unreadable or belong to another architecture."""
+
+
+class ClusterError(FeatcacheError, ConnectionError):
+    """A cluster that can't be reached, or whose workers can't do the work."""
 
 
 class CacheMissing(FeatcacheError, FileNotFoundError):

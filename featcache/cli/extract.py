@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.clustered import cluster_at, dask_option, embedding
 from featcache.cli.console import note, progress_bar
 from featcache.cli.options import (
     backbone_option,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--max-failures", metavar="N|P%", help="Stop when more images than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try images again that could not be decoded.")
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
+@dask_option
 @with_log
 @click.pass_context
 def extract(
@@ -40,6 +42,7 @@ def extract(
     backbone: list[str],
     cache: str,
     rehash: bool,
+    dask: str | None,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -52,6 +55,8 @@ def extract(
       featcache extract --backbone resnet18
       featcache extract --data photos --backbone resnet18,mobilenet_v2
       featcache extract --data cells.csv --data-root scans --backbone vgg16 --image-size 320
+      featcache extract --backbone vit_b_16,vit_b_16:size=384,vgg16:colour=hsv:filter=log-1.5
+      featcache extract --data photos --backbone resnet50 --dask tcp://head:8786
     """
     from featcache.extraction.extract import fill_cache
     from featcache.images.sources import open_images
@@ -67,7 +72,8 @@ def extract(
         rehash=rehash,
     )
     note(images.describe())
-    with progress_bar("images", quiet) as progress:
+    with cluster_at(dask) as cluster, progress_bar("images", quiet) as progress:
+        options["embed"] = embedding(cluster, data_root)
         report = fill_cache(images, backbone=backbone, cache=cache, progress=progress, **options)
     show_report(report, cache)
     if report.failed:
@@ -76,9 +82,12 @@ def extract(
 
 def show_report(report: Report, cache: str) -> None:
     """What was extracted, on stdout; where the time went and what failed, on stderr."""
-    for done in report.outcomes:
+    from featcache.store.spec import names_of
+
+    names = names_of([done.key for done in report.outcomes])
+    for done, name in zip(report.outcomes, names, strict=True):
         what = f"{done.computed:,} computed" if done.computed else "nothing to compute"
-        click.echo(f"{done.backbone}: {done.path}, {done.rows:,} vectors, {what}")
+        click.echo(f"{name}: {done.path}, {done.rows:,} vectors, {what}")
     note(report.time_line())
     if report.failed:
         click.secho(

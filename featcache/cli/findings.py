@@ -28,6 +28,7 @@ _EXTRAS = {
     "onnxruntime": "checking exported ONNX files",
     "accelerate": "fine-tuning",
     "optuna": "tuning",
+    "distributed": "many machines (--dask)",
 }
 _PACKAGES = {"sklearnex": "scikit-learn-intelex"}
 _LITTLE_MEMORY, _LITTLE_SPACE = 2e9, 2e9  # bytes

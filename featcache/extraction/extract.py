@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from featcache.errors import DataError, RecipeError
+from featcache.errors import RecipeError
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.content import Content
 from featcache.extraction.engine import open_engine
+from featcache.extraction.filling import Progress
 from featcache.extraction.job import Job
-from featcache.extraction.loading import count_workers, load_batches
+from featcache.extraction.loading import count_workers
 from featcache.extraction.precision import settle_all
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
-from featcache.extraction.writer import Writer
+from featcache.extraction.work import Embed, Work, embed_here
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
 from featcache.store.features import Features
-
-Progress = Callable[[int, int], None]
 
 
 def extract(
@@ -69,6 +66,9 @@ def fill_cache(
     weights_dir: str | Path | None = None,
     layer: str = PENULTIMATE,
     image_size: int | None = None,
+    colour: str | None = None,
+    filter: str | None = None,
+    scale: str | None = None,
     view: str | Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -80,6 +80,7 @@ def fill_cache(
     max_failures: int | str | None = None,
     retry_failed: bool = False,
     progress: Progress | None = None,
+    embed: Embed = embed_here,
 ) -> Report:
     """Compute what the cache lacks, in one pass over the images.
 
@@ -87,7 +88,9 @@ def fill_cache(
     ----------
     images : Images
     backbone : str, Backbone, or several
-        Names in `BACKBONES`, or objects of your own.
+        Names in `BACKBONES`, with options of their own if they have some
+        (`vit_b_16:size=384:colour=hsv`, see `featcache.store.spec`), or objects of your own. One
+        name may come again with other options.
     weights : str, default "auto"
         "auto", a tag, a file, or "random[:SEED]".
     weights_dir : str or Path, optional
@@ -96,6 +99,13 @@ def fill_cache(
         Or the name of a module of the network.
     image_size : int, optional
         Side of the square that the network sees, in pixels.
+    colour : str, optional
+        "rgb", "hsv", "lab", "ycbcr" or "grey": what the network sees of the pixels.
+    filter : str, optional
+        For the whole image, before it is resized: "equalise", "gaussian-SIGMA", "log-SIGMA",
+        several joined by "+", or "none".
+    scale : str, optional
+        "own", the normalisation that the weights were trained with, or "0-1", none beyond that.
     view : str, or several
         Names in `VIEWS`: further files, of the images flipped or turned.
     device : str, default "auto"
@@ -119,6 +129,8 @@ def fill_cache(
         Try images again that an earlier run could not decode, though their bytes are the same.
     progress : callable, optional
         Called with the images done and the images to do.
+    embed : callable, optional
+        Does the work in place of this process, see `featcache.scaling.extraction`.
 
     Raises
     ------
@@ -127,9 +139,13 @@ def fill_cache(
         Where not one image could be embedded, or more than `max_failures` could not.
     """
     start = perf_counter()
-    backbones = open_backbones(
-        backbone, weights=weights, weights_dir=weights_dir, layer=layer, image_size=image_size
-    )
+    opening: dict[str, Any] = {
+        "weights": weights, "weights_dir": weights_dir, "layer": layer,
+        "image_size": image_size, "colour": colour, "filter": filter, "scale": scale,
+    }  # fmt: skip
+    asked = {"backbone": backbone, "view": view, "device": device, "batch_size": batch_size,
+             "workers": workers, "opening": opening}  # fmt: skip
+    backbones = open_backbones(backbone, **opening)
     backbones += with_views(backbones, view)
     runner = open_engine(device, precision, engine, batch_size)
     threads = count_workers(workers)
@@ -148,50 +164,15 @@ def fill_cache(
             if job.missing():
                 job.start(stack, wait)
         report.seconds["prepare"] = perf_counter() - start
-        _run(jobs, content, threads, runner.batch_size, limit, report, progress)
+        embed(
+            Work(jobs, content, store, asked, threads, runner.batch_size, limit, report, progress)
+        )
         for job in jobs:
             job.finish(content, report)
     content.note_failed(report)
     report.outcomes += [job.outcome() for job in jobs]
     report.seconds["total"] = perf_counter() - start
     return report
-
-
-def _run(
-    jobs: Sequence[Job],
-    content: Content,
-    threads: int,
-    batch_size: int,
-    limit: float,
-    report: Report,
-    progress: Progress | None,
-) -> None:
-    pending = np.array(sorted({row for job in jobs for row in job.pending}), np.intp)
-    if not len(pending):
-        return
-    preprocesses = list(dict.fromkeys(job.backbone.preprocess for job in jobs if job.pending))
-    batches = load_batches(content.images, pending, preprocesses, batch_size, threads)
-    done, start = 0, perf_counter()
-    with closing(batches), Writer() as writer:
-        for batch in batches:
-            report.seconds["wait"] += perf_counter() - start
-            report.seconds["read"] += batch.read
-            report.seconds["decode"] += batch.decode
-            content.problems.update(batch.problems)
-            if len(content.problems) > limit:
-                content.note_failed(report)
-                raise DataError(
-                    f"{len(content.problems)} images failed, more than --max-failures allows",
-                    f"They are listed in {content.failed_csv}; what is done is kept.",
-                )
-            for job in jobs:
-                if job.pending:
-                    pixels = batch.pixels[job.backbone.preprocess]
-                    job.embed(batch.rows, pixels, writer, report)
-            done += len(batch.rows) + len(batch.problems)
-            if progress is not None:
-                progress(done, len(pending))
-            start = perf_counter()
 
 
 def with_views(backbones: Sequence[Backbone], view: str | Sequence[str]) -> list[Backbone]:

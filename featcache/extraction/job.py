@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +12,16 @@ from featcache.extraction.backbone import Backbone
 from featcache.extraction.content import Content
 from featcache.extraction.drift import refuse_drift
 from featcache.extraction.engine import AUTO
+from featcache.extraction.filling import Filling
 from featcache.extraction.network import Network
 from featcache.extraction.precision import Settled
 from featcache.extraction.report import Outcome, Report
 from featcache.extraction.sample import spread
-from featcache.extraction.writer import Writer
-from featcache.store.cache import Cache, positions
+from featcache.store.cache import Cache
 from featcache.store.file import FeatureFile
+from featcache.store.positions import positions
 from featcache.store.trained_on import write_trained_on
-from featcache.store.writing import begin, lock, recorded
+from featcache.store.writing import begin, delete_parts, lock, recorded
 
 _CHECKED = 4  # stored rows embedded again before a file is extended
 
@@ -35,16 +34,13 @@ class Job:
     ) -> None:
         self.backbone = backbone
         self.key = backbone.key(settled.engine.precision)
-        self.computed = 0
-        self.seconds = 0.0  # of computing
+        self.filling: Filling | None = None
         self._engine = settled.engine
         self._fidelity = settled.fidelity
         self._store = store
         self._content = content
         self._data = content.images.name
         self._network = settled.network
-        self._file: FeatureFile | None = None
-        self._row_of: dict[int, int] = {}
 
     def missing(self) -> bool:
         """Whether any content has no vector."""
@@ -62,20 +58,19 @@ class Job:
         dim = self._store.known_dim(self.key)
         if dim is None:
             dim = self.network.dim
-        self._file = stack.enter_context(
+        file = stack.enter_context(
             begin(self._store, self._data, self.key, self._content.digests, dim)
         )
-        rows = positions(self._content.digests, self._file.digests)
-        todo = ~self._file.done()[rows]
-        self._row_of = dict(
-            zip(self._content.rows[todo].tolist(), rows[todo].tolist(), strict=True)
-        )
+        rows = positions(self._content.digests, file.digests)
+        todo = ~file.done()[rows]
+        row_of = dict(zip(self._content.rows[todo].tolist(), rows[todo].tolist(), strict=True))
         if todo.any() and not todo.all():
-            self._refuse_drift(self._file, self._content.rows[~todo], rows[~todo])
+            self._refuse_drift(file, self._content.rows[~todo], rows[~todo])
         if todo.any():
-            self._file.annotate(self._describe())
+            file.annotate(self._describe())
         if self.backbone.trained_on:  # before the first row: no kill leaves rows without it
-            write_trained_on(self._file.path, self.backbone.trained_on)
+            write_trained_on(file.path, self.backbone.trained_on)
+        self.filling = Filling(file, row_of, self.backbone.preprocess, lambda: self.network)
 
     def _refuse_drift(
         self, file: FeatureFile, images: NDArray[np.intp], rows: NDArray[np.intp]
@@ -118,52 +113,28 @@ class Job:
             self._network = self._engine.load(self.backbone)
         return self._network
 
-    @property
-    def pending(self) -> Collection[int]:
-        """Rows of the manifest that are not in the file yet."""
-        return self._row_of.keys()
-
-    def embed(
-        self, rows: NDArray[np.intp], pixels: NDArray[np.uint8], writer: Writer, report: Report
-    ) -> None:
-        """Embed those rows of a batch that this file needs; the writer then writes them."""
-        mine = np.array([row in self._row_of for row in rows.tolist()], np.bool_)
-        file = self._file
-        if not mine.any() or file is None:
-            return
-        start = perf_counter()
-        vectors = self.network.start(pixels if mine.all() else pixels[mine])
-        where = np.array([self._row_of.pop(row) for row in rows[mine].tolist()], np.intp)
-        self.seconds += perf_counter() - start
-
-        def write() -> None:
-            start = perf_counter()
-            done = vectors()  # a GPU may still be at it
-            middle = perf_counter()
-            file.write(where, done)
-            self.computed += len(where)
-            self.seconds += middle - start
-            report.seconds["write"] += perf_counter() - middle
-
-        start = perf_counter()
-        writer.submit(write)
-        report.seconds["blocked"] += perf_counter() - start
+    def release(self) -> None:
+        """Let go of the network's memory; it is built again if it is needed."""
+        self._network = None
 
     def finish(self, content: Content, report: Report) -> None:
         """Put the finished file in its place, without the images that could not be embedded."""
-        if self._file is None:
+        if self.filling is None:
             return
-        leave_out = ~self._file.done()
+        file = self.filling.file
+        leave_out = ~file.done()
         if leave_out.all():
             raise content.none_left(report)
-        report.seconds["compute"] += self.seconds
-        if self.computed:
-            before = float(self._file.attributes.get("seconds", 0.0))
-            self._file.annotate({"seconds": before + self.seconds})
-        self._file.finish(self._store.path(self._data, self.key), leave_out)
+        report.seconds["compute"] += self.filling.seconds
+        if self.filling.computed:
+            before = float(file.attributes.get("seconds", 0.0))
+            file.annotate({"seconds": before + self.filling.seconds})
+        file.finish(self._store.path(self._data, self.key), leave_out)
+        delete_parts(self._store, self._data, self.key)
 
     def outcome(self) -> Outcome:
         """What the finished file holds now."""
         path = self._store.path(self._data, self.key)
+        computed = self.filling.computed if self.filling else 0
         with FeatureFile(path) as file:
-            return Outcome(self.backbone.name, path, self.key, len(file), self.computed)
+            return Outcome(self.backbone.name, path, self.key, len(file), computed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featcache.store.key import Key
@@ -60,6 +60,8 @@ class Report:
         "total"; "prepare" (building networks, and the checks before the first batch); "compute";
         what the networks waited for, "wait" (decoded images) and "blocked" (the writer); and
         of the threads beside them "read" and "decode", summed over all, and "write".
+    workers : int
+        Processes that shared the work; seconds are summed over them, but "total" and "prepare".
     """
 
     data: str
@@ -67,13 +69,15 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
+    workers: int = 1
 
     @property
     def selectors(self) -> list[str]:
         """What names each backbone's file on the command line; of several views the first."""
         first: dict[str, str] = {}
         for done in self.outcomes:
-            first.setdefault(done.backbone, f"{done.backbone}@{done.key.digest}")
+            plain = replace(done.key, preprocess={**done.key.preprocess, "view": "none"})
+            first.setdefault(plain.digest, f"{done.backbone}@{done.key.digest}")
         return list(first.values())
 
     @property
@@ -99,8 +103,10 @@ class Report:
         total = self.seconds["total"]
         if not self.computed:
             return f"no forward pass, {total:.1f} s"
+        each = total * self.workers
         shares = ", ".join(
-            f"{name} {self.seconds[part] / total:.0%}" for part, name in _SHARES.items()
+            f"{name} {self.seconds[part] / (total if part == 'prepare' else each):.0%}"
+            for part, name in _SHARES.items()
         )
         beside = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in _BESIDE)
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from featcache.errors import CacheBusy, CacheRefused, CacheUnwritable, RecipeError
-from featcache.store.cache import Cache, positions
+from featcache.store.cache import Cache
 from featcache.store.disk import guard_writes
 from featcache.store.file import Digests, FeatureFile, create
 from featcache.store.key import Key
+from featcache.store.positions import positions
 
 log = logging.getLogger("featcache")
 
@@ -94,9 +96,9 @@ def recorded(cache: Cache, data: str, key: Key) -> dict[str, Any]:
 def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> FeatureFile:
     """Open the file in progress for these contents, with every row known already filled in.
 
-    Rows come from the finished file that this one will replace, from an interrupted attempt,
-    and from other data sets' files under the same key; each only if its checksum agrees. Call
-    with the lock held; `finish(path)` puts the file in its place.
+    Rows come from the finished file that this one will replace, from an interrupted attempt and
+    its parts, and from other data sets' files under the same key; each only if its checksum
+    agrees. Call with the lock held; `finish(path)` puts the file in its place.
 
     Parameters
     ----------
@@ -115,6 +117,7 @@ def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> Feat
     rows = np.concatenate([kept, digests[positions(digests, kept) < 0]])
     resumed = _resume(partial, key, rows, dim)
     if resumed is not None:
+        _copy_parts(cache, data, key, resumed)
         return resumed
     fresh = partial.with_name(f"{partial.name}.new")
     with create(fresh, key, rows, dim) as file:
@@ -122,7 +125,37 @@ def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> Feat
         for donor in [final, partial, *sorted(set(others) - {final})]:
             _copy_rows(donor, file)
     fresh.replace(partial)
-    return FeatureFile(partial, writable=True)
+    file = FeatureFile(partial, writable=True)
+    _copy_parts(cache, data, key, file)
+    return file
+
+
+def new_part(cache: Cache, data: str, key: Key, first: int, last: int) -> Path:
+    """Where one of several processes collects the vectors of a range of rows, for the one file.
+
+    A name of its own each time: a process that was taken for dead may still be writing.
+    """
+    final = cache.path(data, key)
+    return final.with_name(f".{final.name}.part-{first}-{last}.{uuid.uuid4().hex[:12]}.partial")
+
+
+def find_parts(cache: Cache, data: str, key: Key, span: str = "*") -> list[Path]:
+    """The parts that are there, of the rows `first-last` or of all, finished or not."""
+    final = cache.path(data, key)
+    return sorted(final.parent.glob(f".{final.name}.part-{span}.*.partial"))
+
+
+def delete_parts(cache: Cache, data: str, key: Key) -> None:
+    """Delete all parts, once their rows are where they belong."""
+    for part in find_parts(cache, data, key):
+        part.unlink(missing_ok=True)
+
+
+def _copy_parts(cache: Cache, data: str, key: Key, file: FeatureFile) -> None:
+    """What processes on other machines had done before this one was stopped."""
+    for part in find_parts(cache, data, key):
+        _copy_rows(part, file)
+    delete_parts(cache, data, key)
 
 
 def _rows_to_keep(final: Path, partial: Path, key: Key, digests: Digests) -> Digests:

@@ -1,0 +1,88 @@
+"""Extraction on a cluster: the file that one machine would have written, made by many."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from featcache.errors import RecipeError
+from featcache.extraction.work import Embed, Work
+from featcache.scaling.cluster import Cluster
+from featcache.scaling.plan import make_plan
+from featcache.scaling.ranges import Ranges, Tally
+
+log = logging.getLogger("featcache")
+
+_MOST = 4096  # rows in a range: what a lost worker has in hand at most
+_EACH = 4  # ranges for each worker at least, so that all end at about the same time
+
+
+def embed_on(cluster: Cluster, data_root: str | Path | None = None, size: int = 0) -> Embed:
+    """What `fill_cache` takes as `embed` to have the work done by a cluster's workers.
+
+    Each worker opens the images itself, embeds ranges of rows on its own device, and writes them
+    into part files beside the file in progress; here they are moved into that file. On processors
+    the result is that of one machine to the bit, whatever the ranges and whoever embedded them.
+    Images, weights and the cache folder must be there for all, under the same paths.
+
+    Before it gets work, a worker must have the versions of this machine and the same weights, and
+    embed a few images to the same vectors; one that does not is left out, with a warning.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    data_root : str or Path, optional
+        As for `open_images`: where torchvision's data sets are.
+    size : int, optional
+        Rows in a range; by default as suits the number of workers, at most 4,096.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    ClusterError
+        When called: where no scheduler answers, it is lost, or no worker may help.
+    RecipeError
+        When called: where the images are in memory only, or the cache is no folder.
+    """
+
+    def embed(work: Work) -> None:
+        rows = len(work.pending())
+        if not rows:
+            return
+        if "://" in str(work.store.folder) or ":/" in str(work.store.folder):
+            raise RecipeError(
+                f"the cache {work.store.folder} is no folder",
+                "Workers write into a folder that all machines share: pass it with --cache.",
+            )
+        plan, jobs = make_plan(work, data_root, cluster.threads)
+        workers = max(1, len(cluster.workers()))
+        ranges = Ranges(cluster, plan.json(), work, jobs, size or _size(rows, workers, work))
+        ranges.run()
+        _note(work, ranges.tally)
+        for job in jobs:
+            devices = {said["device"] for said in ranges.tally.workers.values()}
+            if job.filling is not None:
+                job.filling.file.annotate({"device": ", ".join(sorted(devices))})
+
+    return embed
+
+
+def _size(rows: int, workers: int, work: Work) -> int:
+    """Rows in a range: whole batches, several ranges for each worker, none too long."""
+    share = min(_MOST, -(-rows // (workers * _EACH)))
+    return max(1, -(-share // work.batch_size)) * work.batch_size
+
+
+def _note(work: Work, tally: Tally) -> None:
+    work.report.workers = max(1, len(tally.workers))
+    unequal = [said for said in tally.workers.values() if not said["identical"]]
+    if unequal:
+        least = min(said["cosine"] for said in unequal)
+        log.info("%d workers round otherwise than this machine: cosine %.6f", len(unequal), least)
+    log.info(
+        "%d workers helped, %d were refused; %d ranges lost their worker, %d rows were done again",
+        len(tally.workers), len(tally.refused), tally.lost, tally.again,
+    )  # fmt: skip

@@ -1,0 +1,221 @@
+"""Plan: all that a worker needs to know to embed images as the client would; plain data.
+
+It travels as JSON. Nothing in it is an object that somebody could have built otherwise: names,
+paths, numbers, the keys that must come out, and a few vectors to compare with.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import featcache
+from featcache.errors import RecipeError
+from featcache.extraction.backbone import Backbone
+from featcache.extraction.job import Job
+from featcache.extraction.sample import load_sample, spread
+from featcache.extraction.work import Work
+from featcache.hashing import canonical_json
+from featcache.images.manifest import Images
+from featcache.images.sources import SOURCES
+
+_SAMPLE = 4  # images that every worker embeds before it gets work
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where workers find the images.
+
+    Attributes
+    ----------
+    root : str
+        For files, the folder that ids are relative to; else "".
+    spec : str
+        For images that come by name, as "digits", what to open.
+    data_root : str
+        Where torchvision's data sets are; "" by default.
+    """
+
+    root: str
+    spec: str
+    data_root: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One backbone's share of the plan.
+
+    Attributes
+    ----------
+    number : int
+        Which of the backbones and views that were asked for.
+    precision, engine : str
+        As the client settled them.
+    key : str
+        Canonical JSON of the key that must come out.
+    partial : str
+        Name of the file in progress, in the data set's folder.
+    bytes : int
+        Its least size: whether a worker sees the same folder.
+    vectors : str
+        The sample's vectors on the client, float32 (n, d) in base64.
+    """
+
+    number: int
+    precision: str
+    engine: str
+    key: str
+    partial: str
+    bytes: int
+    vectors: str
+
+    def expected(self, rows: int) -> NDArray[np.float32]:
+        """The sample's vectors, shape (rows, d)."""
+        flat = np.frombuffer(base64.b64decode(self.vectors), np.float32)
+        return flat.reshape(rows, -1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all workers are told.
+
+    Attributes
+    ----------
+    versions : dict of str to str
+        Of the client; workers must have the same.
+    run : str
+        Another one each time, so that a worker that was refused and then mended is looked at anew.
+    data : str
+        The data set's name.
+    cache : str
+        The cache folder.
+    source : Source
+    asked : dict
+        See `Work.asked`.
+    threads : int
+        Of a forward pass; 0 for all that the worker has.
+    ids, sha256 : sequence of str
+        The sample.
+    parts : sequence of Part
+    """
+
+    versions: dict[str, str]
+    run: str
+    data: str
+    cache: str
+    source: Source
+    asked: dict[str, Any]
+    threads: int
+    ids: Sequence[str]
+    sha256: Sequence[str]
+    parts: Sequence[Part]
+
+    def json(self) -> str:
+        """Equal plans give equal text."""
+        return canonical_json(asdict(self))
+
+
+def read_plan(text: str) -> Plan:
+    """The inverse of `Plan.json`."""
+    plain = json.loads(text)
+    source = Source(**plain.pop("source"))
+    parts = [Part(**part) for part in plain.pop("parts")]
+    return Plan(source=source, parts=parts, **plain)
+
+
+def make_plan(work: Work, data_root: str | Path | None, threads: int) -> tuple[Plan, list[Job]]:
+    """The plan for what is missing, and the jobs that its parts stand for.
+
+    The networks that embed the sample here are let go of afterwards.
+    """
+    images = work.content.images
+    jobs = [job for job in work.jobs if job.filling is not None and job.filling.pending]
+    source = _source(images, data_root)
+    rows = spread(work.content.rows, _SAMPLE)
+    readable = load_sample(images, rows, jobs[0].backbone.preprocess)[1]
+    rows = rows[readable]
+    plan = Plan(
+        versions=versions(),
+        run=uuid.uuid4().hex,
+        data=images.name,
+        cache=str(work.store.folder.absolute()),
+        source=source,
+        asked=_plain(work.asked),
+        threads=threads,
+        ids=images.ids[rows].tolist(),
+        sha256=images.sha256[rows].tolist(),
+        parts=[_part(work.jobs.index(job), job, images, rows) for job in jobs],
+    )
+    return plan, jobs
+
+
+def versions() -> dict[str, str]:
+    """What must be the same everywhere; builds for one device or another are not told apart."""
+    import torch
+    import torchvision
+
+    plain = {"featcache": featcache, "torch": torch, "torchvision": torchvision}
+    return {name: str(module.__version__).split("+")[0] for name, module in plain.items()}
+
+
+def _part(number: int, job: Job, images: Images, rows: NDArray[np.intp]) -> Part:
+    pixels, _ = load_sample(images, rows, job.backbone.preprocess)
+    vectors = job.network.run(pixels) if len(rows) else np.empty((0, 1), np.float32)
+    engine = job.network.kind
+    job.release()
+    path = job.filling.file.path if job.filling else Path()
+    return Part(
+        number=number,
+        precision=job.key.precision,
+        engine=engine,
+        key=job.key.json(),
+        partial=path.name,
+        bytes=path.stat().st_size,
+        vectors=base64.b64encode(vectors.tobytes()).decode(),
+    )
+
+
+def _source(images: Images, data_root: str | Path | None) -> Source:
+    if images.root:
+        anchor = Path(images.root) == Path(Path(images.root).anchor)
+        if anchor and not all(Path(id_).is_absolute() for id_ in images.ids.tolist()):
+            raise RecipeError(
+                f"{images.source} has relative paths and absolute ones",
+                "Workers find images below one folder: make all of them relative, or all absolute.",
+            )
+        return Source(images.root, "", "")
+    if images.source.partition(":")[0] not in SOURCES:
+        raise RecipeError(
+            f"the images of {images.name} can't be sent to workers: they are in memory",
+            "Write them to files that all workers see, and pass that folder with --data.",
+        )
+    root = str(Path(data_root or "data").absolute())
+    return Source("", images.source, root)
+
+
+def _plain(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as JSON can hold them, with paths that mean the same everywhere."""
+    named, view = asked["backbone"], asked["view"]
+    backbones = [named] if isinstance(named, str | Backbone) else list(named)
+    for one in backbones:
+        if isinstance(one, Backbone):
+            raise RecipeError(
+                f"the backbone {one.name} can't be sent to workers: it is an object",
+                "Name one that featcache knows, or embed without a cluster.",
+            )
+    opening = dict(asked["opening"])
+    if opening["weights_dir"] is not None:
+        opening["weights_dir"] = str(Path(opening["weights_dir"]).expanduser().absolute())
+    weights = Path(opening["weights"]).expanduser()
+    if opening["weights"] != "auto" and weights.exists():
+        opening["weights"] = str(weights.absolute())
+    views = [view] if isinstance(view, str) else list(view)
+    return {**asked, "backbone": backbones, "view": views, "opening": opening}

@@ -1,0 +1,295 @@
+"""Ranges: rows of the manifest, handed out to workers until all are in the files.
+
+A range is given to one worker that has been checked, under its own address: so a worker that is
+refused gets none, and one that is lost is noticed here. What a worker had written of a range when
+it was lost is taken over from its part files; only the rest is given out again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+from featcache.errors import CacheRefused, ClusterError, FeatcacheError, first_line
+from featcache.extraction.job import Job
+from featcache.extraction.loading import Problem
+from featcache.extraction.work import Work
+from featcache.scaling.cluster import Cluster
+from featcache.scaling.task import Range, Task
+from featcache.scaling.worker import check, embed_range
+from featcache.store.writing import find_parts
+
+log = logging.getLogger("featcache")
+
+_AHEAD = 2  # ranges that a worker holds: one under way, one waiting
+_LOOK = 1.0  # seconds between looks at who is there
+_REMIND = 10.0  # seconds between notes that nobody is
+_GRACE = 30.0  # seconds in which a lost worker may come back under another address
+_FALLS = 5  # workers that one range may bring down
+_LOST = (OSError, TimeoutError, CancelledError)
+
+
+@dataclass
+class Tally:
+    """What happened.
+
+    Attributes
+    ----------
+    workers : dict of str to dict
+        Of each that helped, its address and what it said of itself.
+    refused : dict of str to str
+        Of each that did not, the reason.
+    lost : int
+        Ranges whose worker was lost.
+    again : int
+        Rows that were given out again.
+    """
+
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
+    again: int = 0
+
+
+class Ranges:
+    """Hands out ranges, and takes over what comes back.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    plan : str
+        A `Plan` as JSON.
+    work : Work
+    jobs : sequence of Job
+        Those that the plan's parts stand for.
+    size : int
+        Rows in a range.
+    """
+
+    def __init__(
+        self, cluster: Cluster, plan: str, work: Work, jobs: Sequence[Job], size: int
+    ) -> None:
+        pending = work.pending()
+        self.tally = Tally()
+        self._cluster = cluster
+        self._plan = plan
+        self._work = work
+        self._jobs = jobs
+        self._fillings = [job.filling for job in jobs if job.filling is not None]
+        self._todo = deque(
+            Range(pending[start : start + size]) for start in range(0, len(pending), size)
+        )
+        self._rows = len(pending)
+        self._done = 0
+        self._tasks: list[Task] = []
+        self._helping: set[str] = set()
+        self._wake = Event()
+        self._looked = self._reminded = self._missed = -_GRACE
+
+    def run(self) -> None:
+        """Until every row is in its file, or known to have failed.
+
+        Raises
+        ------
+        ClusterError
+            Where the scheduler is lost, or no worker may help.
+        DataError
+            Where more images failed than are allowed.
+        """
+        try:
+            while self._todo or any(task.range for task in self._tasks):
+                self._look()
+                self._hand_out()
+                self._wake.wait(_LOOK)
+                self._wake.clear()
+                for task in [task for task in self._tasks if task.future.done()]:
+                    self._tasks.remove(task)
+                    self._collect(task)
+        finally:
+            self._cluster.forget([task.future for task in self._tasks])
+
+    def _look(self) -> None:
+        """Who is there: newcomers are asked to check themselves, the lost are mourned."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        there = set(self._cluster.workers())
+        asked = {task.address for task in self._tasks}
+        for address in there - self._helping - asked - set(self.tally.refused):
+            self._submit(address, None)
+        fallen: set[str] = set()
+        for task in [task for task in self._tasks if task.address not in there]:
+            self._tasks.remove(task)
+            self._again(task, fell=task.address not in fallen)  # the others were waiting
+            fallen.add(task.address)
+        self._helping &= there
+        if not self._helping and not self._tasks:
+            self._alone(there, now)
+
+    def _alone(self, there: set[str], now: float) -> None:
+        """Nobody helps: say so, and wait, unless nobody is going to."""
+        if there and there <= set(self.tally.refused) and now - self._missed > _GRACE:
+            reasons = [f"{address}: {self.tally.refused[address]}" for address in sorted(there)]
+            raise ClusterError(
+                f"none of the {len(there)} workers at {self._cluster.where} may help; "
+                f"{'; '.join(reasons[:3])}",
+                "Give the workers what this machine has: the same versions, weights and folders. "
+                "What is done is kept.",
+            )
+        if now - self._reminded > _REMIND:
+            self._reminded = now
+            log.info("waiting for workers at %s", self._cluster.where)
+
+    def _hand_out(self) -> None:
+        held: dict[str, int] = dict.fromkeys(sorted(self._helping), 0)
+        for task in self._tasks:
+            if task.address in held:
+                held[task.address] += 1
+        while self._todo and held:
+            address = min(held, key=lambda one: held[one])
+            if held[address] >= _AHEAD:
+                return
+            self._submit(address, self._todo.popleft())
+            held[address] += 1
+
+    def _submit(self, address: str, span: Range | None) -> None:
+        told = {"workers": [address], "allow_other_workers": False, "pure": False}
+        if span is None:
+            future = self._cluster.client.submit(check, self._plan, **told)
+        else:
+            future = self._cluster.client.submit(embed_range, self._plan, self._spell(span), **told)
+        self._tasks.append(Task(address, future, span))
+        future.add_done_callback(lambda _: self._wake.set())
+
+    def _spell(self, span: Range) -> dict[str, Any]:
+        """A range as a worker is told of it."""
+        images = self._work.content.images
+        return {
+            "first": span.rows[0],
+            "last": span.rows[-1],
+            "ids": images.ids[span.rows].tolist(),
+            "sha256": images.sha256[span.rows].tolist(),
+            "needs": [
+                [place for place, row in enumerate(span.rows) if row in filling.pending]
+                for filling in self._fillings
+            ],
+        }
+
+    def _collect(self, task: Task) -> None:
+        if task.future.status == "error":
+            self._fell(task, task.future.exception(timeout=_LOOK))
+            return
+        try:
+            if task.future.status != "finished":
+                raise CancelledError
+            said = task.future.result(timeout=10 * _LOOK)
+        except _LOST:  # with what it was to give
+            self._again(task)
+            return
+        if said["refused"]:
+            self._refuse(task, said["refused"])
+        elif task.range is None:
+            self._helping.add(task.address)
+            self.tally.workers[task.address] = said
+        else:
+            self._take(task.range, said)
+
+    def _fell(self, task: Task, error: BaseException) -> None:
+        """A task ended in an error: the user's to mend, or this worker's own."""
+        if type(error).__name__ == "KilledWorker":
+            self._again(task, fell=True)
+        elif isinstance(error, FeatcacheError):
+            problem = f"{error.problem} (on the worker {task.address})"
+            raise type(error)(problem, error.remedy) from None
+        elif isinstance(error, ImportError):
+            self._refuse(task, f"featcache can't be imported there: {first_line(error)}")
+        else:
+            self._refuse(task, f"{type(error).__name__}: {first_line(error)}")
+
+    def _refuse(self, task: Task, why: str) -> None:
+        self.tally.refused[task.address] = why
+        self._helping.discard(task.address)
+        log.warning("the worker %s gets nothing to do: %s", task.address, why)
+        if task.range is not None:
+            self._again(task)
+
+    def _again(self, task: Task, fell: bool = False) -> None:
+        """A worker is lost: what it has written is taken over, the rest is given out again."""
+        self._cluster.forget([task.future])
+        self._missed = time.monotonic()
+        if task.range is None:
+            return
+        span = task.range
+        self.tally.lost += 1
+        self._take_parts(span, self._parts_of(span))
+        left = [row for row in span.rows if any(row in f.pending for f in self._fillings)]
+        self._progress(len(span.rows) - len(left))
+        log.info("a worker was lost; of its %d rows %d are done again", len(span.rows), len(left))
+        if not left:
+            return
+        falls = span.falls + fell if len(left) == len(span.rows) else 0
+        if falls >= _FALLS:
+            raise ClusterError(
+                f"{falls} workers were lost with the images {self._id(left[0])} … "
+                f"{self._id(left[-1])}, one after another",
+                "Look at the workers' logs: memory may have run out (a smaller --batch-size), or "
+                "one of these images may bring them down. What is done is kept.",
+            )
+        self.tally.again += len(left)
+        self._todo.appendleft(Range(left, falls))
+
+    def _take(self, span: Range, said: dict[str, Any]) -> None:
+        """A range is finished: its parts are moved into the files."""
+        self._take_parts(span, [name for name in said["parts"] if name], must=True)
+        report = self._work.report
+        for filling, seconds in zip(self._fillings, said["compute"], strict=True):
+            filling.seconds += seconds
+        for name, seconds in said["seconds"].items():
+            report.seconds[name] += seconds
+        self._work.failed(
+            {span.rows[place]: Problem(kind, text) for place, kind, text in said["problems"]}
+        )
+        self._progress(len(span.rows))
+
+    def _take_parts(self, span: Range, names: Sequence[str], must: bool = False) -> None:
+        images = self._work.content.images
+        rows = {str(images.sha256[row]): row for row in span.rows}
+        for job, filling in zip(self._jobs, self._fillings, strict=True):
+            for name in names:
+                if not name.startswith(f".{job.key.stem}.h5.part-"):
+                    continue
+                path = filling.file.path.with_name(name)
+                try:
+                    filling.take(path, rows)
+                except FileNotFoundError:
+                    if must:
+                        raise self._not_shared(name) from None
+                except CacheRefused as error:
+                    log.warning("not taken over: %s", error.problem)
+                path.unlink(missing_ok=True)
+
+    def _not_shared(self, name: str) -> ClusterError:
+        return ClusterError(
+            f"a worker has written {name}, and it is not in {self._work.store.folder.absolute()}",
+            "The cache folder must be one that all machines share.",
+        )
+
+    def _parts_of(self, span: Range) -> list[str]:
+        store, data = self._work.store, self._work.content.images.name
+        found = [find_parts(store, data, job.key, span.name) for job in self._jobs]
+        return [path.name for paths in found for path in paths]
+
+    def _id(self, row: int) -> str:
+        return str(self._work.content.images.ids[row])
+
+    def _progress(self, rows: int) -> None:
+        self._done += rows
+        if self._work.progress is not None:
+            self._work.progress(self._done, self._rows)

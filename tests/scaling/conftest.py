@@ -1,0 +1,34 @@
+"""Images to embed, and two machines to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from noise import noise
+
+from .machines import Machines
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """72 images in three classes, of which two can't be decoded and two are equal."""
+    root = tmp_path_factory.mktemp("scaling") / "photos"
+    for i in range(72):
+        path = root / ("cat", "dog", "owl")[i % 3] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(i if i != 50 else 3).save(path)
+    for name in ("cat/30.png", "owl/71.png"):
+        (root / name).write_bytes(b"no image" + name.encode())
+    return root
+
+
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """Two workers, up for all tests."""
+    with Machines(tmp_path_factory.mktemp("machines")) as started:
+        started.start_scheduler()
+        started.start_worker()
+        started.start_worker()
+        yield started

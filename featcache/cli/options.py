@@ -76,14 +76,14 @@ def with_log(command: F) -> F:
 
 
 data_options = _stack([
-    click.option("--data", metavar="SPEC", help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); torchvision:CIFAR10."),
+    click.option("--data", metavar="SPEC", help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); torchvision:CIFAR10; cnmc:FOLDER, the C-NMC 2019 data; series:FILE[:method=mtf|gasf|gadf], time series as images."),
     click.option("--name", metavar="NAME", help="The data set's name in the cache; by default the folder's."),
     click.option("--data-root", metavar="FOLDER", help="What a table's paths are relative to; where torchvision keeps its data."),
     click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, 'parent' for an image's folder, 'subject' for the data's groups, 'image' for equal images only."),
 ])  # fmt: skip
 
 backbone_option = several(
-    "--backbone", help="A backbone's name; repeat it, or separate by commas. See: featcache backbones."
+    "--backbone", help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
 )  # fmt: skip
 
 extract_options = _stack([
@@ -92,6 +92,9 @@ extract_options = _stack([
     click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
     click.option("--layer", default="penultimate", show_default=True, metavar="NAME", help="Whose output to take; maps are averaged over positions."),
     click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the square that the network sees, in pixels; by default its own."),
+    click.option("--colour", metavar="SPACE", help="What the network sees of the pixels: rgb, hsv, lab, ycbcr or grey. [default: rgb]"),
+    click.option("--filter", metavar="NAME[+NAME]", help="For the whole image, before it is resized: equalise, gaussian-SIGMA, log-SIGMA, or none. [default: none]"),
+    click.option("--scale", metavar="HOW", help="own, the normalisation that the weights were trained with, or 0-1. [default: own]"),
     click.option("--device", default="auto", show_default=True, metavar="WHERE", help="auto, cpu, cuda or cuda:1."),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="What the network computes in."),
     click.option("--engine", type=click.Choice(["auto", "eager", "compile", "openvino"]), default="auto", show_default=True, help="How the network is run."),
@@ -111,6 +114,7 @@ fit_options = _stack([
     click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter, for instance head.hidden=512 or attention.dim=64."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds and training."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
+    click.option("--memory", default="auto", show_default=True, metavar="auto|SIZE", help="What a fit may take, for instance 8GB; features that it would not fit into stay on disk."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
     click.option("--select", default="", metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
     click.option("--tune", type=click.IntRange(0), default=0, metavar="N", help="Try N settings in an inner loop on the training rows."),

@@ -24,16 +24,22 @@ def cached_features(
     backbone: Sequence[str],
     cache: str,
     view: Sequence[str] = (),
+    memory: str | None = None,
+    jobs: int = 1,
 ) -> Features:
     """Load features from the cache.
 
     Without `data`, of the one data set that is there; with it, of that one, with labels, splits
-    and groups as they are now.
+    and groups as they are now. With `memory`, what they would not fit into stays on disk, see
+    `store.room`; without it they are loaded.
     """
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.features import NO_VIEW
+    from featcache.store.room import load, parse_memory
 
+    if memory is not None:
+        parse_memory(memory)  # before anything is read
     store = Cache(cache)
     column = None if group in KINDS else group
     if data is None or (data in store.data_sets() and not Path(data).exists() and column is None):
@@ -54,7 +60,9 @@ def cached_features(
         for one in view:
             if one not in VIEWS:
                 raise unknown("view", one, [known for known in VIEWS if known != NO_VIEW])
-    return store.features(images, entries, view)
+    if memory is None:
+        return store.features(images, entries, view)
+    return load(store, images, entries, view, memory, jobs)
 
 
 def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = False) -> Images:
@@ -63,6 +71,7 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
     Opened anew where they were; where they are not found there, as they were extracted.
     """
     from featcache.images.origin import read_origin
+    from featcache.images.series import is_there
     from featcache.images.sources import open_images
     from featcache.images.table import TABLES
 
@@ -72,8 +81,9 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
     if is_table and Path(source).is_file():
         where, data_root = source, root or None
     elif root and Path(root).is_dir() and not is_table:
-        where, data_root = root, None
-    elif source == "digits":
+        where = f"cnmc:{root}" if source.startswith("cnmc:") else root
+        data_root = None
+    elif source == "digits" or is_there(source):
         where, data_root = source, None
     else:
         note(f"{known.name}: its images are not where they were; taking the list in the cache")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.cached import cached_features
+from featcache.cli.clustered import cluster_at, dask_option, fitting
 from featcache.cli.console import note, show_runs, show_table
 from featcache.cli.options import (
     backbone_option,
@@ -34,6 +35,7 @@ from featcache.images.options import KINDS
 @fit_options
 @cache_option
 @reports_option
+@dask_option
 @with_log
 def compare(
     data: str | None,
@@ -44,6 +46,9 @@ def compare(
     view: list[str],
     cache: str,
     reports: str,
+    dask: str | None,
+    jobs: int,
+    memory: str,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -60,9 +65,11 @@ def compare(
     """
     from featcache import compare as run_grid
 
-    features = cached_features(data, name, data_root, group, backbone, cache, view)
+    features = cached_features(data, name, data_root, group, backbone, cache, view, memory, jobs)
     options["group"] = group if group in KINDS else None
-    done = run_grid(features, reports=reports, cache=cache, fitted=say_fitted, **options)
+    options |= {"reports": reports, "cache": cache, "fitted": say_fitted}
+    with cluster_at(dask) as cluster:
+        done = fitting(cluster, jobs, lambda n: run_grid(features, jobs=n, **options))
     show_runs(done.runs, f"{done.best.data}, {done.best.split}, {done.best.tested:,} test images")
     if options["ablate"]:
         show_ablation(done.runs, reports)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from featcache.cli.cached import cached_features
+from featcache.cli.clustered import cluster_at, dask_option, fitting
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
@@ -33,6 +34,7 @@ from featcache.images.options import KINDS
 @fit_options
 @cache_option
 @reports_option
+@dask_option
 @with_log
 def fit(
     data: str | None,
@@ -43,6 +45,9 @@ def fit(
     view: list[str],
     cache: str,
     reports: str,
+    dask: str | None,
+    jobs: int,
+    memory: str,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -57,9 +62,11 @@ def fit(
     from featcache import compare
     from featcache.reporting.ties import leaky_note
 
-    features = cached_features(data, name, data_root, group, backbone, cache, view)
+    features = cached_features(data, name, data_root, group, backbone, cache, view, memory, jobs)
     options["group"] = group if group in KINDS else None
-    run = compare(features, reports=reports, cache=cache, singles=False, **options).best
+    options |= {"reports": reports, "cache": cache, "singles": False}
+    with cluster_at(dask) as cluster:
+        run = fitting(cluster, jobs, lambda n: compare(features, jobs=n, **options)).best
     if run.leaky:
         click.echo(leaky_note([run]))
     rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]

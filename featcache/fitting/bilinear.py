@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from scipy.fft import irfft, rfft
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import RecipeError
 from featcache.fitting.blocks import slices
 from featcache.fitting.concat import ConcatFusion, unit_rows
+from featcache.fitting.linked import fit_linked
+from featcache.fitting.stream import Stream, standardise
 
 _CHUNK = 4096
 
@@ -83,18 +85,28 @@ class BilinearFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         RecipeError
             For a `width` that is no whole number above 0.
         """
+        X = validate_data(self, X, dtype=[np.float32, np.float64])  # (n, d)
+        self._fit(X)
+        self.scaler_ = StandardScaler().fit(self._normalised(X))
+        return self
+
+    def fit_stream(self, stream: Stream, y: Any = None, groups: Any = None) -> BilinearFusion:
+        """Learn the same of rows that stay on disk."""
+        self.n_features_in_ = stream.width
+        self._fit(stream)
+        self.scaler_ = standardise(stream.then(FunctionTransformer(self._normalised)))
+        return self
+
+    def _fit(self, X: NDArray[Any] | Stream) -> None:
         whole = isinstance(self.width, (int, np.integer)) and not isinstance(self.width, bool)
         if not whole or self.width < 1:
             raise RecipeError(f"width is {self.width!r}", "Give a whole number above 0.")
-        X = validate_data(self, X, dtype=[np.float32, np.float64])  # (n, d)
-        self.concat_ = ConcatFusion(self.blocks, self.scale).fit(X)
+        self.concat_ = fit_linked(ConcatFusion(self.blocks, self.scale), X, None)
         self.blocks_ = self.concat_.blocks_
         random = check_random_state(self.random_state)
         widths = self.blocks_ * 2 if len(self.blocks_) == 1 else self.blocks_
         self.sketches_ = [_count_sketch(block, int(self.width), random) for block in widths]
         self._n_features_out = int(self.width)
-        self.scaler_ = StandardScaler().fit(self._normalised(X))
-        return self
 
     def transform(self, X: Any) -> NDArray[Any]:
         """The standardised sketches (n, width), in X's own precision (float32 or float64)."""

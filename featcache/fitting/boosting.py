@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from xgboost import XGBClassifier
 
 from featcache.errors import RecipeError, unknown
+from featcache.fitting.stream import Stream
 from featcache.fitting.training import validation_rows
+
+_PAGE = 2**26  # bytes of float32 that XGBoost is handed at a time
+_BINS = 2**28  # numbers, a byte each, up to which the bins stay in memory
 
 
 class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -89,17 +95,8 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Rows that share a value of `groups` (n,) are not divided by the validation share.
         """
-        if not 0 <= self.validation < 1:
-            raise RecipeError(
-                f"validation is {self.validation!r}", "Give a share from 0 to below 1."
-            )
         X, y = validate_data(self, X, y, dtype=np.float32)  # (n, d), (n,)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"XGBHead needs two classes, y has 1 class: {self.classes_[0]}")
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        train, held = validation_rows(codes, self.validation, seed, groups)
+        codes, train, held, seed = self._start(y, groups)
         self.booster_ = self._booster(seed, stop=len(held) > 0)
         self.booster_.fit(
             X[train],
@@ -107,13 +104,79 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             eval_set=[(X[held], codes[held])] if len(held) else None,
             verbose=False,
         )
-        losses = self.booster_.evals_result() if len(held) else {}
+        self._keep_history(self.booster_.evals_result() if len(held) else {})
+        return self
+
+    def fit_stream(self, stream: Stream, y: Any, groups: Any = None) -> XGBHead:
+        """Boost on rows that stay on disk; see `fit`.
+
+        The bins are made block by block, a byte for each number; where they are many, they are
+        kept in a temporary folder (xgboost 3.0 or newer).
+        """
+        self.n_features_in_ = stream.width
+        codes, train, held, seed = self._start(np.asarray(y), groups)
+        wanted = self._booster(seed, stop=len(held) > 0)
+        k = len(self.classes_)
+        shape = {"objective": "multi:softprob", "num_class": k} if k > 2 else {
+            "objective": "binary:logistic"
+        }  # fmt: skip
+        with TemporaryDirectory(prefix="featcache-", ignore_cleanup_errors=True) as folder:
+            grown, losses = self._grow(
+                wanted.get_xgb_params() | shape, stream, codes, train, held, folder
+            )
+        self.booster_ = XGBClassifier()
+        self.booster_.load_model(bytearray(grown.save_raw("ubj")))
+        self._keep_history(losses)
+        return self
+
+    def _grow(
+        self,
+        params: dict[str, Any],
+        stream: Stream,
+        codes: NDArray[np.intp],
+        train: NDArray[np.intp],
+        held: NDArray[np.intp],
+        folder: str,
+    ) -> tuple[xgboost.Booster, dict[str, Any]]:
+        """The booster and its losses; all that needs the folder is gone on return."""
+        losses: dict[str, Any] = {}
+        bins = partial(_bins, threads=self.n_jobs, max_bin=self.max_bin)
+        data = bins(stream.take(train), codes[train], f"{folder}/train")
+        watched = []
+        if len(held):
+            watched = [(bins(stream.take(held), codes[held], f"{folder}/held", ref=data), "held")]
+        grown = xgboost.train(
+            params,
+            data,
+            self.n_estimators,
+            evals=watched,
+            early_stopping_rounds=self.patience if watched else None,
+            evals_result=losses,
+            verbose_eval=False,
+        )
+        return grown, losses
+
+    def _start(
+        self, y: NDArray[Any], groups: Any
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], int]:
+        """The classes' positions (n,), the rows to train on and to hold back, and a seed."""
+        if not 0 <= self.validation < 1:
+            raise RecipeError(
+                f"validation is {self.validation!r}", "Give a share from 0 to below 1."
+            )
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"XGBHead needs two classes, y has 1 class: {self.classes_[0]}")
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return codes, *validation_rows(codes, self.validation, seed, groups), seed
+
+    def _keep_history(self, losses: dict[str, Any]) -> None:
         self.history_ = {
             "val_loss": [
                 float(v) for scores in losses.values() for v in next(iter(scores.values()))
             ]
         }
-        return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (n, classes), float64, in the order of `classes_`."""
@@ -143,6 +206,43 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             n_jobs=self.n_jobs,
             random_state=seed,
         )
+
+
+class _Blocks(xgboost.DataIter):
+    """A stream's blocks with their labels, as XGBoost asks for them."""
+
+    def __init__(self, stream: Stream, codes: NDArray[np.intp], place: str | None) -> None:
+        self._stream, self._codes = stream, codes
+        self._parts: Any = None
+        super().__init__(cache_prefix=place)
+
+    def next(self, input_data: Any) -> bool:
+        """Hand over the next block; False where there is none."""
+        rows, block = next(self._parts, (None, None))
+        if rows is None:
+            return False
+        input_data(data=block, label=self._codes[rows])
+        return True
+
+    def reset(self) -> None:
+        """Begin again."""
+        size = max(1, _PAGE // (4 * self._stream.width))
+        self._parts = self._stream.pieces(self._stream.order, size)
+
+
+def _bins(
+    stream: Stream,
+    codes: NDArray[np.intp],
+    place: str,
+    threads: int | None,
+    max_bin: int,
+    ref: Any = None,
+) -> Any:
+    """The stream's numbers by their quantiles: in memory, or at `place` where they are many."""
+    on_disk = len(stream) * stream.width > _BINS and hasattr(xgboost, "ExtMemQuantileDMatrix")
+    kind = xgboost.ExtMemQuantileDMatrix if on_disk else xgboost.QuantileDMatrix
+    blocks = _Blocks(stream, codes, place if on_disk else None)
+    return kind(blocks, max_bin=max_bin, nthread=threads, ref=ref)
 
 
 def _device(name: str) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.blocks import resolve_blocks, slices
+from featcache.fitting.principal import components, streamed_components
+from featcache.fitting.stream import Stream, standardise
 
 _SCALES = ("standard", "l2", "none")
 
@@ -68,9 +70,7 @@ class ConcatFusion(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         RecipeError
             For a `pca` that is neither a number of components nor a share.
         """
-        if self.scale not in _SCALES:
-            raise unknown("scale", str(self.scale), _SCALES)
-        _check_pca(self.pca)
+        self._check()
         rows = 1 if self.pca is None else 2
         X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=rows)
         self.blocks_ = resolve_blocks(self.blocks, X.shape[1])
@@ -78,9 +78,28 @@ class ConcatFusion(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.widths_, self.pca_ = self.blocks_, None
         if self.pca is not None:
             scaled = self._scaled(X)  # (n, d)
-            self.pca_ = [_components(scaled[:, part], self.pca) for part in slices(self.blocks_)]
+            self.pca_ = [components(scaled[:, part], self.pca) for part in slices(self.blocks_)]
             self.widths_ = tuple(int(pca.n_components_) for pca in self.pca_)
         return self
+
+    def fit_stream(self, stream: Stream, y: Any = None, groups: Any = None) -> ConcatFusion:
+        """Learn the same of rows that stay on disk: one pass, and one more for the components."""
+        self._check()
+        self.n_features_in_ = stream.width
+        self.blocks_ = resolve_blocks(self.blocks, stream.width)
+        self.scaler_ = standardise(stream) if self.scale == "standard" else None
+        self.widths_, self.pca_ = self.blocks_, None
+        if self.pca is not None:
+            # What it does so far, without components, is a step of its own.
+            scaled = stream.then(copy(self))
+            self.pca_ = streamed_components(scaled, slices(self.blocks_), self.pca)
+            self.widths_ = tuple(int(pca.n_components_) for pca in self.pca_)
+        return self
+
+    def _check(self) -> None:
+        if self.scale not in _SCALES:
+            raise unknown("scale", str(self.scale), _SCALES)
+        _check_pca(self.pca)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """The scaled and reduced X (n, sum of `widths_`), in X's precision (float32 or float64)."""
@@ -131,16 +150,6 @@ def unit_rows(block: NDArray[Any]) -> NDArray[Any]:
     length = np.linalg.norm(block, axis=1, keepdims=True)  # (n, 1)
     unit: NDArray[Any] = block / np.where(length > 0, length, 1)  # (n, d)
     return unit
-
-
-def _components(block: NDArray[Any], pca: float) -> PCA:
-    """A PCA of one block (n, d), of at most n - 1 components: centred rows span no more."""
-    n, d = block.shape
-    asked = pca if isinstance(pca, (float, np.floating)) else min(int(pca), d, n - 1)
-    # Both solvers are exact; the first takes time in d³, the second in n²d.
-    solver = "covariance_eigh" if n >= d else "full"
-    with np.errstate(invalid="ignore"):  # a constant block has no variance to take a share of
-        return PCA(asked, svd_solver=solver).fit(block)
 
 
 def _check_pca(pca: Any) -> None:

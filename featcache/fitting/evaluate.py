@@ -21,9 +21,10 @@ from featcache.fitting.gate import check_features
 from featcache.fitting.leaks import refuse_trained
 from featcache.fitting.memory import PeakMemory
 from featcache.fitting.metrics import interval, scores
+from featcache.fitting.numbered import numbered
 from featcache.fitting.reuse import Parts, Shelf, part_keys
 from featcache.fitting.splits import Fold, Rows, components, groups_to_keep, make_folds
-from featcache.store.features import Features, Floats, Strings
+from featcache.store.features import Features, Floats, Strings, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +231,7 @@ def evaluate(
             shelf.put(place, parts)
     fusion, head = describe(classifier)
     tested = np.concatenate([fold.test for fold in split])
-    _, sources = np.unique(features.sources, return_inverse=True)  # (n,)
+    sources = numbered(features.sources)  # (n,)
     right = np.concatenate([fold.true == fold.pred for fold in done])
     return Result(
         backbones=features.names,
@@ -285,10 +286,11 @@ def _run_fold(
     mine = None if groups is None else groups[fold.train]
     with PeakMemory() as memory:
         fitted, seconds, parts = fit_timed(
-            classifier, X[fold.train], y[fold.train], mine, keys, given or {}
+            classifier, take(X, fold.train), y[fold.train], mine, keys, given or {}
         )
     trained = time.perf_counter()
-    pred, proba = predict_all(fitted, X[fold.test], classes)
+    tested = take(X, fold.test)
+    pred, proba = predict_all(fitted, tested, classes)
     predicted = time.perf_counter()
     true = y[fold.test]
     head = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
@@ -306,6 +308,6 @@ def _run_fold(
         classifier=fitted if keep else None,
         memory=memory.bytes,
         tuned=getattr(fitted, "tuned_", None),
-        attention=backbone_weights(fitted, X[fold.test], true),
+        attention=backbone_weights(fitted, tested, true),
     )
     return result, parts

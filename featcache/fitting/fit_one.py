@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,11 @@ from featcache.fitting.classifier import describe, with_blocks
 from featcache.fitting.linked import fit_linked
 from featcache.fitting.reuse import Parts, fit_parts
 from featcache.fitting.splits import Rows
+from featcache.fitting.stream import Stream
+from featcache.fitting.streaming import by_blocks
 from featcache.fitting.tuning import TunedClassifier
 from featcache.store.features import Floats, Strings
+from featcache.store.stored import Stored
 
 
 def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None) -> Any:
@@ -43,6 +46,8 @@ def fit_timed(
 ) -> tuple[Any, float, Parts]:
     """As `fit_clone`; also the seconds that a fit without given parts takes, and its parts."""
     fitted = with_blocks(classifier, None)
+    if isinstance(X, Stored):
+        X = cast(Floats, Stream(X))
     started = time.perf_counter()
     try:
         if keys:
@@ -63,7 +68,12 @@ def fit_timed(
 
 
 def predict_all(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDArray[Any] | None]:
-    """Labels, and probabilities with a column for every class, also for those not trained on."""
+    """Labels, and probabilities with a column for every class, also for those not trained on.
+
+    X (n, d) may be a `Stored`: it is then read and predicted block by block.
+    """
+    if isinstance(X, Stored):
+        return _predict_stored(fitted, X, classes)
     if not hasattr(fitted, "predict_proba"):
         return np.asarray(fitted.predict(X)).astype(classes.dtype), None
     known = fitted.predict_proba(X)  # (n, known classes)
@@ -81,18 +91,34 @@ def backbone_weights(fitted: Any, X: Floats, true: Strings) -> dict[str, list[fl
 
     None where the pipeline has no step that weighs backbones.
     """
-    inside: Any = X
+    inside: Any = Stream(X) if isinstance(X, Stored) else X
     for _, step in fitted.steps if isinstance(fitted, Pipeline) else []:
         if callable(getattr(step, "weights", None)):  # a KNN has a setting of that name
-            weights = step.weights(inside)  # (n, k)
+            streamed = isinstance(inside, Stream)
+            weights = (
+                by_blocks(step.weights, inside) if streamed else step.weights(inside)
+            )  # (n, k)
             return {
                 label: weights[true == label].mean(axis=0, dtype=np.float64).tolist()
                 for label in np.unique(true).tolist()
             }
         if not hasattr(step, "transform"):
             return None
-        inside = step.transform(inside)
+        inside = inside.then(step) if isinstance(inside, Stream) else step.transform(inside)
     return None
+
+
+def _predict_stored(
+    fitted: Any, X: Stored, classes: Strings
+) -> tuple[Strings, NDArray[Any] | None]:
+    pred = np.empty(len(X), classes.dtype)  # (n,)
+    proba: NDArray[Any] | None = None
+    for rows, block in Stream(X).blocks():
+        pred[rows], found = predict_all(fitted, block, classes)
+        if found is not None:
+            proba = np.empty((len(X), len(classes)), found.dtype) if proba is None else proba
+            proba[rows] = found
+    return pred, proba
 
 
 def _says_the_most_probable(fitted: Any) -> bool:

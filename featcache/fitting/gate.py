@@ -89,6 +89,7 @@ def _scan(block: NDArray[np.float32]) -> _Scan:
     bad, zero = np.empty(n, dtype=bool), np.empty(n, dtype=bool)
     digest = np.empty(n, dtype=np.uint64)
     constant = np.ones(d, dtype=bool)
+    first = block[:1]  # (1, d)
     for rows in _pieces(n):
         piece = block[rows] + np.float32(0)  # (c, d); turns -0.0 into 0.0
         bad[rows] = ~np.isfinite(piece).all(axis=1)
@@ -96,7 +97,7 @@ def _scan(block: NDArray[np.float32]) -> _Scan:
         # A sum of bit patterns in whole numbers: equal rows give equal sums, exactly, which a
         # floating-point product doesn't promise.
         digest[rows] = piece.view(np.uint32) @ odd
-        constant &= (piece == block[0]).all(axis=0)
+        constant &= (piece == first).all(axis=0)
     return _Scan(bad, zero, digest, constant)
 
 

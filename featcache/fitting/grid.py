@@ -14,7 +14,7 @@ from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.heads import HEADS
 from featcache.fitting.reuse import Shelf
 from featcache.fitting.splits import Fold, Rows
-from featcache.store.features import Features
+from featcache.store.features import Features, take
 
 
 @dataclass(frozen=True)
@@ -155,4 +155,4 @@ def fit_candidate(
     if rows is None:
         return fit_clone(ready, features.X, features.y, groups)
     mine = None if groups is None else groups[rows]
-    return fit_clone(ready, features.X[rows], features.y[rows], mine)
+    return fit_clone(ready, take(features.X, rows), features.y[rows], mine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.grouped import stratified_groups
 from featcache.fitting.heads import HEADS
 from featcache.fitting.linked import fit_linked
+from featcache.fitting.stream import Stream, some_rows
+from featcache.fitting.streaming import by_blocks
 
 
 def _default_head() -> Any:
@@ -54,9 +57,27 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """(n, classes)."""
         raise NotImplementedError
 
-    def _start(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
-        """X and y checked, and the rows of each class counted, in the order of `classes_`."""
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Any:
+        """Fit on X (n, d) with labels y (n,); `groups` (n,) are handed on.
+
+        Raises
+        ------
+        DataError
+            Where the blocks don't add up to d, or y has one class.
+        """
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])  # (n, d), (n,)
+        return self._fit(X, y, groups)
+
+    def fit_stream(self, stream: Stream, y: Any, groups: Any = None) -> Any:
+        """Fit on rows that stay on disk; see `fit`."""
+        self.n_features_in_ = stream.width
+        return self._fit(stream, np.asarray(y), groups)
+
+    def _fit(self, X: NDArray[Any] | Stream, y: NDArray[Any], groups: Any) -> Any:
+        raise NotImplementedError
+
+    def _start(self, y: NDArray[Any]) -> NDArray[np.intp]:
+        """The rows of each class, in the order of `classes_`."""
         check_classification_targets(y)
         self.classes_, counts = np.unique(y, return_counts=True)
         if len(self.classes_) < 2:
@@ -64,10 +85,12 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{type(self).__name__} needs two classes, y has 1 class: {self.classes_[0]}",
                 "Add images of another class.",
             )
-        self.blocks_ = resolve_blocks(self.blocks, X.shape[1])
-        return X, y, counts
+        self.blocks_ = resolve_blocks(self.blocks, self.n_features_in_)
+        return counts
 
-    def _fit_members(self, X: NDArray[Any], y: NDArray[Any], groups: Any) -> list[Pipeline]:
+    def _fit_members(
+        self, X: NDArray[Any] | Stream, y: NDArray[Any], groups: Any
+    ) -> list[Pipeline]:
         """The members, fitted on all rows; of one whose head is ready only the scaling is."""
         made, self.member_seconds_ = self._members(), []
         ready = self._ready or [None] * len(made)
@@ -77,7 +100,7 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fit_linked(member, X, y, groups)
             else:
                 member.steps[-1] = (member.steps[-1][0], head)
-                member.steps[0][1].fit(X)
+                fit_linked(member.steps[0][1], X, y)
             self.member_seconds_.append(time.perf_counter() - started)
         self._ready = None
         return made
@@ -133,15 +156,8 @@ class VoteFusion(LateFusion):
         self.blocks = blocks
         self.scale = scale
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> VoteFusion:
-        """Fit each block's head on X (n, d) with labels y (n,); `groups` (n,) are handed on.
-
-        Raises
-        ------
-        DataError
-            Where the blocks don't add up to d, or y has one class.
-        """
-        X, y, _ = self._start(X, y)
+    def _fit(self, X: NDArray[Any] | Stream, y: NDArray[Any], groups: Any) -> VoteFusion:
+        self._start(y)
         self.members_ = self._fit_members(X, y, groups)
         return self
 
@@ -215,22 +231,11 @@ class StackFusion(LateFusion):
         self.C = C
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> StackFusion:
-        """Fit each block's head, and the regression, on X (n, d) with labels y (n,).
-
-        Rows that share a value of `groups` (n,) go into one part.
-
-        Raises
-        ------
-        DataError
-            Where the blocks don't add up to d, or y has one class.
-        RecipeError
-            For a `cv` below 2.
-        """
+    def _fit(self, X: NDArray[Any] | Stream, y: NDArray[Any], groups: Any) -> StackFusion:
         whole = isinstance(self.cv, (int, np.integer)) and not isinstance(self.cv, bool)
         if not whole or self.cv < 2:
             raise RecipeError(f"cv is {self.cv!r}", "Give a whole number above 1.")
-        X, y, counts = self._start(X, y)
+        counts = self._start(y)
         self.members_ = self._fit_members(X, y, groups)
         parts = self._parts(y, counts, groups)
         scores = self._side_by_side(X) if parts is None else self._held_out(X, y, parts, groups)
@@ -246,9 +251,9 @@ class StackFusion(LateFusion):
         proba: NDArray[np.float64] = self.final_.predict_proba(scores)  # (n, classes)
         return proba
 
-    def _side_by_side(self, X: NDArray[Any]) -> NDArray[np.float64]:
+    def _side_by_side(self, X: NDArray[Any] | Stream) -> NDArray[np.float64]:
         """The members' scores (n, k * classes)."""
-        return np.concatenate([member_scores(member, X) for member in self.members_], axis=1)
+        return np.concatenate([_scores_of(member, X) for member in self.members_], axis=1)
 
     def _parts(
         self, y: NDArray[Any], counts: NDArray[np.intp], groups: Any
@@ -268,7 +273,7 @@ class StackFusion(LateFusion):
 
     def _held_out(
         self,
-        X: NDArray[Any],
+        X: NDArray[Any] | Stream,
         y: NDArray[Any],
         folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
         groups: Any,
@@ -279,9 +284,16 @@ class StackFusion(LateFusion):
         for train, held in folds:
             for i, member in enumerate(self._members()):
                 mine = None if groups is None else groups[train]
-                fitted = fit_linked(member, X[train], y[train], mine)
-                scores[held, i * c : (i + 1) * c] = member_scores(fitted, X[held])
+                fitted = fit_linked(member, some_rows(X, train), y[train], mine)
+                scores[held, i * c : (i + 1) * c] = _scores_of(fitted, some_rows(X, held))
         return scores
+
+
+def _scores_of(member: Any, X: NDArray[Any] | Stream) -> NDArray[np.float64]:
+    """`member_scores`, also for rows on disk."""
+    if isinstance(X, Stream):
+        return by_blocks(partial(member_scores, member), X)
+    return member_scores(member, X)
 
 
 def member_scores(member: Any, X: NDArray[Any]) -> NDArray[np.float64]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused
 from featcache.fitting.near import near_pairs
+from featcache.fitting.numbered import numbered
 from featcache.fitting.splits import Fold, is_leaky
 from featcache.store.features import NO_VIEW, Features
+from featcache.store.stored import Stored
 
 log = logging.getLogger("featcache")
 
@@ -21,6 +23,7 @@ Rows = NDArray[np.intp]
 Pair = tuple[str, str]
 
 PAIRS_KEPT = 10_000
+NEAR_ON_DISK = 50_000  # rows that stay on disk and are still held against each other
 _SHOWN = 3
 _TRAIN, _TEST = 1, 2
 _OF_ONE = (  # how the texts below begin when they speak of one
@@ -83,10 +86,10 @@ def find_leaks(features: Features, folds: Sequence[Fold], near: bool = True) -> 
         side[fold.train], side[fold.test] = _TRAIN, _TEST
     found = [
         _across("duplicates", "test images are also among the training images",
-                features, sides, np.where(images, features.sha256, "")),
+                features, sides, _of(images, features.sha256)),
         _across("groups", "test images have their group among the training images too",
-                features, sides, np.where(images, features.groups, "")),
-        _labels(features, np.flatnonzero(images)),
+                features, sides, _of(images, features.groups)),
+        _labels(features, images),
     ]  # fmt: skip
     if is_leaky(folds) and not images.all():
         said = "test rows have their image, or a view of it, among the training rows"
@@ -120,6 +123,16 @@ def report_leaks(leaks: Sequence[Leak], strict: bool = False, where: str = "") -
         )
     for leak in leaks:
         log.warning("%s", leak)
+
+
+def can_search_near(features: Features) -> bool:
+    """Whether near duplicates can be looked for in reasonable time; says so where not."""
+    most = NEAR_ON_DISK
+    if not isinstance(features.X, Stored) or len(features) <= most:
+        return True
+    log.warning("near duplicates are not looked for: every row would be held against every other, "
+                "and %s are on disk (%s at most)", f"{len(features):,}", f"{most:,}")  # fmt: skip
+    return False
 
 
 def refuse_trained(features: Features, folds: Sequence[Fold]) -> None:
@@ -171,23 +184,32 @@ def _across(
     kind: str, what: str, features: Features, sides: NDArray[np.int8], values: NDArray[np.str_]
 ) -> Leak | None:
     """Test rows whose value, other than "", some training row of the same fold has."""
-    names, code = np.unique(values, return_inverse=True)  # (v,), (n,)
+    code = numbered(values)  # (n,)
+    nothing = np.unique(code[values == ""])
     partner = np.full(len(features), -1)  # (n,) a training row with the value of this test row
     for side in sides:
         train, test = np.flatnonzero(side == _TRAIN), np.flatnonzero(side == _TEST)
-        first = np.full(len(names), -1)  # (v,)
+        first = np.full(code.max(initial=-1) + 1, -1)  # (v,)
         first[code[train[::-1]]] = train[::-1]
-        first[names == ""] = -1
+        first[nothing] = -1
         partner[test] = np.where(partner[test] < 0, first[code[test]], partner[test])
     rows = np.flatnonzero(partner >= 0)
     return _leak(kind, what, features, np.stack((rows, partner[rows]), axis=1), len(rows))
 
 
-def _labels(features: Features, images: Rows) -> Leak | None:
+def _of(images: NDArray[np.bool_], values: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The values of images, and "" for views; not a copy where all are images."""
+    return values if images.all() else np.where(images, values, "")
+
+
+def _labels(features: Features, images: NDArray[np.bool_]) -> Leak | None:
     """One content under two labels: each image that differs from the first with its content."""
-    known = images[features.sha256[images] != ""]
-    _, first, code = np.unique(features.sha256[known], return_index=True, return_inverse=True)
-    other = known[first[code]]  # (n,) the first image with the content of each
+    known = np.flatnonzero(images & (features.sha256 != ""))
+    every = len(known) == len(features)
+    code = numbered(features.sha256 if every else features.sha256[known])  # (n,)
+    first = np.full(code.max(initial=-1) + 1, -1)
+    first[code[::-1]] = known[::-1]
+    other = first[code]  # (n,) the first image with the content of each
     differs = features.y[known] != features.y[other]
     pairs = np.stack((other[differs], known[differs]), axis=1)
     what = "contents have two labels"

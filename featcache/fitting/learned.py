@@ -14,8 +14,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, from_numpy, nn
 
+from featcache.fitting.batches import OnDisk
 from featcache.fitting.blocks import resolve_blocks
 from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.stream import Stream, standardise
 from featcache.fitting.training import Schedule, as_tensor, infer, train
 
 
@@ -43,20 +45,28 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         FeatcacheError
             Where the loss is no longer finite.
         """
-        schedule = Schedule.of(self)
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])  # (n, d), (n,)
-        check_classification_targets(y)
-        self.blocks_ = resolve_blocks(self.blocks, X.shape[1])
-        self.classes_, codes = np.unique(y, return_inverse=True)
         self.scaler_ = StandardScaler().fit(X)
+        return self._fit(self._tensor(X), y, groups)
+
+    def fit_stream(self, stream: Stream, y: Any, groups: Any = None) -> LearnedFusion:
+        """Train on rows that stay on disk; see `fit`."""
+        self.n_features_in_ = stream.width
+        self.scaler_ = standardise(stream)
+        return self._fit(OnDisk(stream.then(self.scaler_)), np.asarray(y), groups)
+
+    def _fit(self, X: Tensor | OnDisk, y: NDArray[Any], groups: Any) -> LearnedFusion:
+        schedule = Schedule.of(self)
+        check_classification_targets(y)
+        self.blocks_ = resolve_blocks(self.blocks, self.n_features_in_)
+        self.classes_, codes = np.unique(y, return_inverse=True)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with seeded(seed):
             self.network_ = self._module(self.blocks_)
             self._n_features_out = int(self.network_.width)
             auxiliary = MLP(self._n_features_out, (), len(self.classes_))
             network = nn.Sequential(self.network_, auxiliary)
-            tensor = self._tensor(X)  # (n, d)
-            self.history_ = train(network, tensor, from_numpy(codes), schedule, seed, groups=groups)
+            self.history_ = train(network, X, from_numpy(codes), schedule, seed, groups=groups)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:

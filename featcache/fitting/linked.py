@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
+from featcache.fitting.stream import Stream
+from featcache.fitting.streaming import fit_stream
+
 
 def fit_linked(estimator: Any, X: Any, y: Any, groups: NDArray[Any] | None = None) -> Any:
     """Fit, and tell which rows belong together to whatever part of a pipeline asks for it.
@@ -15,7 +18,7 @@ def fit_linked(estimator: Any, X: Any, y: Any, groups: NDArray[Any] | None = Non
     Parameters
     ----------
     estimator : sklearn estimator
-    X : array of shape (n, d)
+    X : array of shape (n, d), or a Stream of one
     y : array of shape (n,)
     groups : array of shape (n,), default None
         Rows that share a number belong together; None: each row stands alone.
@@ -24,6 +27,8 @@ def fit_linked(estimator: Any, X: Any, y: Any, groups: NDArray[Any] | None = Non
     -------
     The estimator, fitted.
     """
+    if isinstance(X, Stream):
+        return fit_stream(estimator, X, y, groups)
     if groups is None:
         return estimator.fit(X, y)
     if isinstance(estimator, Pipeline):

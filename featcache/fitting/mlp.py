@@ -16,8 +16,10 @@ from torch import Tensor, from_numpy, nn
 
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.balance import class_weights
+from featcache.fitting.batches import OnDisk
 from featcache.fitting.blocks import resolve_blocks
 from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.stream import Stream
 from featcache.fitting.training import Schedule, as_tensor, infer, train
 
 _FUSIONS = ("attention", "gated")
@@ -39,6 +41,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         How much a row of each class counts in the loss, see `balance.class_weights`.
     schedule : {None, "cosine", "plateau"}, default None
         How the learning rate falls, see `training.train`.
+    optimiser : {"adamw", "adam", "sgd", "rmsprop"}, default "adamw"
+        See `training.Schedule`.
     fusion : {None, "attention", "gated"}, default None
         Puts `networks.Attention` or `networks.Gate` before the perceptron and trains both in one.
     blocks : sequence of int, default None
@@ -70,6 +74,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation: float = 0.1,
         class_weight: str | Mapping[Any, float] | None = None,
         schedule: str | None = None,
+        optimiser: str = "adamw",
         fusion: str | None = None,
         blocks: Sequence[int] | None = None,
         dim: int = 128,
@@ -88,6 +93,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.validation = validation
         self.class_weight = class_weight
         self.schedule = schedule
+        self.optimiser = optimiser
         self.fusion = fusion
         self.blocks = blocks
         self.dim = dim
@@ -111,18 +117,26 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         FeatcacheError
             Where the loss is no longer finite.
         """
-        schedule = Schedule.of(self)
         X, y = validate_data(self, X, y, dtype=np.float32)  # (n, d), (n,)
+        return self._fit(as_tensor(X), y, groups)
+
+    def fit_stream(self, stream: Stream, y: Any, groups: Any = None) -> MLPHead:
+        """Train on rows that stay on disk; see `fit`."""
+        self.n_features_in_ = stream.width
+        return self._fit(OnDisk(stream), np.asarray(y), groups)
+
+    def _fit(self, X: Tensor | OnDisk, y: NDArray[Any], groups: Any) -> MLPHead:
+        schedule = Schedule.of(self)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         balance = class_weights(self.class_weight, self.classes_, y)  # (classes,)
         weights = None if balance is None else as_tensor(balance)  # (classes,)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with seeded(seed):
-            self.network_ = self._network(X.shape[1], len(self.classes_))
+            self.network_ = self._network(self.n_features_in_, len(self.classes_))
             self.history_ = train(
                 self.network_,
-                as_tensor(X),
+                X,
                 from_numpy(codes),
                 schedule,
                 seed,

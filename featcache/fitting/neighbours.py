@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import DataError, RecipeError
+from featcache.fitting.stream import Stream
 
 
 class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -106,6 +107,30 @@ class NearestMeanHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Where y has one class.
         """
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])  # (n, d), (n,)
+        codes = self._codes(y)
+        rows = [X[codes == code] for code in range(len(self.classes_))]
+        self.means_ = np.stack([part.mean(axis=0, dtype=np.float64) for part in rows])
+        pairs = zip(rows, self.means_, strict=True)
+        total = sum(float(np.square(part - mean).sum()) for part, mean in pairs)
+        self.variance_ = total / X.size or 1.0  # 0 where each class is one point
+        return self
+
+    def fit_stream(self, stream: Stream, y: Any, groups: Any = None) -> NearestMeanHead:
+        """Learn the same of rows that stay on disk, in two passes."""
+        self.n_features_in_ = stream.width
+        codes = self._codes(np.asarray(y))
+        sums = np.zeros((len(self.classes_), stream.width))
+        for rows, block in stream.blocks():
+            sums += np.eye(len(sums))[codes[rows]].T @ block  # (classes, d)
+        self.means_ = sums / np.bincount(codes)[:, None]  # (classes, d)
+        total = 0.0
+        for rows, block in stream.blocks():
+            total += float(np.square(block - self.means_[codes[rows]]).sum())
+        self.variance_ = total / (len(stream) * stream.width) or 1.0
+        return self
+
+    def _codes(self, y: NDArray[Any]) -> NDArray[np.intp]:
+        """Each label's position in `classes_`."""
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -113,12 +138,7 @@ class NearestMeanHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"NearestMeanHead needs two classes, y has 1 class: {self.classes_[0]}",
                 "Add images of another class.",
             )
-        rows = [X[codes == code] for code in range(len(self.classes_))]
-        self.means_ = np.stack([part.mean(axis=0, dtype=np.float64) for part in rows])
-        pairs = zip(rows, self.means_, strict=True)
-        total = sum(float(np.square(part - mean).sum()) for part, mean in pairs)
-        self.variance_ = total / X.size or 1.0  # 0 where each class is one point
-        return self
+        return np.asarray(codes, np.intp)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (n, classes), float64, in the order of `classes_`."""

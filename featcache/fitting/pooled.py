@@ -15,6 +15,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.linked import fit_linked
+from featcache.fitting.stream import Stream
+from featcache.fitting.streaming import by_blocks
 
 _PROJECTIONS = ("pca", "random")
 
@@ -76,16 +79,35 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         RecipeError
             For a `width` that is no whole number above 0.
         """
+        X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)  # (n, d)
+        self._fit(X)
+        square = np.square(self._tokens(X), dtype=np.float64).mean(axis=(0, 2))  # (k,)
+        return self._even_out(square)
+
+    def fit_stream(self, stream: Stream, y: Any = None, groups: Any = None) -> PooledFusion:
+        """Learn the same of rows that stay on disk."""
+        self.n_features_in_ = stream.width
+        self._fit(stream)
+
+        def squares(block: NDArray[Any]) -> NDArray[Any]:
+            square = np.square(self._tokens(block), dtype=np.float64)  # (m, k, width)
+            return np.asarray(square.mean(axis=2))  # (m, k)
+
+        return self._even_out(by_blocks(squares, stream).mean(axis=0))
+
+    def _fit(self, X: NDArray[Any] | Stream) -> None:
         if self.projection not in _PROJECTIONS:
             raise unknown("projection", str(self.projection), _PROJECTIONS)
-        X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)  # (n, d)
-        self.blocks_ = resolve_blocks(self.blocks, X.shape[1])
+        self.blocks_ = resolve_blocks(self.blocks, self.n_features_in_)
         by_pca = self.projection == "pca"
         self.width_ = self._fitting_width(len(X) - 1 if by_pca else None)
-        self.concat_ = ConcatFusion(self.blocks_, pca=self.width_ if by_pca else None).fit(X)
+        concat = ConcatFusion(self.blocks_, pca=self.width_ if by_pca else None)
+        self.concat_ = fit_linked(concat, X, None)
         self.matrices_ = None if by_pca else self._draw()
         self.sizes_ = np.ones(len(self.blocks_))
-        square = np.square(self._tokens(X), dtype=np.float64).mean(axis=(0, 2))  # (k,)
+
+    def _even_out(self, square: NDArray[np.float64]) -> PooledFusion:
+        """Set what each projected block, of this mean square (k,), is divided by."""
         self.sizes_ = np.sqrt(np.where(square > 0, square, 1))  # (k,); a constant block stays 0
         self._n_features_out = self.width_
         return self

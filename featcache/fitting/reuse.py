@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.late import LateFusion
 from featcache.fitting.linked import fit_linked
+from featcache.fitting.stream import Stream
 from featcache.store.features import Floats, Strings
 
 
@@ -115,7 +116,8 @@ def fit_parts(
         parts = {k: Part(head, s) for k, head, s in zip(keys, heads, taken, strict=True)}
         return own + sum(given[key].seconds for key in keys if key in given), parts
     parts = {}
-    total, inside = 0.0, X
+    inside: Any = X
+    total = 0.0
     for place, (key, (name, step)) in enumerate(zip(keys, pipeline.steps, strict=True)):
         started = time.perf_counter()
         fitted = given[key].fitted if key in given else fit_linked(step, inside, y, groups)
@@ -124,7 +126,7 @@ def fit_parts(
         parts[key] = Part(fitted, seconds)
         started = time.perf_counter()
         if place < len(pipeline.steps) - 1:
-            inside = fitted.transform(inside)
+            inside = inside.then(fitted) if isinstance(inside, Stream) else fitted.transform(inside)
         total += seconds + time.perf_counter() - started
     return total, parts
 

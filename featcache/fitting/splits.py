@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from featcache.errors import DataError, RecipeError, unknown
 from featcache.fitting.grouped import stratified_groups
+from featcache.fitting.numbered import numbered
 from featcache.fitting.views import add_views, balanced, check_plan, viewed
 from featcache.images.options import KINDS
 from featcache.store.features import NO_VIEW, Features
@@ -182,9 +183,10 @@ def components(features: Features, groups: bool = True) -> Rows:
     """
     n = len(features)
     # Where the content is not known, a view is still linked to its image.
-    content = np.where(features.sha256 == "", features.sources, features.sha256)
-    _, content = np.unique(content, return_inverse=True)  # (n,)
-    _, subject = np.unique(features.groups, return_inverse=True)
+    unknown_ = features.sha256 == ""
+    texts = np.where(unknown_, features.sources, features.sha256) if unknown_.any() else None
+    content = numbered(features.sha256 if texts is None else texts)  # (n,)
+    subject = numbered(features.groups)
     # An empty group links nothing: each such row gets a number of its own.
     alone = (features.groups == "") if groups else np.ones(n, dtype=bool)
     subject = np.where(alone, n + np.arange(n), subject)

@@ -1,11 +1,12 @@
-"""The loop that trains every network here, on tensors that fit in memory."""
+"""The loop that trains every network here, on rows in memory or on disk."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from featcache.errors import FeatcacheError, RecipeError, unknown
+from featcache.fitting.batches import Batches, InMemory
 from featcache.fitting.grouped import stratified_groups
 
 History = dict[str, list[float]]
@@ -26,13 +28,20 @@ _CHUNK = 4096
 
 DECAYS = ("cosine", "plateau")
 
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+}
+
 # How much "plateau" leaves of the rate each time.
 _FACTOR = 0.3
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train; AdamW on the cross entropy.
+    """How long and how fast to train, on the cross entropy.
 
     Attributes
     ----------
@@ -41,9 +50,9 @@ class Schedule:
     batch_size : int
         Rows in one step.
     lr : float
-        AdamW's learning rate.
+        Learning rate.
     weight_decay : float
-        AdamW's weight decay.
+        Weight decay; for all but "adamw" that of torch, added to the gradient.
     label_smoothing : float
         Share of the target spread over all classes, in [0, 1).
     patience : int
@@ -51,11 +60,15 @@ class Schedule:
     validation : float
         Share of the rows, stratified, kept for early stopping, in [0, 1); 0 trains on all rows
         for all epochs.
+    optimiser : {"adamw", "adam", "sgd", "rmsprop"}
+        torch's, with its defaults; "sgd" has momentum 0.9.
 
     Raises
     ------
     RecipeError
         For a value out of range.
+    UnknownName
+        For another optimiser.
     """
 
     epochs: int = 50
@@ -65,6 +78,7 @@ class Schedule:
     label_smoothing: float = 0.0
     patience: int = 5
     validation: float = 0.1
+    optimiser: str = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
@@ -78,11 +92,14 @@ class Schedule:
                 raise RecipeError(f"{name} is {value!r}", "Give a number.")
             if not 0 <= value < most or (name == "lr" and value == 0):
                 raise RecipeError(f"{name} is {value!r}", f"Give a number from 0 to below {most}.")
+        if str(self.optimiser) not in OPTIMISERS:
+            raise unknown("optimiser", str(self.optimiser), OPTIMISERS)
 
     @classmethod
     def of(cls, estimator: Any) -> Schedule:
-        """The schedule among an estimator's parameters."""
-        return cls(**{field.name: getattr(estimator, field.name) for field in fields(cls)})
+        """The schedule among an estimator's parameters; defaults for those that it has not."""
+        names = [field.name for field in fields(cls) if hasattr(estimator, field.name)]
+        return cls(**{name: getattr(estimator, name) for name in names})
 
 
 def validation_rows(
@@ -117,7 +134,7 @@ def validation_rows(
 
 def train(
     network: nn.Module,
-    X: Tensor,
+    X: Tensor | Batches,
     y: Tensor,
     schedule: Schedule,
     seed: int,
@@ -136,7 +153,7 @@ def train(
     ----------
     network : Module
         From (n, d) to logits (n, classes).
-    X : float32 tensor of shape (n, d)
+    X : float32 tensor of shape (n, d), or Batches of one
     y : int64 tensor of shape (n,)
         Class indices.
     schedule : Schedule
@@ -167,22 +184,23 @@ def train(
         torch.from_numpy(rows)
         for rows in validation_rows(y.numpy(), schedule.validation, seed, groups)
     )
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True
+    source = InMemory(X) if isinstance(X, Tensor) else X
+    optimizer = OPTIMISERS[schedule.optimiser](
+        network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay
     )
     lower = _lowering(optimizer, schedule, decay)
     generator = torch.Generator().manual_seed(seed)
     history: History = {"train_loss": [], "val_loss": [], "val_accuracy": []}
     best, best_epoch, best_weights = math.inf, 0, None
     for epoch in range(schedule.epochs):
-        order = kept[torch.randperm(len(kept), generator=generator)]
-        loss = _epoch(network, X, y, order, optimizer, schedule, weights)
+        batches = source.shuffled(kept, schedule.batch_size, generator)
+        loss = _epoch(network, batches, y, optimizer, schedule, weights)
         _check_finite(loss, epoch, schedule)
         history["train_loss"].append(loss)
         if not len(held):
             lower(loss)
             continue
-        val_loss, accuracy = _validate(network, X, y, held, weights)
+        val_loss, accuracy = _validate(network, source.in_order(held), y, weights)
         lower(val_loss)
         history["val_loss"].append(val_loss)
         history["val_accuracy"].append(accuracy)
@@ -224,18 +242,17 @@ def _check_finite(loss: float, epoch: int, schedule: Schedule) -> None:
 
 def _epoch(
     network: nn.Module,
-    X: Tensor,
+    batches: Iterable[tuple[Tensor, Tensor]],
     y: Tensor,
-    order: Tensor,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     weights: Tensor | None,
 ) -> float:
-    """One pass over the rows in `order`; the mean loss."""
+    """One pass over the batches, each (b, d) with its rows (b,); the mean loss."""
     network.train()
-    total = torch.zeros(())
-    for rows in torch.split(order, schedule.batch_size):
-        logits = network(X.index_select(0, rows))  # (b, classes)
+    total, count = torch.zeros(()), 0
+    for x, rows in batches:
+        logits = network(x)  # (b, classes)
         loss = functional.cross_entropy(
             logits, y.index_select(0, rows), weights, label_smoothing=schedule.label_smoothing
         )
@@ -243,27 +260,30 @@ def _epoch(
         torch.autograd.backward(loss)
         optimizer.step()
         total += loss.detach() * len(rows)
-    return total.item() / len(order)
+        count += len(rows)
+    return total.item() / count
 
 
 def _validate(
-    network: nn.Module, X: Tensor, y: Tensor, rows: Tensor, weights: Tensor | None
+    network: nn.Module,
+    pieces: Iterable[tuple[Tensor, Tensor]],
+    y: Tensor,
+    weights: Tensor | None,
 ) -> tuple[float, float]:
-    """Mean cross entropy and accuracy on `rows`."""
+    """Mean cross entropy and accuracy on pieces of rows."""
     network.eval()
-    logits = infer(network, X, rows)  # (n, classes)
-    truth = y[rows]
+    with torch.inference_mode():
+        found = [(network(x), rows) for x, rows in pieces]
+    logits = torch.cat([one for one, _ in found])  # (n, classes)
+    truth = y[torch.cat([rows for _, rows in found])]  # (n,)
     loss = functional.cross_entropy(logits, truth, weights).item()
     return loss, (logits.argmax(1) == truth).float().mean().item()
 
 
-def infer(output: Callable[[Tensor], Tensor], X: Tensor, rows: Tensor | None = None) -> Tensor:
-    """The output for X, or its `rows`, of a network in evaluation mode, a piece at a time."""
+def infer(output: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+    """The output for X of a network in evaluation mode, a piece at a time."""
     with torch.inference_mode():
-        if rows is None:
-            return torch.cat([output(part) for part in torch.split(X, _CHUNK)])  # (n, out)
-        parts = [output(X.index_select(0, part)) for part in torch.split(rows, _CHUNK)]
-        return torch.cat(parts)  # (n, out)
+        return torch.cat([output(part) for part in torch.split(X, _CHUNK)])  # (n, out)
 
 
 def as_tensor(X: NDArray[Any]) -> Tensor:

@@ -11,9 +11,11 @@ from typing import Any
 from featcache.errors import FeatcacheError
 from featcache.fitting.gate import check_features
 from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
+from featcache.fitting.leaks import can_search_near
 from featcache.fitting.reuse import Shelf, part_keys
 from featcache.fitting.sharing import shared
 from featcache.fitting.splits import Fold, make_folds
+from featcache.fitting.streaming import check_streams
 from featcache.fitting.views import balanced, check_plan, only_images, viewed
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.extraction import extraction_seconds
@@ -29,6 +31,7 @@ from featcache.reporting.run_folder import (
 )
 from featcache.reporting.run_page import quick_page
 from featcache.store.features import Features
+from featcache.store.stored import Stored
 
 __all__ = ["Comparison", "compare"]
 
@@ -59,6 +62,7 @@ def compare(
     tune: int = 0,
     tuner: str = "random",
     ablate: bool = False,
+    protocol: str = "",
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
@@ -72,6 +76,7 @@ def compare(
     Parameters
     ----------
     features : Features
+        Where X stays on disk (`Cache.features` with `lazy`), fits read it block by block.
     fusion, head : str or sequence of str
         Names in `FUSIONS` and `HEADS`.
     singles : bool, default True
@@ -117,6 +122,8 @@ def compare(
     tuner : {"random", "optuna"}, default "random"
     ablate : bool, default False
         Add all backbones but one, for every fusion and head.
+    protocol : str, default ""
+        What a recipe calls this way of evaluating; noted in each run.json.
 
     Returns
     -------
@@ -124,7 +131,6 @@ def compare(
         Of this grid, best first. The comparison files below `reports` cover every run there.
     """
     check_plan(viewed(features), balance, leaky, strict, repeats)
-    check_features(features, gate)
     grid = [
         replace(candidate, select=select, tune=tune, tuner=tuner)
         for candidate in candidates(
@@ -133,6 +139,10 @@ def compare(
     ]
     # Late fusions last: they take the heads that were fitted on each backbone alone.
     grid.sort(key=lambda candidate: candidate.fusion in ("vote", "stack"))
+    if isinstance(features.X, Stored):
+        for candidate in grid:
+            check_streams(classifier_of(candidate, seed, settings))
+    check_features(features, gate)
     plans = {  # before the first fit, and also for those that need none
         candidate: part_keys(classifier_of(candidate, seed, settings), candidate.backbones)
         for candidate in grid
@@ -145,10 +155,12 @@ def compare(
     fused = next(candidate for candidate in grid if candidate.backbones == features.names)
     first = _folder(fused, features, rows, seed, settings or {}, Path(reports))
     known = first if first.is_dir() and not again else None
+    near_duplicates = near_duplicates and can_search_near(features)
     leaks = guard(features, split, known, Path(reports), near_duplicates, strict)
     asked: dict[str, Any] = {
         "view": viewed(features), "group": group, "repeats": repeats, "balance": balance,
-        "strict": strict,
+        "strict": strict, "protocol": protocol,
+        "streamed": isinstance(features.X, Stored),
     }  # fmt: skip
     facts = {name: value for name, value in asked.items() if value} | {"leaky": leaky}
     spent = extraction_seconds(features, cache)

@@ -7,6 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from featcache.fitting.numbered import numbered
 from featcache.images.manifest import SPLITS, Images
 from featcache.reporting.contents import Contents
 
@@ -65,16 +68,16 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
     labels, split = images.labels.tolist(), images.split.tolist()
     splits = [name for name in (*SPLITS, "") if name in set(split)]
     table = Counter(zip(labels, split, strict=True))
-    labels_of: dict[str, set[str]] = {}
-    for content, label in zip(images.sha256.tolist(), labels, strict=True):
-        labels_of.setdefault(content, set()).add(label)
+    content, label_of = numbered(images.sha256), numbered(images.labels)  # (n,), (n,)
+    kinds = int(label_of.max(initial=0)) + 1
+    named = np.unique(content * kinds + label_of) // kinds  # each content once for each label
     return DataCard(
         whole=True,
         splits=[name or "images" for name in splits],
         counts={label: [table[label, name] for name in splits] for label in sorted(set(labels))},
         groups=len(set(images.groups.tolist()) - {""}),
-        duplicates=len(images) - len(labels_of),
-        conflicts=sum(len(names) > 1 for names in labels_of.values()),
+        duplicates=len(images) - len(np.unique(content)),
+        conflicts=int((np.bincount(named) > 1).sum()),
         failed=_failed(folder),
     )
 

@@ -225,7 +225,7 @@ def _features(contents: Contents, manifest: Images, cache: Cache) -> Features | 
     entries = {entry.key.digest: entry for entry in cache.entries(contents.run.data)}
     if not digests or not set(digests) <= set(entries):
         return None
-    return cache.features(manifest, [entries[digest] for digest in digests])
+    return cache.features(manifest, [entries[digest] for digest in digests], lazy=True)
 
 
 def _metrics(contents: Contents) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError, unknown
 from featcache.hashing import sha256_json
 from featcache.store.key import Key
+from featcache.store.stored import Stored
 
 Floats = NDArray[np.float32]
 Strings = NDArray[np.str_]
@@ -26,7 +27,8 @@ class Features:
     Attributes
     ----------
     X : float32 array of shape (n, d1 + … + dk)
-        The backbones' vectors side by side, in the order of `names`.
+        The backbones' vectors side by side, in the order of `names`. Or a `Stored` of that shape,
+        which leaves them in their files: `Cache.features(…, lazy=True)`.
     y : str array of shape (n,)
         Labels.
     ids : str array of shape (n,)
@@ -135,7 +137,7 @@ class Features:
         """The rows at `index` (positions or a boolean mask), in that order."""
         return replace(
             self,
-            X=self.X[index],
+            X=take(self.X, index),
             **{name: getattr(self, name)[index] for name in _PER_ROW},
         )
 
@@ -146,6 +148,11 @@ class Features:
 
 
 _PER_ROW = ("y", "ids", "sha256", "groups", "split", "view")
+
+
+def take(X: Floats, index: Any) -> Floats:
+    """The rows of X at `index`; of a `Stored` without reading them."""
+    return cast(Floats, X.take(index) if isinstance(X, Stored) else X[index])
 
 
 def join(parts: Sequence[Features]) -> Features:

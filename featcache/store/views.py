@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheMissing, RecipeError
+from featcache.images.manifest import Images
 from featcache.store.command import extract_commands
 from featcache.store.entry import Entry
-from featcache.store.features import NO_VIEW, Floats
+from featcache.store.features import NO_VIEW, Floats, Strings
 from featcache.store.file import FeatureFile
+from featcache.store.stored import stored_tables
 
 
 def find_views(
@@ -60,7 +63,10 @@ def find_views(
 
 
 def read_tables(
-    tables: Sequence[Sequence[Entry]], where: Sequence[NDArray[np.intp]], keep: NDArray[np.intp]
+    tables: Sequence[Sequence[Entry]],
+    where: Sequence[NDArray[np.intp]],
+    keep: NDArray[np.intp],
+    lazy: bool = False,
 ) -> Floats:
     """Vectors of several views, one view under the other.
 
@@ -72,11 +78,15 @@ def read_tables(
         For each entry, in that order, the row of each image.
     keep : int array of shape (n,)
         The images to read.
+    lazy : bool, default False
+        Leave them in their files.
 
     Returns
     -------
-    float32 array of shape (views * n, d1 + … + dk)
+    float32 array of shape (views * n, d1 + … + dk); a `Stored` of that shape where `lazy`
     """
+    if lazy:
+        return cast(Floats, stored_tables(tables, where, keep))
     n, width = len(keep), sum(entry.dim for entry in tables[0])
     X = np.empty((n * len(tables), width), np.float32)
     rows = iter(where)
@@ -87,3 +97,26 @@ def read_tables(
                 file.read(next(rows)[keep], part[:, start : start + entry.dim])
             start += entry.dim
     return X
+
+
+def columns_of(images: Images, keep: NDArray[np.intp], views: Sequence[str]) -> dict[str, Strings]:
+    """What stands beside the vectors of several views: those of the images, again for each view.
+
+    Where that is all images and no view, the manifest's own arrays, not copies: a million digests
+    are 256 MB.
+    """
+
+    def column(values: Strings) -> Strings:
+        kept = values if len(keep) == len(images) else values[keep]
+        return np.tile(kept, len(views)) if len(views) > 1 else kept
+
+    ids = [column(images.ids)[: len(keep)]]
+    ids += [np.char.add(ids[0], f"@{name}") for name in views[1:]]
+    return {
+        "y": column(images.labels),
+        "ids": np.concatenate(ids) if len(ids) > 1 else ids[0],
+        "sha256": column(images.sha256),
+        "groups": column(images.groups),
+        "split": column(images.split),
+        "view": np.repeat(np.array(views, np.str_), len(keep)),
+    }

@@ -1,0 +1,242 @@
+"""Stored: vectors that stay in their files, and are read a block of rows at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import CacheRefused, FeatcacheError
+from featcache.store.entry import Entry
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.intp]
+
+_GAP = 2**16  # bytes between two rows that are sooner read than skipped
+_PIECE = 2**23  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class _File:
+    """Where in a file the vectors stand, and what it was when they were looked up."""
+
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    rows: int
+    dim: int
+    identity: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> _File:
+        with h5py.File(path, "r", locking=False) as file:
+            dataset = file["features"]
+            offset = dataset.id.get_offset()
+            if offset is None:
+                raise CacheRefused(
+                    f"{path}: its vectors are not in one piece, as featcache writes them",
+                    "Delete it and run the extract command again, or load it: --memory 1TB.",
+                )
+            n, dim = dataset.shape
+            return cls(path, int(offset), dataset.dtype, int(n), int(dim), _identity(path.stat()))
+
+    def read(self, rows: Rows, columns: slice, out: Floats, places: Rows) -> None:
+        """Put `columns` of the sorted `rows` at `places` of `out`.
+
+        With plain reads: the pages of a memory map would count as the process's own.
+        """
+        width = self.dim * self.dtype.itemsize  # bytes
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if _identity(os.fstat(file.fileno())) != self.identity:
+                    raise CacheRefused(
+                        f"{self.path} changed while it was read", "Run the command again."
+                    )
+                for first, last in _spans(rows, _GAP // width, max(1, _PIECE // width)):
+                    low = int(rows[first])
+                    span = np.empty((int(rows[last - 1]) + 1 - low, self.dim), self.dtype)
+                    file.seek(self.offset + low * width)
+                    self._fill(file, span.reshape(-1).view(np.uint8))
+                    steps = rows[first:last] - low
+                    if len(span) != len(steps) or (steps != np.arange(len(steps))).any():
+                        span = span[steps]  # with gaps, or some row twice
+                    out[places[first:last]] = span[:, columns]
+        except OSError as error:
+            raise CacheRefused(
+                f"{self.path} can't be read: {error.strerror or error}", "Run the command again."
+            ) from None
+
+    def _fill(self, file: Any, buffer: NDArray[np.uint8]) -> None:
+        done = 0
+        while done < len(buffer):
+            count = file.readinto(buffer[done:])
+            if not count:
+                raise CacheRefused(
+                    f"{self.path} is cut short", "Delete it and run the extract command again."
+                )
+            done += count
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Columns of one backbone: its files, one under the other, and where each row stands there."""
+
+    files: tuple[_File, ...]
+    where: Rows
+    columns: slice
+
+    @property
+    def width(self) -> int:
+        return int(self.columns.stop - self.columns.start)
+
+    def read(self, rows: Rows, out: Floats) -> None:
+        stand = self.where[rows]
+        order = np.argsort(stand, kind="stable")
+        ordered = stand[order]
+        start = 0
+        for file in self.files:
+            low, high = np.searchsorted(ordered, (start, start + file.rows))
+            if low < high:
+                file.read(ordered[low:high] - start, self.columns, out, order[low:high])
+            start += file.rows
+
+
+class Stored:
+    """Rows of feature files, side by side and one under the other, that are not in memory.
+
+    Like a float32 array of shape (n, d) where that is cheap: it has `shape`, `dtype`, `ndim`,
+    `nbytes` (of that array) and a length; `X[3]`, `X[2:9]`, `X[rows]` and `X[mask]` are read and
+    come as float32 arrays; `X[:, columns]` is again one of these. It can be pickled: what goes
+    along is where the rows are.
+
+    Raises
+    ------
+    CacheRefused
+        On reading, where a file is another than before, gone or cut short.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, blocks: Sequence[_Block], index: Rows) -> None:
+        self._blocks = tuple(blocks)
+        self._index = index  # (n,) which of the blocks' rows
+
+    def __repr__(self) -> str:
+        return f"Stored({len(self):,} x {self.shape[1]:,})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self._index), sum(block.width for block in self._blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all of it would take as float32."""
+        n, d = self.shape
+        return n * d * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows as a float32 array; with `[:, columns]` a `Stored` of these columns."""
+        if isinstance(index, tuple):
+            rows, columns = index
+            chosen = self._some_columns(columns)
+            return chosen if isinstance(rows, slice) and rows == slice(None) else chosen[rows]
+        if isinstance(index, (int, np.integer)):
+            return self._read(self._index[np.array([index])])[0]  # (d,)
+        return self._read(self._index[index])  # (m, d)
+
+    def __array__(self, *_: Any, **__: Any) -> Floats:
+        raise FeatcacheError(
+            f"{self!r} stays on disk and can't be made one array",
+            "Load it into memory: --memory, or Cache.features without lazy.",
+        )
+
+    def take(self, index: Any) -> Stored:
+        """The rows at `index` (positions, a slice or a boolean mask), still on disk."""
+        return Stored(self._blocks, self._index[index])
+
+    def file_order(self) -> Rows:
+        """The positions of all rows in the order in which they stand in the first file, (n,)."""
+        return np.argsort(self._blocks[0].where[self._index], kind="stable")
+
+    def blocks_of(self, rows: Rows, size: int) -> Iterator[Floats]:
+        """The rows at these positions, `size` at a time: float32 arrays (size, d)."""
+        for start in range(0, len(rows), size):
+            yield self[rows[start : start + size]]
+
+    def _read(self, rows: Rows) -> Floats:
+        out = np.empty((len(rows), self.shape[1]), np.float32)  # (m, d)
+        start = 0
+        for block in self._blocks:
+            block.read(rows, out[:, start : start + block.width])
+            start += block.width
+        return out
+
+    def _some_columns(self, columns: Any) -> Stored:
+        wanted = np.arange(self.shape[1])[columns]
+        cuts = np.flatnonzero(np.diff(wanted) != 1) + 1
+        found = []
+        for run in np.split(wanted, cuts) if len(wanted) else []:
+            start = 0
+            for block in self._blocks:
+                low, high = max(int(run[0]), start), min(int(run[-1]) + 1, start + block.width)
+                if low < high:
+                    begin = block.columns.start - start
+                    found.append(replace(block, columns=slice(begin + low, begin + high)))
+                start += block.width
+        return Stored(found, self._index)
+
+
+def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep: Rows) -> Stored:
+    """Vectors of several views, one view under the other, left where they are.
+
+    Parameters
+    ----------
+    tables : sequence of sequences of Entry
+        For each view its entries, which stand side by side.
+    where : sequence of int arrays
+        For each entry, in that order, the row of each image.
+    keep : int array of shape (n,)
+        The images wanted.
+
+    Raises
+    ------
+    CacheRefused
+        Where a file's vectors are not in one piece.
+    """
+    blocks = []
+    for place in range(len(tables[0])):
+        files = tuple(_File.of(table[place].path) for table in tables)
+        starts = np.cumsum([0, *(file.rows for file in files[:-1])])
+        stand = [
+            where[number * len(tables[0]) + place][keep] + start
+            for number, start in enumerate(starts.tolist())
+        ]
+        blocks.append(_Block(files, np.concatenate(stand), slice(0, files[0].dim)))
+    return Stored(blocks, np.arange(len(keep) * len(tables)))
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int, int]:
+    """What differs where another file stands under the name, or it was written to."""
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _spans(rows: Rows, gap: int, most: int) -> Iterator[tuple[int, int]]:
+    """Sorted rows cut into runs (first, last) of near ones, none over more than `most` rows."""
+    cuts = np.flatnonzero(np.diff(rows) > gap + 1) + 1
+    for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True):
+        while int(rows[last - 1]) - int(rows[first]) >= most:
+            part = int(np.searchsorted(rows[first:last], rows[first] + most)) + first
+            yield first, part
+            first = part
+        yield first, last

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from featcache.errors import RecipeError
 from featcache.extraction.work import Embed, Work
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.plan import make_plan
@@ -45,18 +44,13 @@ def embed_on(cluster: Cluster, data_root: str | Path | None = None, size: int = 
     ClusterError
         When called: where no scheduler answers, it is lost, or no worker may help.
     RecipeError
-        When called: where the images are in memory only, or the cache is no folder.
+        When called: where the images are in memory only.
     """
 
     def embed(work: Work) -> None:
         rows = len(work.pending())
         if not rows:
             return
-        if "://" in str(work.store.folder) or ":/" in str(work.store.folder):
-            raise RecipeError(
-                f"the cache {work.store.folder} is no folder",
-                "Workers write into a folder that all machines share: pass it with --cache.",
-            )
         plan, jobs = make_plan(work, data_root, cluster.threads)
         workers = max(1, len(cluster.workers()))
         ranges = Ranges(cluster, plan.json(), work, jobs, size or _size(rows, workers, work))

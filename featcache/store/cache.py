@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheMissing, CacheRefused, unknown
+from featcache.errors import CacheMissing, CacheRefused, CacheUnwritable, unknown
 from featcache.images.manifest import (
     IMAGES_CSV,
     Images,
@@ -44,9 +44,19 @@ class Cache:
     ----------
     folder : str or Path, default "cache"
         Made when something is first written.
+
+    Raises
+    ------
+    CacheUnwritable
+        For the address of an object store.
     """
 
     def __init__(self, folder: str | Path = "cache") -> None:
+        if "://" in str(folder):
+            raise CacheUnwritable(
+                f"the cache can't be at {folder}: HDF5 files are written in place, in a folder",
+                "Name a folder, on a disk or a shared file system.",
+            )
         self.folder = Path(folder)
 
     def data_sets(self) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import tiny_backbone, tiny_images
 
-from featcache.errors import CacheBusy, CacheMissing, CacheRefused, UnknownName
+from featcache.errors import CacheBusy, CacheMissing, CacheRefused, CacheUnwritable, UnknownName
 from featcache.images.manifest import IMAGES_CSV, strings
 from featcache.store.cache import FAILED_CSV, Cache
 from featcache.store.file import FeatureFile, create, to_digests
@@ -467,3 +467,10 @@ def test_60_000_rows_in_any_order_load_in_about_the_time_of_a_plain_read(tmp_pat
         assert (positions(digests[rows], done.digests) == rows).all()
         assert time.perf_counter() - start < 1
     assert shuffled < 12 * plain + 0.3
+
+
+def test_a_cache_is_a_folder_and_no_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CacheUnwritable, match="s3://bucket/cache"):
+        Cache("s3://bucket/cache")
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.errors import DataError, FeatcacheError
+from featcache.errors import DataError, FeatcacheError, first_line
 from featcache.extraction.drift import TOLERANCE
 from featcache.extraction.engine import Engine, open_engine
 from featcache.extraction.extract import with_views
@@ -167,6 +167,8 @@ def _checked(text: str) -> Checked:
         return _compare(plan, parts, images)
     except FeatcacheError as error:
         return Checked(str(error).replace("\n", "; "))
+    except Exception as error:  # whatever it is: as plain text it always reaches the client
+        return Checked(f"{type(error).__name__}: {first_line(error)}")
 
 
 def _check_folder(plan: Plan) -> None:

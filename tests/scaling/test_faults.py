@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -36,8 +37,9 @@ COMMAND = [
 OTHER_VERSION = "import torch\ntorch.__version__ = '1.0.0'\n"
 OTHER_VECTORS = """
 from featcache.extraction.preprocess import Preprocess
-plain = Preprocess.cut
-Preprocess.cut = lambda self, image: 255 - plain(self, image)
+if not hasattr(Preprocess, "plain_cut"):  # a preload is run twice
+    Preprocess.plain_cut = Preprocess.cut
+    Preprocess.cut = lambda self, image: 255 - self.plain_cut(image)
 """
 
 
@@ -162,6 +164,7 @@ def test_the_scheduler_is_killed(
 def test_two_clusters_on_one_cache(many: Path, tmp_path: Path) -> None:
     first = start(many, tmp_path, "local:1")
     wait_for_rows(first, tmp_path, 20)
+    first.send_signal(signal.SIGSTOP)  # it can't finish in the meantime
     second = start(many, tmp_path, "local:1")
     _, said = second.communicate(timeout=120)
     assert second.returncode == 4, said

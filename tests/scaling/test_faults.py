@@ -267,13 +267,13 @@ class TestFits:
             machines.start_scheduler()
             machines.start_worker()
             assert machines.scheduler is not None
-            killer = Timer(0.2, machines.scheduler.kill)
+            killer = Timer(0, machines.scheduler.kill)
             with Cluster(str(machines.file)) as cluster:
                 started = time.monotonic()
                 with pytest.raises(ClusterError, match="is gone"):
                     fit_on(cluster, lambda n: compare(
                         features, reports=tmp_path / "many", jobs=n,
-                        fitted=lambda *_: killer.start() if not killer.is_alive() else None,
+                        fitted=lambda *_: killer.start() if killer.ident is None else None,
                         **self.options(),
                     ))  # fmt: skip
                 assert time.monotonic() - started < 120

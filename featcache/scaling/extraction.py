@@ -77,6 +77,6 @@ def _note(work: Work, tally: Tally) -> None:
         least = min(said["cosine"] for said in unequal)
         log.info("%d workers round otherwise than this machine: cosine %.6f", len(unequal), least)
     log.info(
-        "%d workers helped, %d were refused; %d ranges lost their worker, %d rows were done again",
+        "workers that helped: %d, refused: %d; ranges that lost theirs: %d, rows done again: %d",
         len(tally.workers), len(tally.refused), tally.lost, tally.again,
     )  # fmt: skip

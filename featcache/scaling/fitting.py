@@ -69,6 +69,8 @@ def _watched(cluster: Cluster) -> Iterator[None]:
 
     That takes an interrupt, which only the main thread can have.
     """
+    from distributed.comm import CommClosedError
+
     over, lost = Event(), Event()
 
     def watch() -> None:
@@ -83,6 +85,8 @@ def _watched(cluster: Cluster) -> Iterator[None]:
         watcher.start()
     try:
         yield
+    except CommClosedError:  # it was just being asked
+        raise cluster.lost() from None
     except KeyboardInterrupt:
         if lost.is_set():
             raise cluster.lost() from None

@@ -69,7 +69,7 @@ def _watched(cluster: Cluster) -> Iterator[None]:
 
     That takes an interrupt, which only the main thread can have.
     """
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     over, lost = Event(), Event()
 

@@ -6,10 +6,7 @@ import functools
 import importlib.util
 import logging
 import math
-import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from featcache.errors import FeatcacheError, RecipeError, UnknownName, unknown
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.hub import on_hub
 from featcache.extraction.preprocess import Preprocess, from_plain
+from featcache.extraction.quiet import quiet
 from featcache.extraction.state import difference, of_another
 from featcache.extraction.torchvision_models import Size
 from featcache.extraction.tuned import file_stem, read_tuned
@@ -230,7 +228,7 @@ def _loaded(
     overlay = {"state_dict": without, "num_classes": 0, "label_offset": None}
     torch.default_generator.manual_seed(_SEED)
     try:
-        with _quiet():
+        with quiet("timm"):  # its remarks on a file that doesn't fit at once: checked here
             network = _create(config, crop, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError):
         raise of_another(name, path, missing, unexpected) from None
@@ -239,20 +237,6 @@ def _loaded(
         raise of_another(name, path, untouched, unexpected)
     del network.pretrained_cfg["state_dict"]  # type: ignore[union-attr,operator]
     return network
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without timm's remarks on a file that doesn't fit at once: what matters is checked here."""
-    logger = logging.getLogger("timm")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _untouched(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 from featcache.errors import FeatcacheError, first_line
 from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
+from featcache.extraction.quiet import quiet
 from featcache.prediction.classify import Tuned, classifier_of, open_backbones_of
 from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
@@ -28,6 +26,7 @@ from featcache.prediction.graph import Graph, TunedGraph, as_module, described_i
 TOLERANCE = 1e-4
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _CHECKED = 5
+_NOISY = ("torch.onnx", "onnxscript", "onnx_ir")  # they tell their own developers a great deal
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _write(
     pixels = tuple(torch.zeros(2, 3, p.crop, p.crop, dtype=torch.uint8) for p in graph.inputs)
     many = torch.export.Dim("n")
     try:
-        with _quiet(), torch.inference_mode(False), torch.no_grad():
+        with quiet(*_NOISY), torch.inference_mode(False), torch.no_grad():
             program = torch.onnx.export(
                 graph,
                 pixels,
@@ -158,22 +157,6 @@ def _write(
         model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
     )
     onnx.save_model(model, str(path))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter tells its own developers a great deal."""
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in noisy]
-    for logger in noisy:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(noisy, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _difference(path: Path, names: Sequence[str], inputs: Sequence[Preprocess], ours: Any) -> float:

@@ -169,11 +169,6 @@ class Stored:
         """The positions of all rows in the order in which they stand in the first file, (n,)."""
         return np.argsort(self._blocks[0].where[self._index], kind="stable")
 
-    def blocks_of(self, rows: Rows, size: int) -> Iterator[Floats]:
-        """The rows at these positions, `size` at a time: float32 arrays (size, d)."""
-        for start in range(0, len(rows), size):
-            yield self[rows[start : start + size]]
-
     def _read(self, rows: Rows) -> Floats:
         out = np.empty((len(rows), self.shape[1]), np.float32)  # (m, d)
         start = 0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stored import blobs, store
 
 from featcache.errors import CacheRefused, FeatcacheError
+from featcache.fitting.stream import Stream
 from featcache.store import stored as module
 
 
@@ -64,7 +65,7 @@ def test_slices_masks_single_rows_and_columns(both):
         np.testing.assert_array_equal(part[4:9], loaded.X[4:9][:, columns])
     np.testing.assert_array_equal(lazy.X[7, 2:8], loaded.X[7, 2:8])
     np.testing.assert_array_equal(lazy.X[:, 2:9][:, 1:3][:], loaded.X[:, 3:5])
-    blocks = list(lazy.X.blocks_of(np.arange(10)[::-1], 4))
+    blocks = [block for _, block in Stream(lazy.X).pieces(np.arange(10)[::-1], 4)]
     assert [len(block) for block in blocks] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate(blocks), loaded.X[:10][::-1])
 

@@ -126,6 +126,11 @@ class Filling:
         return len(found)
 
 
+def pending_rows(fillings: Sequence[Filling]) -> list[int]:
+    """Rows of the manifest that any of these files needs, sorted."""
+    return sorted({row for filling in fillings for row in filling.pending})
+
+
 def fill(
     fillings: Sequence[Filling],
     images: Images,
@@ -152,7 +157,7 @@ def fill(
         Called with the images done and the images to do.
     """
     needing = [filling for filling in fillings if filling.pending]
-    pending = np.array(sorted({row for filling in needing for row in filling.pending}), np.intp)
+    pending = np.array(pending_rows(needing), np.intp)
     if not len(pending):
         return
     preprocesses = list(dict.fromkeys(filling.preprocess for filling in needing))

@@ -8,7 +8,7 @@ from typing import Any
 
 from featcache.errors import DataError
 from featcache.extraction.content import Content
-from featcache.extraction.filling import Filling, Progress, fill
+from featcache.extraction.filling import Filling, Progress, fill, pending_rows
 from featcache.extraction.job import Job
 from featcache.extraction.loading import Problem
 from featcache.extraction.report import Report
@@ -57,7 +57,7 @@ class Work:
 
     def pending(self) -> list[int]:
         """Rows of the manifest that any file needs, sorted."""
-        return sorted({row for filling in self.fillings for row in filling.pending})
+        return pending_rows(self.fillings)
 
     def failed(self, problems: Mapping[int, Problem]) -> None:
         """Note images that could not be embedded.

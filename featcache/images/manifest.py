@@ -26,7 +26,7 @@ _SPLIT_NAMES = {
     "test": "test", "testing": "test",
     "": "",
 }  # fmt: skip
-_AT_ONCE = 2**16  # rows of a table read together
+_AT_ONCE = 2**16  # rows of a table read or written together
 _LONGEST_NAME = 200  # bytes; file systems take 255 or fewer
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COLUMNS = ("id", "sha256", "label", "group", "split", "size", "mtime_ns")

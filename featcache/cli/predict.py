@@ -13,6 +13,7 @@ import click
 
 from featcache.cli.console import note, progress_bar, say_error, show_table
 from featcache.cli.options import NumberOrAuto, reports_option, with_log
+from featcache.replacing import replacing
 
 if TYPE_CHECKING:
     from featcache.prediction.model import Model, Prediction
@@ -141,13 +142,11 @@ def _opened(output: Path | None) -> Iterator[IO[str]]:
     if output is None:
         yield sys.stdout
         return
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(output) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        yield file
     note(str(output))
 
 

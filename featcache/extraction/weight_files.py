@@ -14,6 +14,7 @@ from featcache.extraction.registry import BACKBONES, family_of
 from featcache.extraction.tuned import file_stem
 from featcache.extraction.weights import VARIABLE, Published, _own, hub_folder
 from featcache.hashing import sha256_file
+from featcache.replacing import replacing
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,8 @@ def add(backbone: str, source: Path, weights_dir: str | Path | None, replace: bo
             return target
         raise WeightsError(f"{target} is there, and differs", "Pass --replace to overwrite it.")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

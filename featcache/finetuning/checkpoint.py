@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import FeatcacheError, first_line
+from featcache.replacing import replacing
 from featcache.store.disk import guard_writes, sync
 
 FILE = "checkpoint.pt"
@@ -70,16 +70,12 @@ def save(folder: Path, progress: Progress) -> None:
     """Write a checkpoint in place of the one before, all or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
     plain = {one.name: getattr(progress, one.name) for one in fields(progress)}
     with guard_writes(path):
-        try:
+        with replacing(path) as temporary:
             torch.save(plain, temporary)
             sync(temporary)
-            temporary.replace(path)
-            sync(folder)
-        finally:
-            temporary.unlink(missing_ok=True)
+        sync(folder)
 
 
 def load(folder: Path) -> Progress | None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataError
+from featcache.replacing import replacing
 
 IMAGES_CSV = "images.csv"
 ORIGIN_JSON = "origin.json"  # beside it: where the images were, so that a report can show some
@@ -60,11 +61,12 @@ class Images:
         Row number -> the file's bytes, or a uint8 array of shape (h, w) or (h, w, 3).
     size, mtime_ns : int64 array of shape (n,)
         For files: length in bytes and time of change in nanoseconds, by which a later run
-        knows that the digest still holds; 0 where it must be taken again.
+        knows that the digest still holds; 0 where it must be taken again. For objects at a URL
+        the latter is any number that changes with them.
     source : str
         What was opened, as the user named it.
     root : str
-        For files, the folder that the ids are relative to, as an absolute path; else "".
+        For files, the folder that the ids are relative to, as an absolute path or a URL; else "".
     """
 
     name: str
@@ -152,12 +154,8 @@ def write_images_csv(path: Path, images: Images) -> None:
     )  # fmt: skip
     write_csv(path, _COLUMNS, _InParts(columns))
     origin = json.dumps({"source": images.source, "root": images.root}) + "\n"
-    temporary = path.with_name(f".{ORIGIN_JSON}.{os.getpid()}.tmp")
-    try:
+    with replacing(path.with_name(ORIGIN_JSON)) as temporary:
         temporary.write_text(origin, encoding="utf-8")
-        temporary.replace(path.with_name(ORIGIN_JSON))
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _InParts:
@@ -178,17 +176,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     odd = any("\r" in cell for row in rows for cell in row if isinstance(cell, str))
     quoting: Literal[0, 1] = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n", quoting=quoting)
-            writer.writerow(header)
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n", quoting=quoting)
+        writer.writerow(header)
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_images_csv(path: Path, name: str) -> Images:

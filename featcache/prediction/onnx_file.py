@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from featcache.prediction.classify import Tuned, classifier_of, open_backbones_o
 from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
 from featcache.prediction.graph import Graph, TunedGraph, as_module, described_inputs
+from featcache.replacing import replacing
 
 TOLERANCE = 1e-4
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -96,8 +96,7 @@ def export_onnx(
         graph = Graph([b.build() for b in backbones], preprocesses, rest)
     names = [f"pixels_{i}" for i in range(len(graph.inputs))]
     names = names if len(names) > 1 else ["pixels"]
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(target) as temporary:
         _write(graph.eval(), names, temporary, facts)
         difference = _difference(temporary, names, graph.inputs, ours)
         if not difference <= TOLERANCE:
@@ -106,9 +105,6 @@ def export_onnx(
                 f"{TOLERANCE:.0e}; {target} is not written",
                 "Label images with featcache predict, and report this.",
             )
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Exported(_CHECKED, difference)
 
 

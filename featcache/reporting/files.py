@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
+
+from featcache.replacing import replacing
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 
@@ -15,12 +16,8 @@ def write_text(path: Path, text: str) -> Path:
     A reader, or a second process that writes the same file, never meets half of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

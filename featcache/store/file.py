@@ -10,7 +10,6 @@ after a SIGKILL at any moment. A row is written, flushed, and only then marked a
 
 from __future__ import annotations
 
-import os
 import shlex
 import zlib
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheDenied, CacheRefused
+from featcache.replacing import replacing
 from featcache.store.disk import check_space, guard_writes, sync
 from featcache.store.key import FORMAT, Key, read_key
 
@@ -229,13 +229,8 @@ def create(path: Path, key: Key, digests: Digests, dim: int) -> FeatureFile:
     """
     row = dim * np.dtype(key.dtype).itemsize + 64  # bytes, with digest, mark and checksum
     check_space(path, f"{len(digests):,} vectors of {key.backbone}", len(digests) * row)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with guard_writes(path):
-        try:
-            _lay_out(temporary, key, digests, dim)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with guard_writes(path), replacing(path) as temporary:
+        _lay_out(temporary, key, digests, dim)
     return FeatureFile(path, writable=True)
 
 

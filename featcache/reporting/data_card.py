@@ -78,15 +78,14 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
         groups=len(set(images.groups.tolist()) - {""}),
         duplicates=len(images) - len(np.unique(content)),
         conflicts=int((np.bincount(named) > 1).sum()),
-        failed=_failed(folder),
+        failed=[] if folder is None else read_failed(folder),
     )
 
 
-def _failed(folder: Path | None) -> list[tuple[str, str]]:
+def read_failed(folder: Path) -> list[tuple[str, str]]:
+    """The images of a data set's folder that could not be decoded, and why; none where unknown."""
     try:
-        with (Path() if folder is None else folder / _FAILED_CSV).open(
-            newline="", encoding="utf-8"
-        ) as file:
+        with (folder / _FAILED_CSV).open(newline="", encoding="utf-8") as file:
             return [(row["id"], row["problem"]) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, csv.Error):
         return []

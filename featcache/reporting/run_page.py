@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import FeatcacheError
+from featcache.fitting.views import only_images
 from featcache.images.manifest import Images
 from featcache.images.origin import Reader, find_reader
 from featcache.reporting.attention import attention, plot_attention
 from featcache.reporting.confusion import confusion, plot_confusion, worst_pairs
 from featcache.reporting.contents import Contents, leak_text, read_contents
-from featcache.reporting.data_card import data_card
+from featcache.reporting.data_card import data_card, read_failed
 from featcache.reporting.drawing import draw, log, only_warns
 from featcache.reporting.embedding import embed, plot_map, read_map, write_map
 from featcache.reporting.learning_curves import plot_learning_curves
@@ -26,6 +27,7 @@ from featcache.reporting.run_folder import Run
 from featcache.reporting.samples import right_samples, wrong_samples
 from featcache.store.cache import Cache
 from featcache.store.features import Features
+from featcache.store.stored import Stored
 
 FILE = "report.html"
 _METRICS = {
@@ -103,7 +105,7 @@ def write_run_page(
     """
     contents = read_contents(folder)
     place = None if cache is None else cache / contents.run.data
-    manifest = _manifest(cache, contents.run.data) or images
+    manifest = _manifest(cache, contents.run.data, features) or images
     shown = images or manifest
     reader = None if shown is None else find_reader(place or Path(), shown)
     scores = class_scores(contents)
@@ -176,9 +178,16 @@ def standing(run: Run, among: Sequence[Run]) -> str:
     return f"{said}, which {verdict} (paired test, Holm: p = {p:.2g})."
 
 
-def _manifest(cache: Path | None, data: str) -> Images | None:
+def _manifest(cache: Path | None, data: str, features: Features | None) -> Images | None:
+    """All images of the data set; of features that stay on disk, those that they are of.
+
+    Where the features are too large for memory, the same rows a second time are felt too.
+    """
     if cache is None:
         return None
+    if features is not None and isinstance(features.X, Stored) and not read_failed(cache / data):
+        one = only_images(features)
+        return Images(data, one.ids, one.sha256, one.y, one.groups, one.split)
     try:
         return Cache(cache).images(data)
     except (FeatcacheError, OSError):

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import classification_report
+from stored import blobs, store
 
 from featcache.errors import DataError
 from featcache.reporting import run_page
+from featcache.reporting.compare import compare
 from featcache.reporting.comparison import sort_runs
 from featcache.reporting.run_page import QUICK, quick_page, standing, write_run_page
 from featcache.store.cache import Cache
@@ -76,6 +78,20 @@ def test_what_is_not_at_hand_is_said(no_plots, made):
     assert "The images are not at hand" in page.text
     assert "The features are not at hand" in page.text
     assert "The cache is not at hand" in page.text
+
+
+def test_of_features_on_disk_the_list_of_images_is_not_read_again(no_plots, tmp_path, monkeypatch):
+    X, y = blobs(60)
+    split = ["test" if i % 3 == 0 else "train" for i in range(60)]
+    cache, images = store(tmp_path / "cache", X, y, (6, 4), split=split)
+    cache.note_images(images)
+    lazy = cache.features(images, cache.choose("toy"), lazy=True)
+    run = compare(lazy, head="dummy", singles=False, reports=tmp_path).best.folder
+    wanted = Page(write_run_page(run, cache=cache.folder))
+    monkeypatch.delattr(Cache, "images")
+    found = Page(write_run_page(run, cache=cache.folder, features=lazy))
+    assert "images 60" in found.text
+    assert found.text[found.text.index("Data") :] == wanted.text[wanted.text.index("Data") :]
 
 
 def test_per_class_csv_is_that_of_sklearn(no_plots, made):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 from featcache.errors import DataError
@@ -14,6 +16,7 @@ from featcache.reporting.run_folder import Run
 
 _METHOD = "(paired test, Holm, 5 %)"
 _WORTH_SAYING = 1.1  # times faster
+_ENOUGH_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ def verdict(runs: Sequence[Run]) -> str:
         times = f"{faster:.1f}" if faster < 9.95 else f"{faster:,.0f}"
         which = "That one" if len(ties) == 1 else "The cheapest of them"
         said += f" {which} is {name(cheapest)}, {times} times faster to fit."
+    folds = _folds(best)
+    if ties and 1 < folds < _ENOUGH_FOLDS:
+        said += f" {folds} folds give the test little power: --folds 10 or --repeats 5 tell more."
     return said
 
 
@@ -125,6 +131,11 @@ def _standing(ties: int, others: int, untested: int) -> str:
         return f"is best; {ties} {_others(ties)} can't be told from it {_METHOD}."
     none_of = "the other one can't" if ties == 1 else f"none of the {ties} others can"
     return f"is best, but {none_of} be told from it {_METHOD}."
+
+
+def _folds(run: Run) -> int:
+    """Fits that it was tested with: 15 of "3 x 5 folds", 1 of "test split"."""
+    return prod(map(int, re.findall(r"\d+", run.split)))
 
 
 def _others(count: int) -> str:

@@ -204,6 +204,12 @@ def test_what_is_said_where_everything_ties(runs):
     )
 
 
+@pytest.mark.parametrize(("folds", "said"), [(None, False), (2, True), (4, True), (5, False)])
+def test_few_folds_are_said_to_tell_little(runs, folds, said):
+    right = {"mlp": drawn(0, 0.95), "svm": drawn(1, 0.95)}
+    assert ("--folds 10" in verdict(sort_runs(runs(right, folds)).runs)) == said
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
     one, two = runs({"mlp": drawn(0, 0.95), "svm": drawn(1, 0.5)})
     said = verdict([one, replace(two, head="mlp", p=0.0)])

@@ -17,6 +17,7 @@ from featcache.reporting.run_folder import Run
 _METHOD = "(paired test, Holm, 5 %)"
 _WORTH_SAYING = 1.1  # times faster
 _ENOUGH_FOLDS = 5
+_MANY_FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ def verdict(runs: Sequence[Run]) -> str:
         times = f"{faster:.1f}" if faster < 9.95 else f"{faster:,.0f}"
         which = "That one" if len(ties) == 1 else "The cheapest of them"
         said += f" {which} is {name(cheapest)}, {times} times faster to fit."
-    folds = _folds(best)
-    if ties and 1 < folds < _ENOUGH_FOLDS:
-        said += f" {folds} folds give the test little power: --folds 10 or --repeats 5 tell more."
+    if _is_weak(best, ties):
+        said += (
+            f" {_folds(best)} folds give the test little power: --folds 10 or --repeats 5 tell "
+            "more."
+        )
     return said
 
 
@@ -136,6 +139,14 @@ def _standing(ties: int, others: int, untested: int) -> str:
 def _folds(run: Run) -> int:
     """Fits that it was tested with: 15 of "3 x 5 folds", 1 of "test split"."""
     return prod(map(int, re.findall(r"\d+", run.split)))
+
+
+def _is_weak(best: Run, ties: Sequence[Run]) -> bool:
+    """Whether more folds might well tell apart what these could not."""
+    if not ties or _folds(best) < 2:
+        return False
+    apart = any(run.interval[1] < best.interval[0] for run in ties)
+    return _folds(best) < (_MANY_FOLDS if apart else _ENOUGH_FOLDS)
 
 
 def _others(count: int) -> str:

@@ -210,6 +210,13 @@ def test_few_folds_are_said_to_tell_little(runs, folds, said):
     assert ("--folds 10" in verdict(sort_runs(runs(right, folds)).runs)) == said
 
 
+@pytest.mark.parametrize(("interval", "said"), [((0.1, 0.2), True), ((0.1, 0.99), False)])
+def test_ties_far_apart_over_five_folds_are_said_to_want_more(runs, interval, said):
+    right = {"mlp": drawn(0, 0.95), "svm": drawn(1, 0.95)}
+    best, tie = sort_runs(runs(right, 5)).runs
+    assert ("--folds 10" in verdict([best, replace(tie, interval=interval)])) == said
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
     one, two = runs({"mlp": drawn(0, 0.95), "svm": drawn(1, 0.5)})
     said = verdict([one, replace(two, head="mlp", p=0.0)])

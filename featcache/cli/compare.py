@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.cached import cached_features
-from featcache.cli.clustered import cluster_at, dask_option, fitting
+from featcache.cli.clustered import cluster_at, crew_of, dask_option, fits_here
 from featcache.cli.console import note, show_runs, show_table
 from featcache.cli.options import (
     backbone_option,
@@ -65,11 +65,13 @@ def compare(
     """
     from featcache import compare as run_grid
 
-    features = cached_features(data, name, data_root, group, backbone, cache, view, memory, jobs)
     options["group"] = group if group in KINDS else None
-    options |= {"reports": reports, "cache": cache, "fitted": say_fitted}
+    options |= {"jobs": jobs, "reports": reports, "cache": cache, "fitted": say_fitted}
     with cluster_at(dask) as cluster:
-        done = fitting(cluster, jobs, lambda n: run_grid(features, jobs=n, **options))
+        features = cached_features(
+            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
+        )
+        done = run_grid(features, crew=crew_of(cluster), **options)
     show_runs(done.runs, f"{done.best.data}, {done.best.split}, {done.best.tested:,} test images")
     if options["ablate"]:
         show_ablation(done.runs, reports)

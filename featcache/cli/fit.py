@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featcache.cli.cached import cached_features
-from featcache.cli.clustered import cluster_at, dask_option, fitting
+from featcache.cli.clustered import cluster_at, crew_of, dask_option, fits_here
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
@@ -62,11 +62,13 @@ def fit(
     from featcache import compare
     from featcache.reporting.ties import leaky_note
 
-    features = cached_features(data, name, data_root, group, backbone, cache, view, memory, jobs)
     options["group"] = group if group in KINDS else None
-    options |= {"reports": reports, "cache": cache, "singles": False}
+    options |= {"jobs": jobs, "reports": reports, "cache": cache, "singles": False}
     with cluster_at(dask) as cluster:
-        run = fitting(cluster, jobs, lambda n: compare(features, jobs=n, **options)).best
+        features = cached_features(
+            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
+        )
+        run = compare(features, crew=crew_of(cluster), **options).best
     if run.leaky:
         click.echo(leaky_note([run]))
     rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]

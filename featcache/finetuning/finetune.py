@@ -31,7 +31,8 @@ from featcache.finetuning.warm import (
     rival_keys,
     warm_up,
 )
-from featcache.fitting.evaluate import FoldResult, Result
+from featcache.fitting.evaluate import Result
+from featcache.fitting.fold_result import FoldResult
 from featcache.fitting.leaks import refuse_trained
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.mlp import MLPHead

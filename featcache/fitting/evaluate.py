@@ -3,87 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
-from sklearn.pipeline import Pipeline
 
 from featcache.errors import DataError
 from featcache.fitting.classifier import describe, with_blocks
-from featcache.fitting.fit_one import backbone_weights, fit_timed, predict_all
+from featcache.fitting.fold_result import FoldResult, run_fold
 from featcache.fitting.gate import check_features
 from featcache.fitting.leaks import refuse_trained
-from featcache.fitting.memory import PeakMemory
-from featcache.fitting.metrics import interval, scores
+from featcache.fitting.metrics import interval
 from featcache.fitting.numbered import numbered
 from featcache.fitting.reuse import Parts, Shelf, part_keys
-from featcache.fitting.splits import Fold, Rows, components, groups_to_keep, make_folds
-from featcache.store.features import Features, Floats, Strings, take
-
-
-@dataclass(frozen=True, eq=False)
-class FoldResult:
-    """What one fold gave.
-
-    Attributes
-    ----------
-    name : str
-        The fold's name.
-    ids : str array of shape (n,)
-        Image ids of the test rows; every array below is in this order.
-    true : str array of shape (n,)
-        Labels.
-    pred : str array of shape (n,)
-        Predicted labels.
-    proba : float array of shape (n, classes), or None
-        Probabilities in the order of the result's `classes`; 0 for a class that was not in the
-        training rows. None where the classifier gives none.
-    metrics : dict
-        See `metrics.scores`.
-    fit_seconds, predict_seconds : float
-        Wall time of the fit, and of predicting the test rows.
-    train_size : int
-        Training rows, views included.
-    train_images : int
-        Images that they are of.
-    history : dict of lists, or None
-        The head's losses an epoch, where it keeps any.
-    classifier : fitted classifier, or None
-        Only where `evaluate` was told to keep it.
-    memory : int or None
-        Bytes that the fit added to the process at its peak, see `memory.PeakMemory`.
-    tuned : dict or None
-        What a search among settings came to, see `tuning.TunedClassifier`.
-    attention : dict or None
-        Where the fusion weighs backbones: for each class of the test rows, the mean weight of
-        each backbone.
-    """
-
-    name: str
-    ids: Strings
-    true: Strings
-    pred: Strings
-    proba: NDArray[Any] | None
-    metrics: dict[str, float]
-    fit_seconds: float
-    predict_seconds: float
-    train_size: int
-    history: dict[str, list[float]] | None = None
-    classifier: Any = None
-    train_images: int = 0
-    memory: int | None = None
-    tuned: dict[str, Any] | None = None
-    attention: dict[str, list[float]] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.train_images:
-            object.__setattr__(self, "train_images", self.train_size)
+from featcache.fitting.splits import Fold, components, groups_to_keep, make_folds
+from featcache.store.features import Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,28 +145,45 @@ def evaluate(
     check_features(features, gate)
     if split is None:
         split = make_folds(features, folds, test_split, seed=seed)
-    for fold in split:
-        _check_fold(fold, features)
-    refuse_trained(features, split)
+    check_split(features, split)
     ready = with_blocks(classifier, features.blocks)
     classes = np.unique(features.y)
     groups = groups_to_keep(features, split)  # (n,)
     keys = [] if shelf is None else part_keys(classifier, features.names)
     given = [{} if shelf is None else shelf.given(i, keys) for i in range(len(split))]
+    wanted = frozenset() if shelf is None else shelf.wanted()
     at_a_time = min(effective_n_jobs(n_jobs), len(split))
     threads = max(1, (os.cpu_count() or 1) // at_a_time) if at_a_time > 1 else None
-    run = delayed(_run_fold)
+    run = delayed(run_fold)
     # X travels alone: joblib maps a bare array into the workers instead of copying it to each.
     pairs: list[tuple[FoldResult, Parts]] = Parallel(n_jobs=at_a_time)(
         run(ready, features.X, features.y, features.ids, fold, classes, keep, groups,
-            keys, parts, threads)
+            keys, wanted, parts, threads)
         for fold, parts in zip(split, given, strict=True)
     )  # fmt: skip
     done = [one for one, _ in pairs]
     if shelf is not None:
         for place, (_, parts) in enumerate(pairs):
             shelf.put(place, parts)
-    fusion, head = describe(classifier)
+    return result_of(*describe(classifier), features, split, done, seed)
+
+
+def check_split(features: Features, split: Sequence[Fold]) -> None:
+    """Refuse folds that can't be fitted or must not be scored; see `evaluate`."""
+    for fold in split:
+        _check_fold(fold, features)
+    refuse_trained(features, split)
+
+
+def result_of(
+    fusion: str,
+    head: str,
+    features: Features,
+    split: Sequence[Fold],
+    done: Sequence[FoldResult],
+    seed: int,
+) -> Result:
+    """What the folds, each in its place in `done`, come to together."""
     tested = np.concatenate([fold.test for fold in split])
     sources = numbered(features.sources)  # (n,)
     right = np.concatenate([fold.true == fold.pred for fold in done])
@@ -239,7 +193,7 @@ def evaluate(
         head=head,
         data=features.data,
         keys=features.keys,
-        classes=classes.tolist(),
+        classes=np.unique(features.y).tolist(),
         folds=[
             replace(one, train_images=len(np.unique(sources[fold.train])))
             for one, fold in zip(done, split, strict=True)
@@ -265,49 +219,3 @@ def _check_fold(fold: Fold, features: Features) -> None:
             f"{features.ids[both[0]]}, …",
             "Make the folds again.",
         )
-
-
-def _run_fold(
-    classifier: Any,
-    X: Floats,
-    y: Strings,
-    ids: Strings,
-    fold: Fold,
-    classes: Strings,
-    keep: bool,
-    groups: Rows | None = None,
-    keys: Sequence[str] = (),
-    given: Parts | None = None,
-    threads: int | None = None,
-) -> tuple[FoldResult, Parts]:
-    """Fit on the training rows, predict and score the test rows."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    mine = None if groups is None else groups[fold.train]
-    with PeakMemory() as memory:
-        fitted, seconds, parts = fit_timed(
-            classifier, take(X, fold.train), y[fold.train], mine, keys, given or {}
-        )
-    trained = time.perf_counter()
-    tested = take(X, fold.test)
-    pred, proba = predict_all(fitted, tested, classes)
-    predicted = time.perf_counter()
-    true = y[fold.test]
-    head = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
-    result = FoldResult(
-        name=fold.name,
-        ids=ids[fold.test],
-        true=true,
-        pred=pred,
-        proba=proba,
-        metrics=scores(true, pred, proba, classes.tolist()),
-        fit_seconds=seconds,
-        predict_seconds=predicted - trained,
-        train_size=len(fold.train),
-        history=getattr(head, "history_", None),
-        classifier=fitted if keep else None,
-        memory=memory.bytes,
-        tuned=getattr(fitted, "tuned_", None),
-        attention=backbone_weights(fitted, tested, true),
-    )
-    return result, parts

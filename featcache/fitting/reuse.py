@@ -8,12 +8,13 @@ and by all parameters; parts are shared within one fold of one comparison only.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
 
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.late import LateFusion
@@ -40,22 +41,45 @@ class Shelf:
     Attributes
     ----------
     plans : dict of candidate to list of str
-        The parts of each candidate that is still to come; see `part_keys`.
+        The parts of each candidate that is still to come, in their order; see `part_keys`.
+    slow : set of str
+        Those parts that are worth waiting for, see `slow_keys`; for `ready` only.
     """
 
     plans: dict[Any, list[str]]
+    slow: Set[str] = frozenset()
     _parts: dict[int, Parts] = field(default_factory=dict)
+    _begun: dict[Any, list[str]] = field(default_factory=dict)
+    _fitted: set[str] = field(default_factory=set)
+
+    def ready(self) -> Any:
+        """The first candidate to come that need not wait for another's part; None where all must.
+
+        It must where one before it, that is not done yet, fits a slow part of its own. The first
+        of those that are neither done nor begun never waits once all that are begun are done.
+        """
+        before = {key for plan in self._begun.values() for key in plan} - self._fitted
+        for candidate, plan in self.plans.items():
+            if not before & self.slow & set(plan):
+                return candidate
+            before |= set(plan) - self._fitted
+        return None
 
     def next(self, candidate: Any) -> None:
         """A candidate's turn has come: what only those before it needed is dropped."""
-        needed = set(self.plans.pop(candidate, [])) | self.wanted()
+        self._begun[candidate] = self.plans.pop(candidate, [])
+        needed = set(self._begun[candidate]) | self.wanted()
         for parts in self._parts.values():
             for key in [key for key in parts if key not in needed]:
                 del parts[key]
 
-    def wanted(self) -> set[str]:
+    def done(self, candidate: Any) -> None:
+        """All its folds are fitted, and nobody waits for it any more."""
+        self._fitted.update(self._begun.pop(candidate))
+
+    def wanted(self) -> frozenset[str]:
         """The parts that candidates to come need."""
-        return {key for plan in self.plans.values() for key in plan}
+        return frozenset(key for plan in self.plans.values() for key in plan)
 
     def given(self, fold: int, keys: Sequence[str]) -> Parts:
         """Those of the parts that are there for a fold."""
@@ -85,6 +109,22 @@ def part_keys(classifier: Any, names: Sequence[str]) -> list[str]:
         return [_chain([name], steps) for name in names]
     steps = [_key(step) for _, step in classifier.steps]
     return [_chain(names, steps[: i + 1]) for i in range(len(steps))]
+
+
+def slow_keys(classifier: Any, names: Sequence[str]) -> set[str]:
+    """Those of its parts that are fitted with labels: heads, learned fusions, selections.
+
+    The rest, scalers and projections, is sooner fitted again than waited for.
+    """
+    keys = part_keys(classifier, names)
+    if not keys or isinstance(classifier.steps[-1][1], LateFusion):
+        return set(keys)
+    steps = [step for _, step in classifier.steps]
+    return {
+        key
+        for key, step in zip(keys, steps, strict=True)
+        if get_tags(step).target_tags.required
+    }  # fmt: skip
 
 
 def fit_parts(

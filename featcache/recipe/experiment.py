@@ -9,6 +9,7 @@ from featcache.extraction.extract import fill_cache
 from featcache.extraction.filling import Progress
 from featcache.extraction.report import Report
 from featcache.extraction.work import Embed, embed_here
+from featcache.fitting.crew import Crew
 from featcache.images.options import KINDS
 from featcache.recipe.checks import check_here, check_recipe
 from featcache.recipe.data import images_of
@@ -55,6 +56,7 @@ def compare_for(
     fitted: Fitted | None = None,
     again: bool = False,
     protocol: str = "",
+    crew: Crew | None = None,
 ) -> Comparison:
     """The comparison that a recipe asks for, on what `extract_for` has put into the cache.
 
@@ -69,6 +71,8 @@ def compare_for(
         Fit even what was run before.
     protocol : str, default ""
         One of the recipe's protocols; "" for a recipe that has none.
+    crew : Crew, optional
+        Who fits, in place of the recipe's `jobs`; see `compare`.
     """
     asked = protocols_of(recipe)[protocol]
     # Backbones come first, in the recipe's order; their views after them.
@@ -86,6 +90,7 @@ def compare_for(
         again=again,
         fitted=fitted,
         protocol=protocol,
+        crew=crew,
         **{name: getattr(asked, name) for name in _OF_COMPARISON},
     )
 

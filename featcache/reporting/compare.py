@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import FeatcacheError
+from featcache.fitting.crew import Crew, fit_by
+from featcache.fitting.evaluate import Result
 from featcache.fitting.gate import check_features
 from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
 from featcache.fitting.leaks import can_search_near
-from featcache.fitting.reuse import Shelf, part_keys
+from featcache.fitting.reuse import Shelf, part_keys, slow_keys
 from featcache.fitting.sharing import shared
 from featcache.fitting.splits import Fold, make_folds
 from featcache.fitting.streaming import check_streams
@@ -63,6 +66,7 @@ def compare(
     tuner: str = "random",
     ablate: bool = False,
     protocol: str = "",
+    crew: Crew | None = None,
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
@@ -111,7 +115,8 @@ def compare(
     again : bool, default False
         Fit even what was run before.
     fitted : callable, optional
-        Called after each candidate with its number, how many there are, and its run.
+        Called after each candidate with its number, how many there are, and its run: first for
+        those that were run before, then for each as it is done.
     cache : str or Path, optional
         The cache folder. If it is given, the best run gets its report.html, with images and
         a data card from there; of any other run it is made by `write_run_page`.
@@ -124,6 +129,8 @@ def compare(
         Add all backbones but one, for every fusion and head.
     protocol : str, default ""
         What a recipe calls this way of evaluating; noted in each run.json.
+    crew : Crew, optional
+        Processes elsewhere that fit, folds of several candidates at a time, in place of `jobs`.
 
     Returns
     -------
@@ -143,10 +150,8 @@ def compare(
         for candidate in grid:
             check_streams(classifier_of(candidate, seed, settings))
     check_features(features, gate)
-    plans = {  # before the first fit, and also for those that need none
-        candidate: part_keys(classifier_of(candidate, seed, settings), candidate.backbones)
-        for candidate in grid
-    }
+    # Before the first fit, and also of those that need none.
+    unfitted = {candidate: classifier_of(candidate, seed, settings) for candidate in grid}
     split = make_folds(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
@@ -164,21 +169,41 @@ def compare(
     }  # fmt: skip
     facts = {name: value for name, value in asked.items() if value} | {"leaky": leaky}
     spent = extraction_seconds(features, cache)
-    runs = []
-    shelf = Shelf(plans)
-    with shared(features, jobs) as common:
-        for number, candidate in enumerate(grid, 1):
-            run = _run_once(
-                candidate, common, split, rows, seed, dict(settings or {}), jobs, Path(reports),
-                again, shelf, {"facts": facts | _cost(candidate, spent), "leaks": leaks},
+    folders = {
+        candidate: _folder(
+            candidate, features.select(candidate.backbones), rows, seed, settings or {},
+            Path(reports),
+        )
+        for candidate in grid
+    }  # fmt: skip
+    runs: dict[Candidate, Run] = {}
+
+    def note(candidate: Candidate, run: Run) -> None:
+        runs[candidate] = run
+        if fitted is not None:
+            fitted(len(runs), len(grid), run)
+
+    for candidate, folder in folders.items():
+        if (folder / "run.json").is_file() and not again:
+            note(candidate, read_run(folder))
+    todo = {candidate: unfitted[candidate] for candidate in grid if candidate not in runs}
+    results = _results(todo, features, split, seed, settings or {}, jobs, crew)
+    with closing(results):
+        for candidate, result in results:
+            chosen = features.select(candidate.backbones)
+            mine = _settings_of(candidate, settings or {})
+            pipeline = result.folds[0].classifier
+            write = pipeline and pipeline_writer(pipeline, candidate, chosen, split, seed, mine)
+            run = save_run(
+                folders[candidate], result, chosen, split, rows=rows, seed=seed,
+                settings=mine | candidate.options, write_model=write, again=again,
+                facts=facts | _cost(candidate, spent), leaks=leaks,
             )  # fmt: skip
-            runs.append(run)
-            if fitted is not None:
-                fitted(number, len(grid), run)
-    done = sort_runs(runs)
+            note(candidate, run)
+    done = sort_runs([runs[candidate] for candidate in grid])
     # With folds the model is fitted on what any of them might have trained on.
     whole = features.rows(balanced(features, seed)) if balance and len(split) > 1 else features
-    best = grid[[run.folder for run in runs].index(done.best.folder)]
+    best = next(one for one in grid if runs[one].folder == done.best.folder)
     give_model(done.best.folder, best, whole, split, seed, _settings_of(best, settings or {}))
     chosen = only_images(features).select(best.backbones)
     place = None if cache is None else Path(cache)
@@ -207,35 +232,30 @@ def _need_writable(folder: Path) -> None:
         )
 
 
-def _run_once(
-    candidate: Candidate,
+def _results(
+    todo: Mapping[Candidate, Any],
     features: Features,
-    folds: list[Fold],
-    rows: str,
+    folds: Sequence[Fold],
     seed: int,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     jobs: int,
-    reports: Path,
-    again: bool,
-    shelf: Shelf,
-    said: Mapping[str, Any],
-) -> Run:
-    chosen = features.select(candidate.backbones)
-    mine = _settings_of(candidate, settings)
-    shelf.next(candidate)
-    folder = _folder(candidate, chosen, rows, seed, settings, reports)
-    if (folder / "run.json").is_file() and not again:
-        return read_run(folder)
-    alone = len(folds) == 1
-    result = run_candidate(
-        candidate, chosen, folds, seed, settings, jobs, gate="off", keep=alone, shelf=shelf
-    )
-    pipeline = result.folds[0].classifier
-    write = pipeline and pipeline_writer(pipeline, candidate, chosen, folds, seed, mine)
-    return save_run(
-        folder, result, chosen, folds, rows=rows, seed=seed, settings=mine | candidate.options,
-        write_model=write, again=again, **said,
-    )  # fmt: skip
+    crew: Crew | None,
+) -> Generator[tuple[Candidate, Result]]:
+    """Fit the candidates, given with their unfitted classifiers: in turn, or as the crew can."""
+    plans = {one: part_keys(unfitted, one.backbones) for one, unfitted in todo.items()}
+    slow = {key for one, unfitted in todo.items() for key in slow_keys(unfitted, one.backbones)}
+    shelf, alone = Shelf(plans, slow), len(folds) == 1
+    if crew is not None:
+        yield from fit_by(crew, features, folds, shelf, seed, settings, alone)
+        return
+    with shared(features, jobs) as common:
+        for candidate in todo:
+            shelf.next(candidate)
+            result = run_candidate(
+                candidate, common, folds, seed, settings, jobs, "off", alone, shelf
+            )
+            shelf.done(candidate)
+            yield candidate, result
 
 
 def _folder(

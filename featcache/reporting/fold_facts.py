@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featcache.fitting.evaluate import FoldResult
+from featcache.fitting.fold_result import FoldResult
 
 
 def fold_facts(fold: FoldResult, backbones: Sequence[str]) -> dict[str, Any]:

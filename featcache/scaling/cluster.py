@@ -52,6 +52,11 @@ class Cluster:
         return self.where.startswith(_LOCAL)
 
     @property
+    def here(self) -> int:
+        """Workers on this machine that are started here; 0 for a cluster that is there."""
+        return self._count
+
+    @property
     def threads(self) -> int:
         """Threads that one worker may use; 0 where that is for the worker to say."""
         return max(1, (os.cpu_count() or 1) // self._count) if self.local else 0

@@ -1,122 +1,233 @@
-"""Fits on a cluster: the folds of each candidate by joblib's own Dask backend."""
+"""Fits on a cluster: the folds of several candidates at a time."""
 
 from __future__ import annotations
 
-import _thread
 import logging
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
-from threading import Event, Thread, current_thread, main_thread
-from typing import Any, TypeVar
+from importlib.util import find_spec
+from typing import Any
+from uuid import uuid4
 
-from featcache.errors import ClusterError
+import numpy as np
+
+from featcache.errors import ClusterError, FeatcacheError, first_line
+from featcache.fitting.crew import Common, FoldFit, Outcome, Task
+from featcache.fitting.reuse import Parts
 from featcache.scaling.cluster import Cluster
-
-T = TypeVar("T")
+from featcache.store.stored import Stored
 
 log = logging.getLogger("featcache")
 
-_TRIES = 5  # times that workers may be lost in such a way that a candidate must be begun again
+_TRIES = 5  # times that a fit may lose what it needs, or every worker that tries it
+_AHEAD = 2  # fits that are handed out for each one that can run, so that no worker waits for us
+_LOOK = 1.0  # seconds between looks at which workers are there
 _REMIND = 10.0  # seconds between notes that no worker is there
 
 
-def fit_on(cluster: Cluster, fit: Callable[[int], T]) -> T:
-    """Fit with the folds spread over a cluster's workers.
+class DaskCrew:
+    """A cluster's workers as the `fitting.crew.Crew` that fits a grid.
+
+    The features are sent to each worker once, or, where the workers are on this machine, mapped
+    by them from one file. What a worker was fitting when it was lost is fitted by another.
 
     Parameters
     ----------
     cluster : Cluster
-    fit : callable
-        Is told how many jobs to use; `compare` and `evaluate` take it up inside. Called again
-        where workers were lost together with data that they shared: what `compare` has put into
-        run folders is not fitted again.
-
-    Returns
-    -------
-    object
-        What `fit` returns.
-
-    Raises
-    ------
-    ClusterError
-        Where no scheduler answers, it is lost, or workers have other versions than this machine.
     """
-    import joblib
-    from distributed import KilledWorker
 
-    for left in reversed(range(_TRIES)):
-        jobs = _wait(cluster)
-        _refuse_other_versions(cluster)
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    @property
+    def here(self) -> int:
+        """Workers on this machine; 0 where it is others."""
+        return self.cluster.here
+
+    def run(
+        self, common: Common, following: Callable[[], Task | None]
+    ) -> Generator[tuple[FoldFit, Outcome]]:
+        """Each fit and what came of it, as soon as it is done; see `Crew`.
+
+        Raises
+        ------
+        ClusterError
+            Where no scheduler answers, it is lost, workers are lost over one fit again and again,
+            or one has other versions than this machine or can't read features on disk.
+        """
+        sent, workers = _Sent(self.cluster, common), _Workers(self.cluster, common)
+        running: dict[Any, Task] = {}  # by future
+        lost: deque[Task] = deque()
+        times: Counter[FoldFit] = Counter()
         try:
-            with _watched(cluster), joblib.parallel_config(backend="dask", client=cluster.client):
-                return fit(max(2, jobs))
-        except (CancelledError, KilledWorker) as error:
-            if not left:
-                raise ClusterError(
-                    f"workers were lost {_TRIES} times ({type(error).__name__})",
-                    "Look at their logs: memory may have run out. What is fitted is kept.",
-                ) from None
-            log.warning("workers were lost (%s); fitting goes on", type(error).__name__)
-    raise AssertionError
+            while True:
+                fallen: list[Task] = []
+                slots = workers.slots()
+                while len(running) < _AHEAD * slots and not fallen:
+                    task = lost.popleft() if lost else following()
+                    if task is None:
+                        break
+                    future = sent.submit(*task)
+                    if future is None:
+                        fallen.append(task)
+                    else:
+                        running[future] = task
+                if not running and not fallen:
+                    return
+                for future in _ended(running):
+                    task = running.pop(future)
+                    outcome = _outcome(future)
+                    if outcome is None:
+                        fallen.append(task)
+                    else:
+                        yield task[0], outcome
+                if fallen:
+                    self.cluster.workers()  # which is an error where the scheduler is lost
+                    times.update(fit for fit, _ in fallen)
+                    _go_on([fit for fit, _ in fallen], times)
+                    lost.extend(fallen)
+        finally:
+            self.cluster.forget(list(running))
 
 
-@contextmanager
-def _watched(cluster: Cluster) -> Iterator[None]:
-    """Ends the block when the scheduler is gone: joblib would wait for it for ever.
+class _Sent:
+    """What is on the cluster already, and sent again where it is lost."""
 
-    That takes an interrupt, which only the main thread can have.
-    """
-    from distributed.comm.core import CommClosedError
+    def __init__(self, cluster: Cluster, common: Common) -> None:
+        self._cluster, self._common = cluster, common
+        self._future: Any = None
 
-    over, lost = Event(), Event()
+    def submit(self, fit: FoldFit, given: Parts) -> Any:
+        """The future of a fit; None where the workers were lost that it was to be sent to."""
+        from distributed.client import ClosedClientError
 
-    def watch() -> None:
-        while not over.wait(0.5):
-            if cluster.client.status == "closed":
-                lost.set()
-                _thread.interrupt_main()
-                return
-
-    watcher = Thread(target=watch, daemon=True)
-    if current_thread() is main_thread():
-        watcher.start()
-    try:
-        yield
-    except CommClosedError:  # it was just being asked
-        raise cluster.lost() from None
-    except KeyboardInterrupt:
-        if lost.is_set():
-            raise cluster.lost() from None
-        raise
-    finally:
-        over.set()
+        client = self._cluster.client
+        try:
+            if self._future is None or self._future.status in ("cancelled", "lost"):
+                self._future = client.scatter(self._common, broadcast=True, hash=False)
+            # Parts may be large, so they don't go through the scheduler's list of tasks.
+            # In a list: of a dict the items would be sent, under their own names.
+            parts = client.scatter([given], hash=False)[0] if given else given
+            name = f"{fit.candidate.name}, {self._common.folds[fit.fold].name}"
+            return client.submit(
+                _fit, fit, self._future, parts, self._cluster.threads or 1, pure=False,
+                key=f"{name}-{uuid4().hex}",
+            )  # fmt: skip
+        except (OSError, TimeoutError, CancelledError, ClosedClientError):
+            return None
 
 
-def _wait(cluster: Cluster) -> int:
-    """Until a worker is there; how many tasks all take together."""
+def _fit(fit: FoldFit, common: Common, given: Parts, threads: int) -> Outcome:
+    """On a worker."""
+    if find_spec("daal4py") is not None:
+        # In a thread, as here, scikit-learn-intelex takes all processors, and warns of it.
+        warnings.filterwarnings("ignore", "'Threading' parallel backend is not supported")
+        import_module("daal4py").daalinit(threads)
+    return fit(common, given, threads)
+
+
+class _Workers:
+    """Those that are there; each is checked before what it has fitted counts."""
+
+    def __init__(self, cluster: Cluster, common: Common) -> None:
+        self._cluster = cluster
+        X = common.features.X
+        self._row = X.take(np.arange(1)) if isinstance(X, Stored) else None
+        self._known: set[str] = set()
+        self._slots = 0
+        self._looked = -_LOOK
+
+    def slots(self) -> int:
+        """How many fits all take together, at least one; looked up now and then."""
+        if time.monotonic() - self._looked >= _LOOK:
+            there = _wait(self._cluster)
+            new = sorted(set(there) - self._known)
+            if new:
+                _refuse_others(self._cluster, new, self._row)
+            self._known, self._slots = set(there), sum(there.values())
+            self._looked = time.monotonic()
+        return self._slots
+
+
+def _wait(cluster: Cluster) -> dict[str, int]:
+    """The workers and how many tasks each takes, as soon as there is one."""
     start = time.monotonic() - _REMIND
     while not (there := cluster.workers()):
         if time.monotonic() - start > _REMIND:
             start = time.monotonic()
             log.info("waiting for workers at %s", cluster.where)
         time.sleep(0.2)
-    return sum(there.values())
+    return there
 
 
-def _refuse_other_versions(cluster: Cluster) -> None:
-    """The same scores need the same libraries."""
-    mine = libraries()
+def _ended(running: dict[Any, Task]) -> list[Any]:
+    """The futures that have come to an end; after half a second none."""
+    end = time.monotonic() + _LOOK / 2
+    while time.monotonic() < end:
+        found = [future for future in running if future.done() or future.status == "lost"]
+        if found:
+            return found
+        time.sleep(0.01)
+    return []
+
+
+def _outcome(future: Any) -> Outcome | None:
+    """What a fit came to; None where it was lost with its workers. Its own error is raised."""
+    from distributed import KilledWorker
+
+    if future.status == "lost":
+        return None
     try:
-        found: dict[str, Any] = cluster.client.run(libraries)
-    except ImportError as error:
-        raise ClusterError(
-            f"a worker at {cluster.where} can't import featcache: {error}",
-            "Install featcache where the workers run.",
-        ) from None
+        outcome: Outcome = future.result()
+    except (CancelledError, KilledWorker):
+        return None
+    return outcome
+
+
+def _go_on(fallen: Sequence[FoldFit], times: Counter[FoldFit]) -> None:
+    for fit in fallen:
+        if times[fit] >= _TRIES:
+            raise ClusterError(
+                f"workers were lost {_TRIES} times over {fit.candidate.name}, fold {fit.fold + 1}",
+                "Look at their logs: memory may have run out. What is fitted is kept.",
+            )
+    log.warning("%d fits were lost with their workers; they go to others", len(fallen))
+
+
+def _refuse_others(cluster: Cluster, workers: Sequence[str], row: Stored | None) -> None:
+    """The same scores need the same libraries, and rows on disk the same files.
+
+    Raises
+    ------
+    ClusterError
+    """
+    from distributed.comm.core import CommClosedError
+
+    mine = _look(row)
+    found: dict[str, Any]
+    try:
+        found = cluster.client.run(_look, row, workers=workers, on_error="return")
+    except CommClosedError:  # the scheduler was just being asked
+        raise cluster.lost() from None
     for address, theirs in sorted(found.items()):
+        if isinstance(theirs, ImportError):
+            raise ClusterError(
+                f"the worker {address} can't import featcache: {theirs}",
+                "Install featcache where the workers run.",
+            )
+        if isinstance(theirs, OSError) and not isinstance(theirs, FeatcacheError):
+            continue  # the worker is gone
+        if isinstance(theirs, Exception):
+            raise ClusterError(
+                f"the worker {address} can't read the features: {first_line(theirs)}",
+                "They stay on disk, so workers need the cache folder under the same path, as on a "
+                "shared file system. Or load them: --memory 1TB.",
+            )
         other = [f"{name} {theirs.get(name)}, not {wanted}"
                  for name, wanted in mine.items() if theirs.get(name) != wanted]  # fmt: skip
         if other:
@@ -126,8 +237,10 @@ def _refuse_other_versions(cluster: Cluster) -> None:
             )
 
 
-def libraries() -> dict[str, str]:
-    """What scores depend on, and must be the same everywhere."""
+def _look(row: Stored | None) -> dict[str, str]:
+    """What scores depend on, and must be the same everywhere; the row is read, if there is one."""
+    from featcache.hashing import sha256_bytes
     from featcache.scaling.plan import versions
 
-    return versions() | {name: version(name) for name in ("scikit-learn", "xgboost")}
+    found = versions() | {name: version(name) for name in ("scikit-learn", "xgboost")}
+    return found if row is None else found | {"first row": sha256_bytes(row[:].tobytes())[:8]}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from featcache.fitting.evaluate import FoldResult, Result
+from featcache.fitting.evaluate import Result
+from featcache.fitting.fold_result import FoldResult
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.splits import Fold
 from featcache.reporting.run_folder import Run, rows_digest, save_run

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from noise import noise
 
-from featcache.fitting.evaluate import FoldResult, Result
+from featcache.fitting.evaluate import Result
+from featcache.fitting.fold_result import FoldResult
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.splits import Fold, make_folds
 from featcache.reporting.run_folder import Run, rows_digest, save_run

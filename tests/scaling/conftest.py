@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from noise import noise
 
+from .extracting import COMMAND, IMAGES, contents
 from .machines import Machines
 
 
@@ -32,3 +34,20 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         started.start_worker()
         started.start_worker()
         yield started
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("many") / "many"
+    for i in range(IMAGES):
+        path = root / f"class{i % 3}" / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(i).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def wanted(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, bytes]]:
+    cache = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run([*COMMAND, "--data", str(many), "--cache", str(cache)], check=True)
+    return contents(cache)

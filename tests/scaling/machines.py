@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent.parent
 class Machines:
     """Processes around one scheduler file; all end with the block."""
 
+    address = "127.0.0.1"  # the scheduler's
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "scheduler.json"
@@ -23,7 +25,7 @@ class Machines:
 
     def start_scheduler(self) -> None:
         self.file.unlink(missing_ok=True)
-        self.scheduler = self._start("scheduler", {}, "--host", "127.0.0.1", "--port", "0",
+        self.scheduler = self._start("scheduler", {}, "--host", self.address, "--port", "0",
                                      "--scheduler-file", str(self.file))  # fmt: skip
         for _ in range(600):
             if self.file.is_file():
@@ -49,11 +51,16 @@ class Machines:
         self.start_worker()
         self.workers[number] = self.workers.pop()
 
+    def _on(self, kind: str) -> list[str]:
+        """What to put before a command to have it run where it belongs."""
+        return []
+
     def _start(self, kind: str, env: dict[str, str], *words: str) -> subprocess.Popen[bytes]:
         log = self.folder / f"{kind}{len(self.workers)}.log"
         with log.open("ab") as out:
             return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.dask_{kind}", *words, "--no-dashboard"],
+                [*self._on(kind), sys.executable, "-m", f"distributed.cli.dask_{kind}", *words,
+                 "--no-dashboard"],
                 cwd=ROOT, stdout=out, stderr=out,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **env},
             )  # fmt: skip

@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from threading import Timer
@@ -14,26 +13,19 @@ from typing import Any
 
 import pytest
 from fitting.conftest import make_features
-from noise import noise
 
-from featcache.errors import CacheRefused, ClusterError
+from featcache.errors import ClusterError
 from featcache.reporting.compare import compare
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.fitting import fit_on
+from featcache.scaling.fitting import DaskCrew
 from featcache.store.features import Features
-from featcache.store.file import FeatureFile
 
+from .extracting import COMMAND, IMAGES, contents, rows_done, wait_for_rows
 from .machines import Machines
-from .test_extraction import contents
 from .test_fitting import scores
 
 pytestmark = pytest.mark.slow
 
-IMAGES = 600
-COMMAND = [
-    sys.executable, "-m", "featcache", "extract", "--backbone", "resnet18", "--weights", "random:0",
-    "--image-size", "96", "-b", "8", "-j", "1", "--device", "cpu",
-]  # fmt: skip
 OTHER_VERSION = "import torch\ntorch.__version__ = '1.0.0'\n"
 OTHER_VECTORS = """
 from featcache.extraction.preprocess import Preprocess
@@ -43,49 +35,11 @@ if not hasattr(Preprocess, "plain_cut"):  # a preload is run twice
 """
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("many") / "many"
-    for i in range(IMAGES):
-        path = root / f"class{i % 3}" / f"{i:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise(i).save(path)
-    return root
-
-
-@pytest.fixture(scope="module")
-def wanted(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, bytes]]:
-    cache = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run([*COMMAND, "--data", str(many), "--cache", str(cache)], check=True)
-    return contents(cache)
-
-
 def start(many: Path, cache: Path, where: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, "--data", str(many), "--cache", str(cache), "--dask", where],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-
-
-def rows_done(cache: Path) -> int:
-    """In the file in progress, or the finished one."""
-    found = 0
-    for path in cache.glob("many/*.h5*"):
-        if path.name.endswith((".h5", ".h5.partial")):
-            try:
-                with FeatureFile(path) as file:
-                    found = max(found, int(file.done().sum()))
-            except (CacheRefused, FileNotFoundError):  # it is being put in its place
-                continue
-    return found
-
-
-def wait_for_rows(child: subprocess.Popen[str], cache: Path, rows: int) -> None:
-    for _ in range(6000):
-        if child.poll() is not None or rows_done(cache) >= rows:
-            return
-        time.sleep(0.05)
-    raise AssertionError("nothing happened")
 
 
 def test_workers_killed_at_random(
@@ -228,7 +182,9 @@ class TestFits:
 
     def options(self) -> dict[str, Any]:
         """Some seconds of training."""
-        return {"head": "mlp", "folds": 4, "singles": True, "settings": {"mlp.epochs": 60}}
+        return {
+            "fusion": ["concat", "vote"], "head": "mlp", "folds": 4, "settings": {"mlp.epochs": 60},
+        }  # fmt: skip
 
     def test_a_worker_of_another_version_is_refused(self, tmp_path: Path) -> None:
         with Machines(tmp_path) as machines:
@@ -240,15 +196,16 @@ class TestFits:
                     ClusterError, match=r"would fit otherwise: it has torch 1\.0\.0, not"
                 ),
             ):
-                fit_on(cluster, lambda jobs: jobs)
+                compare(make_features(), reports=tmp_path, crew=DaskCrew(cluster))
 
-    def test_workers_are_killed(self, features: Features, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("which", [[0], [0, 1]], ids=["one", "both"])
+    def test_workers_are_killed(self, features: Features, tmp_path: Path, which: list[int]) -> None:
         compare(features, reports=tmp_path / "one", **self.options())
         with Machines(tmp_path / "machines") as machines:
             machines.start_scheduler()
             machines.start_worker()
             machines.start_worker()
-            killer = Timer(1.0, lambda: [machines.kill_worker(0), machines.kill_worker(1)])
+            killer = Timer(1.0, lambda: [machines.kill_worker(number) for number in which])
             with Cluster(str(machines.file)) as cluster:
                 fitted: list[Any] = []
 
@@ -257,8 +214,10 @@ class TestFits:
                     if len(fitted) == 1:
                         killer.start()
 
-                fit_on(cluster, lambda n: compare(features, reports=tmp_path / "many", jobs=n,
-                                                  fitted=hear, **self.options()))  # fmt: skip
+                compare(
+                    features, reports=tmp_path / "many", crew=DaskCrew(cluster), fitted=hear,
+                    **self.options(),
+                )  # fmt: skip
             killer.join()
         assert scores(tmp_path / "many") == scores(tmp_path / "one")
 
@@ -271,12 +230,13 @@ class TestFits:
             with Cluster(str(machines.file)) as cluster:
                 started = time.monotonic()
                 with pytest.raises(ClusterError, match="is gone"):
-                    fit_on(cluster, lambda n: compare(
-                        features, reports=tmp_path / "many", jobs=n,
+                    compare(
+                        features, reports=tmp_path / "many", crew=DaskCrew(cluster),
                         fitted=lambda *_: killer.start() if killer.ident is None else None,
                         **self.options(),
-                    ))  # fmt: skip
+                    )  # fmt: skip
                 assert time.monotonic() - started < 120
             machines.scheduler.wait()
         compare(features, reports=tmp_path / "many", **self.options())  # goes on without it
-        assert len(scores(tmp_path / "many")) == 3
+        compare(features, reports=tmp_path / "one", **self.options())
+        assert scores(tmp_path / "many") == scores(tmp_path / "one")

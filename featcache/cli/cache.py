@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.cached import images_as_they_are, readable_images
+from featcache.cli.cached import images_as_they_are, names_data_set, readable_images
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
@@ -88,7 +88,7 @@ def status(
     """Say what `extract` with the same options would find: HIT, PARTIAL or MISS, and why.
 
     Without --backbone, every file of the data set is held against the images as they are now;
-    without --data, of the only data set in the cache.
+    without --data, of the only data set in the cache. --data takes a data set's name too.
 
     \b
     Example:
@@ -105,8 +105,8 @@ def status(
     from featcache.store.status import status as status_of
 
     store = Cache(cache)
-    if data is None and store.data_sets():
-        images = images_as_they_are(store, name, rehash)
+    if store.data_sets() if data is None else names_data_set(store, data):
+        images = images_as_they_are(store, data or name, rehash)
     else:
         images = open_images(
             "digits" if data is None else data,

@@ -42,7 +42,7 @@ def cached_features(
         parse_memory(memory)  # before anything is read
     store = Cache(cache)
     column = None if group in KINDS else group
-    if data is None or (data in store.data_sets() and not Path(data).exists() and column is None):
+    if data is None or (names_data_set(store, data) and column is None):
         if column is not None:
             raise RecipeError(
                 f"--group {group} needs the table that has this column", "Pass it with --data."
@@ -65,6 +65,11 @@ def cached_features(
     return load(store, images, entries, view, memory, jobs)
 
 
+def names_data_set(store: Cache, data: str) -> bool:
+    """Whether --data is the name of a data set in the cache, and no file or folder."""
+    return data in store.data_sets() and not Path(data).exists()
+
+
 def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = False) -> Images:
     """The images of a data set of the cache, by default of its only one.
 
@@ -74,13 +79,14 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
     from featcache.images.series import is_there
     from featcache.images.sources import open_images
     from featcache.images.table import TABLES
+    from featcache.images.url import is_url
 
     known = store.images(data)
     source, root = read_origin(store.folder / known.name)
     is_table = Path(source).suffix.lower() in TABLES
-    if is_table and Path(source).is_file():
+    if is_table and (is_url(source) or Path(source).is_file()):
         where, data_root = source, root or None
-    elif root and Path(root).is_dir() and not is_table:
+    elif root and (is_url(root) or Path(root).is_dir()) and not is_table:
         where = f"cnmc:{root}" if source.startswith("cnmc:") else root
         data_root = None
     elif source == "digits" or is_there(source):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.clustered import cluster_at, dask_option, embedding
+from featcache.cli.clustered import check_parts, cluster_at, dask_option, embedding, parts_option
 from featcache.cli.console import note, progress_bar
 from featcache.cli.options import (
     backbone_option,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--retry-failed", is_flag=True, help="Try images again that could not be decoded.")
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
 @dask_option
+@parts_option
 @with_log
 @click.pass_context
 def extract(
@@ -43,6 +44,7 @@ def extract(
     cache: str,
     rehash: bool,
     dask: str | None,
+    parts: str | None,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -57,12 +59,16 @@ def extract(
       featcache extract --data cells.csv --data-root scans --backbone vgg16 --image-size 320
       featcache extract --backbone vit_b_16,vit_b_16:size=384,vgg16:colour=hsv:filter=log-1.5
       featcache extract --data photos --backbone resnet50 --dask tcp://head:8786
+      featcache extract --data s3://bucket/photos --backbone resnet50
     """
     from featcache.extraction.extract import fill_cache
     from featcache.images.sources import open_images
+    from featcache.store.cache import Cache
 
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18", ctx)
+    check_parts(parts, dask)
+    Cache(cache)  # refuses a URL before images are read
     images = open_images(
         "digits" if data is None else data,
         name=name,
@@ -73,7 +79,7 @@ def extract(
     )
     note(images.describe())
     with cluster_at(dask) as cluster, progress_bar("images", quiet) as progress:
-        options["embed"] = embedding(cluster, data_root)
+        options["embed"] = embedding(cluster, data_root, parts)
         report = fill_cache(images, backbone=backbone, cache=cache, progress=progress, **options)
     show_report(report, cache)
     if report.failed:

@@ -29,6 +29,7 @@ _EXTRAS = {
     "accelerate": "fine-tuning",
     "optuna": "tuning",
     "distributed": "many machines (--dask)",
+    "fsspec": "images and parts at URLs",
 }
 _PACKAGES = {"sklearnex": "scikit-learn-intelex"}
 _LITTLE_MEMORY, _LITTLE_SPACE = 2e9, 2e9  # bytes

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.clustered import cluster_at, dask_option, embedding, fitting
+from featcache.cli.clustered import (
+    check_parts,
+    cluster_at,
+    crew_of,
+    dask_option,
+    embedding,
+    fits_here,
+    parts_option,
+)
 from featcache.cli.compare import say_fitted, show_ablation
 from featcache.cli.console import note, progress_bar, show_runs, show_table
 from featcache.cli.extract import show_report
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
 @click.option("--again", is_flag=True, help="Fit even what was run before.")
 @dask_option
+@parts_option
 @with_log
 @click.pass_context
 def run(
@@ -55,6 +64,7 @@ def run(
     wait: bool,
     again: bool,
     dask: str | None,
+    parts: str | None,
     quiet: bool,
     **changes: Any,
 ) -> None:
@@ -77,9 +87,10 @@ def run(
     if dry_run:
         _show_plan(loaded)
         return
+    check_parts(parts, dask)
     cluster = ctx.with_resource(cluster_at(dask))
     with progress_bar("images", quiet) as progress:
-        embed = embedding(cluster, loaded.data_root)
+        embed = embedding(cluster, loaded.data_root, parts)
         report = extract_for(loaded, progress, rehash, wait, embed)
     show_report(report, loaded.cache)
     done: dict[str, Comparison] = {}
@@ -129,11 +140,8 @@ def _compare(
     """The comparison by one protocol, here or on the cluster."""
     from featcache.recipe import compare_for
 
-    def compare(jobs: int) -> Comparison:
-        asked = loaded.model_copy(update={"jobs": jobs})
-        return compare_for(asked, report, say_fitted, again, protocol)
-
-    return fitting(cluster, loaded.jobs, compare)
+    asked = loaded.model_copy(update={"jobs": fits_here(cluster, loaded.jobs)})
+    return compare_for(asked, report, say_fitted, again, protocol, crew_of(cluster))
 
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:

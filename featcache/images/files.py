@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SUFFIXES = frozenset(
 # A file changed again within the clock's grain keeps its time stamp, so that a digest taken
 # that soon after a change can't be trusted later (git calls such files racily clean).
 # FAT counts in steps of two seconds.
-_GRAIN_NS = 2_000_000_000
+GRAIN_NS = 2_000_000_000
 
 
 def from_files(
@@ -56,21 +56,14 @@ def from_files(
     source : str
         What the user named.
     """
-    _check_utf8(ids)
-    known = Path() if cache is None else cache / name / IMAGES_CSV
+    check_utf8(ids)
     scan_ns = time.time_ns()
     stats = _stats(paths)
     size = np.array([s.st_size for s in stats], np.int64)
     mtime_ns = np.array([_changed_ns(s) for s in stats], np.int64)
-    digests = [""] * len(paths)
-    if known.is_file() and not rehash:
-        _recall(digests, ids, size, mtime_ns, read_images_csv(known, name))
-    todo = [row for row, digest in enumerate(digests) if not digest]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for row, digest in zip(
-            todo, pool.map(sha256_file, (Path(paths[r]) for r in todo)), strict=True
-        ):
-            digests[row] = digest
+    digests = recall(name, ids, size, mtime_ns, None if rehash else cache)
+    threads = min(8, os.cpu_count() or 1)
+    take_digests(digests, lambda row: sha256_file(Path(paths[row])), threads)
     empty = [""] * len(paths)
 
     def read(row: int) -> bytes:
@@ -85,7 +78,7 @@ def from_files(
         split=strings(split or empty),
         read=read,
         size=size,
-        mtime_ns=np.where(mtime_ns > scan_ns - _GRAIN_NS, 0, mtime_ns),
+        mtime_ns=np.where(mtime_ns > scan_ns - GRAIN_NS, 0, mtime_ns),
         source=source,
         root=_root(paths, ids),
     )
@@ -101,14 +94,22 @@ def _root(paths: Sequence[str | Path], ids: Sequence[str]) -> str:
     return str(Path(root).absolute()) if root.endswith("/") else ""
 
 
-def _recall(
-    digests: list[str],
+def recall(
+    name: str,
     ids: Sequence[str],
     size: NDArray[np.int64],
     mtime_ns: NDArray[np.int64],
-    known: Images,
-) -> None:
-    """Fill in the digests of files whose size and time of change are as they were."""
+    cache: Path | None,
+) -> list[str]:
+    """The digests of images whose size and time of change are as they were; "" for others.
+
+    They are in the cache folder's images.csv, if an earlier run has written one.
+    """
+    digests = [""] * len(ids)
+    path = None if cache is None else cache / name / IMAGES_CSV
+    if path is None or not path.is_file():
+        return digests
+    known = read_images_csv(path, name)
     memo = {
         id_: (s, t, digest)
         for id_, s, t, digest in zip(
@@ -120,6 +121,15 @@ def _recall(
         old_size, old_time, digest = memo.get(id_, (0, 0, ""))
         if (s, t) == (old_size, old_time) and t:
             digests[row] = digest
+    return digests
+
+
+def take_digests(digests: list[str], digest: Callable[[int], str], threads: int) -> None:
+    """Take those that are still "", some at a time; `digest` gives that of a row."""
+    todo = [row for row, known in enumerate(digests) if not known]
+    with ThreadPoolExecutor(threads) as pool:
+        for row, found in zip(todo, pool.map(digest, todo), strict=True):
+            digests[row] = found
 
 
 def _changed_ns(stat_: os.stat_result) -> int:
@@ -148,7 +158,7 @@ def _stats(paths: Sequence[str | Path]) -> list[os.stat_result]:
     return stats
 
 
-def _check_utf8(ids: Sequence[str]) -> None:
+def check_utf8(ids: Sequence[str]) -> None:
     odd = [id_ for id_ in ids if not _is_utf8(id_)]
     if odd:
         raise DataError(
@@ -181,9 +191,11 @@ def list_images(root: Path) -> list[str]:
         seen.add(real)
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if below == "." else f"{below}/"
-        found += [
-            prefix + file
-            for file in files
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES
-        ]
+        found += [prefix + file for file in files if is_image(file)]
     return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name, or path with forward slashes, is an image's and nothing is hidden."""
+    hidden = name.startswith(".") or "/." in name
+    return not hidden and os.path.splitext(name)[1].lower() in SUFFIXES

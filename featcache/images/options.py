@@ -21,8 +21,9 @@ class Options:
         What the user named.
     name : str or None
         The data set's name.
-    root : Path or None
-        The folder that a table's paths are relative to, or where torchvision keeps its data.
+    root : Path, str or None
+        The folder, or its URL, that a table's paths are relative to; or the folder where
+        torchvision keeps its data.
     group : str or None
         What says which images belong together.
     cache : Path or None
@@ -33,7 +34,7 @@ class Options:
 
     source: str
     name: str | None = None
-    root: Path | None = None
+    root: Path | str | None = None
     group: str | None = None
     cache: Path | None = None
     rehash: bool = False

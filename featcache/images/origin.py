@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from featcache.errors import DataError
 from featcache.images.manifest import ORIGIN_JSON, Content, Images
+from featcache.images.place import open_place
+from featcache.images.url import is_url
 
 Reader = Callable[[str], Content]
 
 
 def read_origin(folder: Path) -> tuple[str, str]:
-    """What was opened, as the user named it, and the folder its ids are relative to; "" unknown.
+    """What was opened, as the user named it, and the folder or URL of its ids; "" for unknown.
 
     Parameters
     ----------
@@ -46,10 +49,21 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
         row = {id_: i for i, id_ in enumerate(images.ids.tolist())}
         return lambda id_: images.read(row[id_])
     source, root = read_origin(folder)
+    if is_url(root):
+        return _pictures(root)
     if root and Path(root).is_dir():
-        return lambda id_: (Path(root) / id_).read_bytes()
+        return open_place(root).read
     if (source or images.name) == "digits":
         from featcache.images.sources import open_images
 
         return find_reader(folder, open_images("digits", cache=None))
     return None
+
+
+def _pictures(url: str) -> Reader | None:
+    from featcache.images.remote import pictures_at
+
+    try:
+        return pictures_at(url).read
+    except DataError:  # a library is not here, for instance
+        return None

@@ -14,11 +14,13 @@ import numpy as np
 from featcache.errors import DataError, did_you_mean, unknown
 from featcache.images.arrays import from_arrays, row_ids
 from featcache.images.cnmc import cnmc
-from featcache.images.files import SUFFIXES, from_files, list_images
+from featcache.images.files import SUFFIXES
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.options import KINDS, Options
+from featcache.images.place import Place, open_place
 from featcache.images.series import series
 from featcache.images.table import TABLES, table
+from featcache.images.url import check_url, is_url
 
 
 def open_images(
@@ -36,13 +38,14 @@ def open_images(
     ----------
     data : str, Path or Images, default "digits"
         "digits"; a folder laid out as `class/*.jpg` or `train|val|test/class/*.jpg`; a CSV, TSV
-        or Parquet file with columns path, label and perhaps split and group;
+        or Parquet file with columns path, label and perhaps split and group; the URL of one of
+        these, "s3://bucket/photos", or whatever else fsspec opens;
         "torchvision:CIFAR10" and its like; "cnmc:PATH", the C-NMC 2019 challenge's folders;
         "series:PATH", time series drawn as images. "folder:PATH" and "csv:PATH" force the kind.
     name : str, optional
         The data set's name in the cache; by default the folder's or file's own.
     data_root : str or Path, optional
-        For a table, the folder its paths are relative to (default: the table's);
+        For a table, the folder or URL its paths are relative to (default: the table's);
         for torchvision, where its data sets are kept (default: "data").
     group : str, optional
         For a table, the column that says which rows belong together (default: "group", if
@@ -63,10 +66,12 @@ def open_images(
     """
     if isinstance(data, Images):
         return data
+    if is_url(data):
+        check_url(str(data))  # before it is noted anywhere
     kind, argument = _parse(str(data))
     options = Options(
         name=None if name is None else check_name(name),
-        root=None if data_root is None else Path(data_root),
+        root=None if data_root is None else _root(data_root),
         group=group,
         cache=None if cache is None else Path(cache),
         rehash=rehash,
@@ -83,6 +88,8 @@ def _parse(data: str) -> tuple[str, str]:
     kind, colon, argument = data.partition(":")
     if kind in SOURCES and (colon or kind == "digits"):
         return kind, argument
+    if is_url(data):
+        return "csv" if Path(data).suffix.lower() in TABLES else "folder", data
     path = Path(data).expanduser()
     if path.is_dir():
         return "folder", str(path)
@@ -102,12 +109,16 @@ def _parse(data: str) -> tuple[str, str]:
     )
 
 
+def _root(data_root: str | Path) -> str | Path:
+    return check_url(str(data_root)) if is_url(data_root) else Path(data_root)
+
+
 def folder(argument: str, options: Options) -> Images:
-    """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`."""
-    root = Path(argument).expanduser()
-    if not root.is_dir():
+    """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
+    if not is_url(argument) and not Path(argument).expanduser().is_dir():
         raise DataError(f"no folder {argument!r}")
-    ids = list_images(root)
+    root = open_place(argument)
+    ids = root.list_images()
     if not ids:
         raise DataError(
             f"no images below {root}",
@@ -117,7 +128,11 @@ def folder(argument: str, options: Options) -> Images:
     parts = [id_.split("/") for id_ in ids]
     has_splits = _has_splits(root, parts)
     depth = 2 if has_splits else 1
-    loose = [id_ for id_, part in zip(ids, parts, strict=True) if len(part) <= depth]
+    loose = [
+        id_
+        for id_, part in zip(ids, parts, strict=True)
+        if len(part) <= depth or "" in part[:depth]
+    ]
     if loose:
         where = "train|val|test/CLASS/" if has_splits else "CLASS/"
         raise DataError(
@@ -127,20 +142,17 @@ def folder(argument: str, options: Options) -> Images:
     if options.group not in (None, *KINDS, "parent"):
         options.refuse_group("a folder")
     groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
-    return from_files(
-        options.name or check_name(root.resolve().name),
-        [f"{root}/{id_}" for id_ in ids],
-        ids=ids,
+    return root.images(
+        options.name or check_name(root.name),
+        ids,
         labels=[part[depth - 1] for part in parts],
         split=[split_name(part[0]) or "" for part in parts] if has_splits else None,
         groups=groups,
-        cache=options.cache,
-        rehash=options.rehash,
-        source=options.source,
+        options=options,
     )
 
 
-def _has_splits(root: Path, parts: Sequence[Sequence[str]]) -> bool:
+def _has_splits(root: Place, parts: Sequence[Sequence[str]]) -> bool:
     """Whether the top folders are splits; one alone is, if class folders stand in it."""
     top = {part[0] for part in parts if len(part) > 1}
     splits = {name for name in top if split_name(name)}
@@ -183,7 +195,12 @@ def torchvision(argument: str, options: Options) -> Images:
     from featcache.images.torchvision_datasets import load
 
     options.refuse_group("a torchvision data set")
-    arrays, labels, split = load(argument, options.root or Path("data"))
+    if is_url(options.root):
+        raise DataError(
+            f"torchvision keeps its data in a folder, not at {options.root}",
+            "Name a folder with --data-root.",
+        )
+    arrays, labels, split = load(argument, Path(options.root or "data"))
     return from_arrays(
         options.name or check_name(argument.lower()),
         arrays,

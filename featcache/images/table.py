@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import codecs
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from featcache.errors import DataError, did_you_mean
-from featcache.images.files import from_files
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.options import KINDS, Options
+from featcache.images.place import Place, open_place
+from featcache.images.url import UrlFolder, check_url, is_url, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +23,15 @@ TABLES = frozenset((".csv", ".tsv", ".parquet", ".pq"))
 
 def table(argument: str, options: Options) -> Images:
     """A CSV, TSV or Parquet file with columns path, label and perhaps split and group."""
-    path = Path(argument).expanduser()
+    path = check_url(argument) if is_url(argument) else str(Path(argument).expanduser())
     frame = _read_table(path)
     # A column named "subject" is one to group by; without it the word means the column "group".
     subject = options.group == "subject" and "subject" in frame.columns
     named = subject or options.group not in (None, *KINDS)
     group = options.group if named else None
     _need_columns(path, frame, ["path", "label", *([group] if group else [])])
-    root = options.root or path.parent
+    root = open_place(options.root or _parent(path))
+    _refuse_urls(path, frame["path"])
     ids = [Path(cell).as_posix() for cell in frame["path"]]
     labels, split = frame["label"].str.strip().tolist(), None
     blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
@@ -45,33 +48,33 @@ def table(argument: str, options: Options) -> Images:
             odd = frame["split"][split.index(None)]
             raise DataError(f"{path}: {odd!r} is no split", "Use train, val, test or nothing.")
     column = group or ("group" if "group" in frame.columns else None)
-    return from_files(
-        options.name or check_name(path.stem),
-        [root / id_ for id_ in ids],
-        ids=ids,
+    return root.images(
+        options.name or check_name(Path(path).stem),
+        ids,
         labels=labels,
         split=[cell or "" for cell in split] if split else None,
         groups=frame[column].str.strip().tolist() if column else None,
-        cache=options.cache,
-        rehash=options.rehash,
-        source=options.source,
+        options=options,
     )
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _parent(path: str) -> str | Path:
+    return path.rpartition("/")[0] if is_url(path) else Path(path).parent
+
+
+def _read_table(path: str) -> pd.DataFrame:
     import pandas as pd
 
-    if not path.is_file():
-        raise DataError(f"no file {str(path)!r}")
     try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            frame = pd.read_parquet(path).astype(object)
-            return frame.where(frame.notna(), "").astype(str)
-        encoding = _encoding(path)
-        separator = _separator(path, encoding)
-        frame = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding=encoding
-        )
+        with _opened(path) as file:
+            if path.lower().endswith((".parquet", ".pq")):
+                frame = pd.read_parquet(file).astype(object)
+                return frame.where(frame.notna(), "").astype(str)
+            encoding = _encoding(file)
+            separator = _separator(path, file, encoding)
+            frame = pd.read_csv(
+                file, sep=separator, dtype=str, keep_default_na=False, encoding=encoding
+            )
         if len(frame) and not isinstance(frame.index, pd.RangeIndex):  # it shifted the columns
             raise ValueError("its rows have more cells than its header")
         return frame
@@ -85,14 +88,29 @@ def _read_table(path: Path) -> pd.DataFrame:
             "Save it as UTF-8 (in Excel: CSV UTF-8), or convert it: "
             f"iconv -f latin1 -t utf-8 {shlex.quote(str(path))} > utf8.csv",
         ) from None
+    except DataError:
+        raise
     except (ValueError, OSError) as error:
         raise DataError(f"{path} can't be read as a table: {error}") from None
 
 
-def _encoding(path: Path) -> str:
+def _opened(path: str) -> BinaryIO:
+    """A file, or all of an object at a URL."""
+    if is_url(path):
+        folder, _, name = path.rpartition("/")
+        try:
+            return BytesIO(UrlFolder(folder).read(name))
+        except FileNotFoundError:
+            raise DataError(f"there is no {path}") from None
+    if not Path(path).is_file():
+        raise DataError(f"no file {path!r}")
+    return Path(path).open("rb")
+
+
+def _encoding(file: BinaryIO) -> str:
     """UTF-16 where the file begins with its mark, as Excel's "Unicode text" does; else UTF-8."""
-    with path.open("rb") as file:
-        begin = file.read(4)
+    begin = file.read(4)
+    file.seek(0)
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in begin:
@@ -100,18 +118,19 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
-def _separator(path: Path, encoding: str) -> str:
+def _separator(path: str, file: BinaryIO, encoding: str) -> str:
     """What stands between the header's cells: the first that sets off path and label."""
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding=encoding) as file:
-        header = file.readline()
+    usual = "\t" if path.lower().endswith(".tsv") else ","
+    text = TextIOWrapper(file, encoding=encoding)
+    header = text.readline()
+    text.detach().seek(0)
     for separator in (usual, ",", ";", "\t"):
         if {"path", "label"} <= {cell.strip().strip('"') for cell in header.split(separator)}:
             return separator
     return usual
 
 
-def _need_columns(path: Path, frame: pd.DataFrame, needed: Sequence[str]) -> None:
+def _need_columns(path: str, frame: pd.DataFrame, needed: Sequence[str]) -> None:
     for column in needed:
         if column not in frame.columns:
             have = ", ".join(str(name) for name in frame.columns)
@@ -121,7 +140,7 @@ def _need_columns(path: Path, frame: pd.DataFrame, needed: Sequence[str]) -> Non
             )
 
 
-def _refuse_repeats(path: Path, ids: Sequence[str]) -> None:
+def _refuse_repeats(path: str, ids: Sequence[str]) -> None:
     seen: set[str] = set()
     twice = [id_ for id_ in ids if id_ in seen or seen.add(id_)]  # type: ignore[func-returns-value]
     if twice:
@@ -131,8 +150,17 @@ def _refuse_repeats(path: Path, ids: Sequence[str]) -> None:
         )
 
 
-def _refuse_missing(path: Path, root: Path, ids: Sequence[str]) -> None:
-    missing = [id_ for id_ in ids if not (root / id_).is_file()]
+def _refuse_urls(path: str, cells: Iterable[str]) -> None:
+    urls = [cell for cell in cells if is_url(cell)]
+    if urls:
+        raise DataError(
+            f"{path}: {len(urls)} of its paths are URLs, for instance {without_secrets(urls[0])}",
+            "Write them relative to one URL, and pass that with --data-root s3://bucket/folder.",
+        )
+
+
+def _refuse_missing(path: str, root: Place, ids: Sequence[str]) -> None:
+    missing = root.lacks(ids)
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise DataError(

@@ -10,8 +10,10 @@ import numpy as np
 
 from featcache.errors import DataError
 from featcache.hashing import sha256_bytes
-from featcache.images.files import list_images
+from featcache.images.files import is_image, list_images
 from featcache.images.manifest import Content, Images, strings
+from featcache.images.place import open_place
+from featcache.images.url import check_url, is_url
 
 _MAGIC = frozenset("*?[")
 
@@ -22,8 +24,8 @@ def list_paths(named: Iterable[str | Path], stdin: Callable[[], Iterable[str]]) 
     Parameters
     ----------
     named : iterable of str or Path
-        Files; folders, for the image files below them; patterns such as "new/**/*.jpg"; "-" for
-        a list of any of these but "-", one a line.
+        Files; folders, for the image files below them; URLs of either; patterns such as
+        "new/**/*.jpg"; "-" for a list of any of these but "-", one a line.
     stdin : callable
         Gives the lines of that list.
 
@@ -51,6 +53,8 @@ def list_paths(named: Iterable[str | Path], stdin: Callable[[], Iterable[str]]) 
 
 
 def _expand(named: str) -> list[str]:
+    if is_url(named):
+        return _expand_url(check_url(named))
     path = Path(named).expanduser()
     if path.is_dir():
         below = [str(path / id_) for id_ in list_images(path)]
@@ -66,6 +70,15 @@ def _expand(named: str) -> list[str]:
     return matching
 
 
+def _expand_url(url: str) -> list[str]:
+    if is_image(url.rpartition("/")[2]):
+        return [url]
+    below = [f"{url}/{id_}" for id_ in open_place(url).list_images()]
+    if not below:
+        raise DataError(f"no images below {url}")
+    return below
+
+
 def as_images(contents: list[str | Content]) -> Images:
     """A manifest of files, or of pixels, that are read when their turn comes.
 
@@ -75,7 +88,7 @@ def as_images(contents: list[str | Content]) -> Images:
 
     def read(row: int) -> Content:
         named = contents[row]
-        content = Path(named).read_bytes() if isinstance(named, str) else named
+        content = _read(named) if isinstance(named, str) else named
         if isinstance(content, bytes):
             sha256[row] = sha256_bytes(content)
         return content
@@ -83,3 +96,10 @@ def as_images(contents: list[str | Content]) -> Images:
     ids = strings(f"{row:09d}" for row in range(len(contents)))
     empty = np.full(len(contents), "")
     return Images("new", ids, sha256, empty, empty, empty, read=read, source="new images")
+
+
+def _read(named: str) -> bytes:
+    if is_url(named):
+        folder, _, name = named.rpartition("/")
+        return open_place(folder).read(name)
+    return Path(named).read_bytes()

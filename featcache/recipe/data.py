@@ -8,6 +8,7 @@ from pathlib import Path
 from featcache.images.few import few
 from featcache.images.manifest import Images
 from featcache.images.sources import SOURCES, open_images
+from featcache.images.url import is_url
 from featcache.recipe.model import Recipe
 
 
@@ -27,10 +28,10 @@ def images_of(recipe: Recipe, rehash: bool = False) -> Images:
 def missing_path(recipe: Recipe) -> str:
     """The file or folder that `data` names and that is not there; "" where nothing is amiss.
 
-    What torchvision would download is not looked for.
+    What torchvision would download is not looked for, nor what is at a URL.
     """
     kind, colon, path = recipe.data.partition(":")
-    if recipe.data in SOURCES or kind == "torchvision":
+    if recipe.data in SOURCES or kind == "torchvision" or is_url(recipe.data):
         return ""
     # A source may take options behind its path: series:PATH:method=gasf.
     named = re.split(r":(?=\w+=)", path)[0] if colon and kind in SOURCES else recipe.data

@@ -37,7 +37,7 @@ class Source:
     Attributes
     ----------
     root : str
-        For files, the folder that ids are relative to; else "".
+        For files, the folder or URL that ids are relative to; else "".
     spec : str
         For images that come by name, as "digits", what to open.
     data_root : str
@@ -98,6 +98,8 @@ class Plan:
     cache : str
         The cache folder.
     source : Source
+    parts_at : str
+        The URL that parts go to; "" for the cache folder.
     asked : dict
         See `Work.asked`.
     threads : int
@@ -112,6 +114,7 @@ class Plan:
     data: str
     cache: str
     source: Source
+    parts_at: str
     asked: dict[str, Any]
     threads: int
     ids: Sequence[str]
@@ -131,13 +134,15 @@ def read_plan(text: str) -> Plan:
     return Plan(source=source, parts=parts, **plain)
 
 
-def make_plan(work: Work, data_root: str | Path | None, threads: int) -> tuple[Plan, list[Job]]:
+def make_plan(
+    work: Work, data_root: str | Path | None, threads: int, parts_at: str = ""
+) -> tuple[Plan, list[Job]]:
     """The plan for what is missing, and the jobs that its parts stand for.
 
     The networks that embed the sample here are let go of afterwards.
     """
     images = work.content.images
-    jobs = [job for job in work.jobs if job.filling is not None and job.filling.pending]
+    jobs = unfinished(work)
     source = _source(images, data_root)
     rows = spread(work.content.rows, _SAMPLE)
     readable = load_sample(images, rows, jobs[0].backbone.preprocess)[1]
@@ -148,6 +153,7 @@ def make_plan(work: Work, data_root: str | Path | None, threads: int) -> tuple[P
         data=images.name,
         cache=str(work.store.folder.absolute()),
         source=source,
+        parts_at=parts_at,
         asked=_plain(work.asked),
         threads=threads,
         ids=images.ids[rows].tolist(),
@@ -155,6 +161,11 @@ def make_plan(work: Work, data_root: str | Path | None, threads: int) -> tuple[P
         parts=[_part(work.jobs.index(job), job, images, rows) for job in jobs],
     )
     return plan, jobs
+
+
+def unfinished(work: Work) -> list[Job]:
+    """The jobs whose files need rows."""
+    return [job for job in work.jobs if job.filling is not None and job.filling.pending]
 
 
 def versions() -> dict[str, str]:
@@ -195,7 +206,7 @@ def _source(images: Images, data_root: str | Path | None) -> Source:
     if images.source.partition(":")[0] not in SOURCES:
         raise RecipeError(
             f"the images of {images.name} can't be sent to workers: they are in memory",
-            "Write them to files that all workers see, and pass that folder with --data.",
+            "Write them to files that all workers see, and pass that folder or URL with --data.",
         )
     root = str(Path(data_root or "data").absolute())
     return Source("", images.source, root)

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
-from featcache.errors import CacheRefused, ClusterError, FeatcacheError, first_line
+from featcache.errors import ClusterError, FeatcacheError, first_line
 from featcache.extraction.job import Job
 from featcache.extraction.loading import Problem
 from featcache.extraction.work import Work
 from featcache.scaling.cluster import Cluster
+from featcache.scaling.intake import Intake
 from featcache.scaling.task import Range, Task
 from featcache.scaling.worker import check, embed_range
-from featcache.store.writing import find_parts
 
 log = logging.getLogger("featcache")
 
@@ -70,17 +70,25 @@ class Ranges:
         Those that the plan's parts stand for.
     size : int
         Rows in a range.
+    intake : Intake
+        Takes over what workers have embedded.
     """
 
     def __init__(
-        self, cluster: Cluster, plan: str, work: Work, jobs: Sequence[Job], size: int
+        self,
+        cluster: Cluster,
+        plan: str,
+        work: Work,
+        jobs: Sequence[Job],
+        size: int,
+        intake: Intake,
     ) -> None:
         pending = work.pending()
         self.tally = Tally()
         self._cluster = cluster
         self._plan = plan
         self._work = work
-        self._jobs = jobs
+        self._intake = intake
         self._fillings = [job.filling for job in jobs if job.filling is not None]
         self._todo = deque(
             Range(pending[start : start + size]) for start in range(0, len(pending), size)
@@ -228,16 +236,18 @@ class Ranges:
             return
         span = task.range
         self.tally.lost += 1
-        self._take_parts(span, self._parts_of(span))
-        left = [row for row in span.rows if any(row in f.pending for f in self._fillings)]
+        self._intake.take_left(span.rows, span.name)
+        left = self._left(span)
         self._progress(len(span.rows) - len(left))
         log.info("a worker was lost; of its %d rows %d are done again", len(span.rows), len(left))
-        if not left:
-            return
+        if left:
+            self._give_again(span, left, fell, "were lost with")
+
+    def _give_again(self, span: Range, left: list[int], fell: bool, what: str) -> None:
         falls = span.falls + fell if len(left) == len(span.rows) else 0
         if falls >= _FALLS:
             raise ClusterError(
-                f"{falls} workers were lost with the images {self._id(left[0])} … "
+                f"{falls} workers {what} the images {self._id(left[0])} … "
                 f"{self._id(left[-1])}, one after another",
                 "Look at the workers' logs: memory may have run out (a smaller --batch-size), or "
                 "one of these images may bring them down. What is done is kept.",
@@ -247,7 +257,7 @@ class Ranges:
 
     def _take(self, span: Range, said: dict[str, Any]) -> None:
         """A range is finished: its parts are moved into the files."""
-        self._take_parts(span, [name for name in said["parts"] if name], must=True)
+        self._intake.take(span.rows, [name for name in said["parts"] if name], must=True)
         report = self._work.report
         for filling, seconds in zip(self._fillings, said["compute"], strict=True):
             filling.seconds += seconds
@@ -256,35 +266,20 @@ class Ranges:
         self._work.failed(
             {span.rows[place]: Problem(kind, text) for place, kind, text in said["problems"]}
         )
-        self._progress(len(span.rows))
+        left = self._left(span)
+        self._progress(len(span.rows) - len(left))
+        if left:
+            log.warning("%d vectors came back damaged; they are made again", len(left))
+            self._give_again(span, left, True, "gave damaged vectors of")
 
-    def _take_parts(self, span: Range, names: Sequence[str], must: bool = False) -> None:
-        images = self._work.content.images
-        rows = {str(images.sha256[row]): row for row in span.rows}
-        for job, filling in zip(self._jobs, self._fillings, strict=True):
-            for name in names:
-                if not name.startswith(f".{job.key.stem}.h5.part-"):
-                    continue
-                path = filling.file.path.with_name(name)
-                try:
-                    filling.take(path, rows)
-                except FileNotFoundError:
-                    if must:
-                        raise self._not_shared(name) from None
-                except CacheRefused as error:
-                    log.warning("not taken over: %s", error.problem)
-                path.unlink(missing_ok=True)
-
-    def _not_shared(self, name: str) -> ClusterError:
-        return ClusterError(
-            f"a worker has written {name}, and it is not in {self._work.store.folder.absolute()}",
-            "The cache folder must be one that all machines share.",
-        )
-
-    def _parts_of(self, span: Range) -> list[str]:
-        store, data = self._work.store, self._work.content.images.name
-        found = [find_parts(store, data, job.key, span.name) for job in self._jobs]
-        return [path.name for paths in found for path in paths]
+    def _left(self, span: Range) -> list[int]:
+        """Rows that a file still needs, and that are not known to fail."""
+        failed = self._work.content.problems
+        return [
+            row
+            for row in span.rows
+            if row not in failed and any(row in filling.pending for filling in self._fillings)
+        ]
 
     def _id(self, row: int) -> str:
         return str(self._work.content.images.ids[row])

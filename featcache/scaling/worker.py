@@ -6,7 +6,6 @@ use the processor's cores.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.errors import DataError, FeatcacheError, first_line
+from featcache.errors import ClusterError, DataError, FeatcacheError, first_line
 from featcache.extraction.drift import TOLERANCE
 from featcache.extraction.engine import Engine, open_engine
 from featcache.extraction.extract import with_views
@@ -29,10 +28,11 @@ from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.sample import cosine, load_sample
 from featcache.images.manifest import Content, Images, strings
+from featcache.images.place import open_place
 from featcache.images.sources import open_images
+from featcache.scaling.parts import Parts, open_parts
 from featcache.scaling.plan import Part, Plan, Source, read_plan, versions
 from featcache.store.cache import Cache
-from featcache.store.disk import sync
 from featcache.store.file import create, to_digests
 from featcache.store.key import Key, read_key
 from featcache.store.writing import new_part
@@ -91,7 +91,7 @@ def check(plan: str) -> dict[str, Any]:
 
 
 def embed_range(plan: str, span: Mapping[str, Any]) -> dict[str, Any]:
-    """Embed a range of rows into part files beside the file in progress.
+    """Embed a range of rows into part files, and hand them over; see `featcache.scaling.parts`.
 
     Parameters
     ----------
@@ -114,12 +114,18 @@ def embed_range(plan: str, span: Mapping[str, Any]) -> dict[str, Any]:
         checked = _checked(plan)
         if checked.refused:
             return {"refused": checked.refused}
-        return _embed(told, checked, span)
+        parts = _parts(told)
+        with parts.desk() as desk:
+            try:
+                return _embed(told, checked, span, parts, Cache(desk))
+            except ClusterError as error:  # what it has embedded can't be handed over
+                return {"refused": str(error).replace("\n", "; ")}
 
 
-def _embed(plan: Plan, checked: Checked, span: Mapping[str, Any]) -> dict[str, Any]:
+def _embed(
+    plan: Plan, checked: Checked, span: Mapping[str, Any], parts: Parts, store: Cache
+) -> dict[str, Any]:
     images = _images(plan, span["ids"], span["sha256"])
-    store = Cache(plan.cache)
     report = Report(plan.data, len(images))
     problems: dict[int, Problem] = {}
     paths: list[Path | None] = []
@@ -139,7 +145,7 @@ def _embed(plan: Plan, checked: Checked, span: Mapping[str, Any]) -> dict[str, A
         threads = count_workers(plan.asked["workers"])
         fill(fillings, images, threads, batch_size, report, problems.update)
     for path in filter(None, paths):
-        sync(path)
+        parts.hand_over(path)
     compute = iter([filling.seconds for filling in fillings])
     return {
         "refused": "",
@@ -160,10 +166,11 @@ def _checked(text: str) -> Checked:
     if other:
         return Checked(f"it has {'; '.join(other)}")
     try:
-        _check_folder(plan)
+        expected = {part.partial: part.bytes for part in plan.parts}
+        _parts(plan).check(expected)
         images = _images(plan, plan.ids, plan.sha256)
         parts = tuple(_open(plan, part) for part in plan.parts)
-        _check_folder(plan)
+        _parts(plan).check(expected)
         return _compare(plan, parts, images)
     except FeatcacheError as error:
         return Checked(str(error).replace("\n", "; "))
@@ -171,14 +178,8 @@ def _checked(text: str) -> Checked:
         return Checked(f"{type(error).__name__}: {first_line(error)}")
 
 
-def _check_folder(plan: Plan) -> None:
-    folder = Path(plan.cache) / plan.data
-    for part in plan.parts:
-        path = folder / part.partial
-        if not path.is_file() or path.stat().st_size < part.bytes:
-            raise DataError(f"it does not see {path}: the cache folder must be shared")
-    if not os.access(folder, os.W_OK):
-        raise DataError(f"it may not write into {folder}")
+def _parts(plan: Plan) -> Parts:
+    return open_parts(plan.parts_at, Path(plan.cache), plan.data)
 
 
 def _open(plan: Plan, part: Part) -> Ready:
@@ -241,7 +242,7 @@ def _images(plan: Plan, ids: Sequence[str], sha256: Sequence[str]) -> Images:
 
 def _reader(plan: Plan) -> Callable[[str], Content]:
     if plan.source.root:
-        return lambda id_: (Path(plan.source.root) / id_).read_bytes()
+        return open_place(plan.source.root).read
     whole, row_of = _named(plan.source, plan.data, plan.run)
     return lambda id_: whole.read(row_of[id_])
 

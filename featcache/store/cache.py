@@ -21,6 +21,7 @@ from featcache.images.manifest import (
     write_images_csv,
 )
 from featcache.images.origin import read_origin
+from featcache.images.url import is_url, without_secrets
 from featcache.store.choice import choose
 from featcache.store.command import extract_commands
 from featcache.store.disk import guard_writes
@@ -52,10 +53,13 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path = "cache") -> None:
-        if "://" in str(folder):
+        if is_url(folder):
             raise CacheUnwritable(
-                f"the cache can't be at {folder}: HDF5 files are written in place, in a folder",
-                "Name a folder, on a disk or a shared file system.",
+                f"the cache can't be at {without_secrets(str(folder))}: HDF5 files are written in "
+                "place, in a folder",
+                "Name a folder, on a disk or a mounted file system. Images may be at a URL "
+                "(--data), and what workers have embedded may travel through one (--parts); for a "
+                "copy there, upload the finished folder, or what featcache cache export writes.",
             )
         self.folder = Path(folder)
 

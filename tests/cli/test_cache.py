@@ -135,6 +135,8 @@ def test_status_and_verify_take_the_only_data_set(
         capsys.readouterr()
         assert run(command) == 2
         assert "--data" in capsys.readouterr().err
+    assert run(["cache", "status", "--data", "pictures"]) == 0  # of the two, by name
+    assert "HIT, 12 images" in capsys.readouterr().out
 
 
 def test_a_remedy_for_new_images_is_the_command_that_embeds_them(

@@ -24,6 +24,8 @@ from featcache.images.sources import open_images
 from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.extraction import embed_on
+from featcache.scaling.intake import Intake
+from featcache.scaling.parts import SharedFolder
 from featcache.scaling.plan import Plan, make_plan
 from featcache.scaling.ranges import Ranges
 from featcache.store.cache import Cache
@@ -31,6 +33,7 @@ from featcache.store.file import FeatureFile
 from featcache.store.key import read_key
 from featcache.store.writing import find_parts, hold
 
+from .extracting import contents
 from .machines import Machines
 
 OPTIONS: dict[str, Any] = {
@@ -38,16 +41,6 @@ OPTIONS: dict[str, Any] = {
     "batch_size": 4, "workers": 1, "device": "cpu", "precision": "fp32", "view": "hflip",
 }  # fmt: skip
 ONE = {**OPTIONS, "view": ()}
-
-
-def contents(cache: Path) -> dict[str, tuple[bytes, bytes]]:
-    """The finished files' contents and vectors, as bytes."""
-    found = {}
-    for path in sorted(cache.glob("*/[!.]*.h5")):
-        with h5py.File(path) as file:
-            assert file.attrs["complete"]
-            found[path.name] = (file["sha256"][...].tobytes(), file["features"][...].tobytes())
-    return found
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -324,7 +317,8 @@ def test_a_range_that_brings_down_every_worker_is_given_up(
 
     def embed(work: Work) -> None:
         plan, jobs = make_plan(work, None, 1)
-        ranges = Ranges(Falling(), plan.json(), work, jobs, 1000)  # type: ignore[arg-type]
+        intake = Intake(SharedFolder(tmp_path, "photos"), work, jobs)
+        ranges = Ranges(Falling(), plan.json(), work, jobs, 1000, intake)  # type: ignore[arg-type]
         ranges.run()
 
     monkeypatch.setattr("featcache.scaling.ranges._LOOK", 0.01)

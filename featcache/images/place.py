@@ -1,0 +1,103 @@
+"""Place: where images are by their ids, a folder or a URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from featcache.images.files import from_files, list_images
+from featcache.images.manifest import Images
+from featcache.images.options import Options
+from featcache.images.url import is_url
+
+
+class Place(Protocol):
+    """Where images are; as text, its path or URL."""
+
+    @property
+    def name(self) -> str:
+        """What a data set from there is called."""
+
+    def list_images(self) -> list[str]:
+        """Ids of the images below it: paths relative to it, with forward slashes, sorted."""
+
+    def lacks(self, ids: Sequence[str]) -> list[str]:
+        """Those that are not there."""
+
+    def read(self, id_: str) -> bytes:
+        """One image's bytes; raises OSError."""
+
+    def images(
+        self,
+        name: str,
+        ids: Sequence[str],
+        *,
+        labels: Sequence[str],
+        groups: Sequence[str] | None,
+        split: Sequence[str] | None,
+        options: Options,
+    ) -> Images:
+        """The manifest of images that were listed, or found not to be lacking."""
+
+
+class Folder:
+    """A folder on this machine; ids may be absolute paths."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __str__(self) -> str:
+        return str(self._root)
+
+    @property
+    def name(self) -> str:
+        return self._root.resolve().name
+
+    def list_images(self) -> list[str]:
+        return list_images(self._root)
+
+    def lacks(self, ids: Sequence[str]) -> list[str]:
+        return [id_ for id_ in ids if not (self._root / id_).is_file()]
+
+    def read(self, id_: str) -> bytes:
+        return (self._root / id_).read_bytes()
+
+    def images(
+        self,
+        name: str,
+        ids: Sequence[str],
+        *,
+        labels: Sequence[str],
+        groups: Sequence[str] | None,
+        split: Sequence[str] | None,
+        options: Options,
+    ) -> Images:
+        root = str(self._root)
+        return from_files(
+            name,
+            [os.path.join(root, id_) for id_ in ids],
+            ids=ids,
+            labels=labels,
+            groups=groups,
+            split=split,
+            cache=options.cache,
+            rehash=options.rehash,
+            source=options.source,
+        )
+
+
+def open_place(where: str | Path) -> Place:
+    """The folder or URL that is meant.
+
+    Raises
+    ------
+    DataError
+        For a URL that can't be opened; whether anything is there is seen later.
+    """
+    if is_url(where):
+        from featcache.images.remote import Remote
+
+        return Remote(str(where))
+    return Folder(Path(where).expanduser())

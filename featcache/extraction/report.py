@@ -10,7 +10,7 @@ from featcache.store.key import Key
 _PARTS = ("total", "prepare", "compute", "wait", "blocked", "read", "decode", "write")
 _SHARES = {
     "prepare": "preparing", "compute": "computing", "wait": "waiting for images",
-    "blocked": "waiting for the disk",
+    "blocked": "waiting for the disk", "away": "waiting for workers",
 }  # fmt: skip
 _BESIDE = ("read", "decode", "write")
 _HELP = {
@@ -19,6 +19,7 @@ _HELP = {
     "decoding": "more processor cores (--workers), or smaller image files would help",
     "reading": "a faster disk, or images on the local one would help",
     "writing": "a cache folder on a faster disk would help",
+    "waiting for workers": "they start up once; more images in one run share it",
 }
 
 
@@ -87,26 +88,40 @@ class Report:
 
     @property
     def bottleneck(self) -> str:
-        """What took the time: "preparing", "computing", "decoding", "reading" or "writing"."""
-        seconds = self.seconds
+        """What took the time.
+
+        "preparing", "computing", "decoding", "reading", "writing" or "waiting for workers".
+        """
+        seconds = self._shares()
         loading = "reading" if seconds["read"] > seconds["decode"] else "decoding"
         shares = {
             "computing": seconds["compute"],
             "preparing": seconds["prepare"],
             loading: seconds["wait"],
             "writing": seconds["blocked"],
+            "waiting for workers": seconds.get("away", 0.0),
         }
         return max(shares, key=lambda name: shares[name])
+
+    def _shares(self) -> dict[str, float]:
+        """The seconds of one process, on the average; with workers also those without work."""
+        found = {
+            part: spent if part in ("total", "prepare") else spent / self.workers
+            for part, spent in self.seconds.items()
+        }
+        if self.workers > 1:
+            known = sum(found[part] for part in ("prepare", "compute", "wait", "blocked"))
+            found["away"] = max(0.0, found["total"] - known)
+        return found
 
     def time_line(self) -> str:
         """One line: how many images a second, where the time went, and what would help."""
         total = self.seconds["total"]
         if not self.computed:
             return f"no forward pass, {total:.1f} s"
-        each = total * self.workers
+        spent = self._shares()
         shares = ", ".join(
-            f"{name} {self.seconds[part] / (total if part == 'prepare' else each):.0%}"
-            for part, name in _SHARES.items()
+            f"{name} {spent[part] / total:.0%}" for part, name in _SHARES.items() if part in spent
         )
         beside = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in _BESIDE)
         return (

@@ -42,3 +42,14 @@ def test_nothing_computed_is_said():
     empty = Report("data", 100)
     empty.seconds["total"] = 1.25
     assert empty.time_line() == "no forward pass, 1.2 s"
+
+
+def test_with_workers_the_shares_are_of_their_time_together():
+    made = report(total=10.0, prepare=2.0, compute=3.0, wait=1.0)
+    made.workers = 2
+    assert made.bottleneck == "waiting for workers"
+    line = made.time_line()
+    assert "preparing 20%, computing 15%, waiting for images 5%" in line
+    assert "waiting for workers 60%" in line
+    made.seconds["compute"] = 14.0
+    assert made.bottleneck == "computing"

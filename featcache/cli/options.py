@@ -47,6 +47,14 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     return found
 
 
+def _reports(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """A folder, no URL."""
+    from featcache.images.url import need_folder
+
+    need_folder(value, "the reports folder")
+    return value
+
+
 def several(*names: str, **attributes: Any) -> Callable[[F], F]:
     """An option that may be repeated and may hold a comma-separated list."""
     return click.option(*names, multiple=True, callback=_names, metavar="NAME", **attributes)
@@ -124,4 +132,4 @@ fit_options = _stack([
 
 set_option = click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter of fusion or head, for instance head.hidden=512 or attention.dim=64.")  # fmt: skip
 cache_option = click.option("--cache", default="cache", show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
-reports_option = click.option("--reports", default="reports", show_default=True, metavar="FOLDER", help="The reports folder.")  # fmt: skip
+reports_option = click.option("--reports", default="reports", show_default=True, callback=_reports, metavar="FOLDER", help="The reports folder.")  # fmt: skip

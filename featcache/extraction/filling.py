@@ -108,19 +108,19 @@ class Filling:
         with FeatureFile(part) as source:
             if source.key != self.file.key or source.dim != self.file.dim:
                 raise CacheRefused(f"{part} holds features of another key", "Delete it.")
-            found = [
-                (place, rows[sha256])
+            found = {  # one vector for each, even of a part that has two
+                rows[sha256]: place
                 for place, (sha256, good) in enumerate(
                     zip(to_hex(source.digests), source.good().tolist(), strict=True)
                 )
                 if good and rows.get(sha256) in self._row_of
-            ]
+            }
             if not found:
                 return 0
             values = np.empty((len(found), source.dim), source.key.dtype)
-            source.read(np.array([place for place, _ in found], np.intp), values)
-        self.file.write(np.array([self._row_of[row] for _, row in found], np.intp), values)
-        for _, row in found:
+            source.read(np.array([*found.values()], np.intp), values)
+        self.file.write(np.array([self._row_of[row] for row in found], np.intp), values)
+        for row in found:
             del self._row_of[row]
         self.computed += len(found)
         return len(found)

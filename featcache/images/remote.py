@@ -144,11 +144,13 @@ class Remote:
 
     def _look_up(self, id_: str) -> None:
         try:
-            self._note(id_, self._folder.facts(id_))
+            facts = self._folder.facts(id_)
         except FileNotFoundError:
             return
         except OSError as error:
             raise self._refused("can't be asked", first_line(error)) from None
+        if facts.get("type", "file") == "file":
+            self._note(id_, facts)
 
     def _note(self, id_: str, facts: Mapping[str, Any]) -> None:
         self._facts[id_] = int(facts.get("size") or 0), mark(facts, self._now)

@@ -13,7 +13,7 @@ from featcache.errors import DataError, did_you_mean
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.options import KINDS, Options
 from featcache.images.place import Place, open_place
-from featcache.images.url import UrlFolder, check_url, is_url, without_secrets
+from featcache.images.url import UrlFolder, check_url, is_url, split_url, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def table(argument: str, options: Options) -> Images:
 
 
 def _parent(path: str) -> str | Path:
-    return path.rpartition("/")[0] if is_url(path) else Path(path).parent
+    return split_url(path)[0] if is_url(path) else Path(path).parent
 
 
 def _read_table(path: str) -> pd.DataFrame:
@@ -97,7 +97,7 @@ def _read_table(path: str) -> pd.DataFrame:
 def _opened(path: str) -> BinaryIO:
     """A file, or all of an object at a URL."""
     if is_url(path):
-        folder, _, name = path.rpartition("/")
+        folder, name = split_url(path)
         try:
             return BytesIO(UrlFolder(folder).read(name))
         except FileNotFoundError:

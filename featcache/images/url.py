@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from featcache.errors import DataError, first_line
+from featcache.errors import DataError, RecipeError, first_line
 
 T = TypeVar("T")
 
@@ -33,7 +33,12 @@ _LIBRARIES = {
     "smb": "smbprotocol", "webdav": "webdav4", "hdfs": "pyarrow",
 }  # fmt: skip
 _UNLISTED = ("http", "https")
-_PASSWORD = re.compile(r"(?<=://)[^/@:]*:(?!\d+(?:/|$))[^@]*(?=@)")  # host:9000/… is none
+_LOCAL = ("file", "local")
+_PASSWORD = re.compile(
+    r"(?<=://)[^/@:]*:(?!\d+(?:/|$))[^@]*(?=@)"  # host:9000/… is none
+    r"|(?:(?<=s3://)|(?<=s3a://))[^/@:]*:[^@]*(?=@)"  # there a port can't be
+    r"|(?:(?<=s3://)|(?<=s3a://)|(?<=http://)|(?<=https://))[^/@\s]+(?=@)"  # a key or token alone
+)
 _AT_ONCE = 2**22  # bytes of a big object that are digested together
 _BIG = 2**26
 
@@ -49,13 +54,23 @@ def without_secrets(text: str) -> str:
     return re.sub(r"\?.*", "?***", shown) if is_url(shown) else shown
 
 
+def need_folder(where: str | Path, what: str) -> None:
+    """Refuse a URL where files are written in place; `what` is named in the error."""
+    if is_url(where):
+        raise RecipeError(
+            f"{what} can't be at {without_secrets(str(where))}",
+            "Name a folder, and copy what is in it to the store afterwards.",
+        )
+
+
 def check_url(url: str) -> str:
     """The URL without a slash at its end.
 
     Raises
     ------
     DataError
-        Where credentials stand in it, or may; or one URL stands in another.
+        Where credentials stand in it, or may; one URL stands in another; it names no folder, or
+        one that depends on where the command was started.
     """
     shown = without_secrets(url)
     if shown != url:
@@ -68,7 +83,18 @@ def check_url(url: str) -> str:
     if "::" in url:
         raise DataError(f"{url}: URLs in one another are not opened", "Unpack archives first.")
     scheme, mark, rest = url.partition("://")
+    if not rest.strip("/"):
+        raise DataError(f"{url} names no bucket or folder", "For instance s3://bucket/photos")
+    if scheme.lower() in _LOCAL and not rest.startswith("/"):
+        raise DataError(f"{url} is a relative path", f"Write {scheme}:/// and the whole path.")
     return f"{scheme.lower()}{mark}{rest.rstrip('/')}"
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The URL of the folder that an object is in, and the object's name."""
+    scheme, mark, rest = url.partition("://")
+    folder, _, name = rest.rpartition("/")
+    return f"{scheme}{mark}{folder}", name
 
 
 class UrlFolder:
@@ -101,7 +127,7 @@ class UrlFolder:
         kinds = {self._fs.protocol} if isinstance(self._fs.protocol, str) else {*self._fs.protocol}
         self.can_list = not kinds & {*_UNLISTED}
         # Others, as sftp's, talk over one connection.
-        threads = self._fs.async_impl or kinds & {"file", "memory"}
+        threads = self._fs.async_impl or kinds & {*_LOCAL, "memory"}
         self._turn: AbstractContextManager[object] = (
             nullcontext() if threads else _lock_of(self._fs)
         )
@@ -131,10 +157,10 @@ class UrlFolder:
         """Of the objects that are directly in it; none where it isn't there."""
         self._ask(lambda: self._fs.invalidate_cache())
         try:
-            found = self._ask(lambda: self._fs.ls(self._path, detail=False))
+            found = self._ask(lambda: self._fs.ls(self._path, detail=True))
         except FileNotFoundError:
             return []
-        return [path.rstrip("/").rpartition("/")[2] for path in found]
+        return [one["name"].rpartition("/")[2] for one in found if one["type"] == "file"]
 
     def facts(self, name: str) -> dict[str, Any]:
         """What fsspec knows of one object."""
@@ -172,6 +198,8 @@ class UrlFolder:
             return
 
     def _at(self, name: str) -> str:
+        if not self.can_list:  # there these would end the path
+            name = name.replace("#", "%23").replace("?", "%3F")
         return f"{self._path}/{name}"
 
     def _digest(self, name: str) -> str:
@@ -200,7 +228,8 @@ class UrlFolder:
             raise
         except Exception as error:  # noqa: BLE001  (each store's library has its own)
             kind = _kind(error)
-            raise kind(f"{type(error).__name__}: {first_line(error)}") from None
+            why = without_secrets(first_line(error))  # the address of a redirection, for instance
+            raise kind(f"{type(error).__name__}: {why}") from None
 
 
 @lru_cache
@@ -227,7 +256,7 @@ def _open(url: str) -> tuple[Any, str]:
         raise DataError(
             f"opening {url} needs fsspec", f'pip install "featcache[remote]"{more}'
         ) from None
-    options = {"auto_mkdir": True} if protocol in ("file", "local") else {}
+    options = {"auto_mkdir": True} if protocol in _LOCAL else {}
     try:
         fs, path = url_to_fs(url, **options)
     except ImportError as error:

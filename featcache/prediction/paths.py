@@ -13,7 +13,7 @@ from featcache.hashing import sha256_bytes
 from featcache.images.files import is_image, list_images
 from featcache.images.manifest import Content, Images, strings
 from featcache.images.place import open_place
-from featcache.images.url import check_url, is_url
+from featcache.images.url import check_url, is_url, split_url
 
 _MAGIC = frozenset("*?[")
 
@@ -71,7 +71,7 @@ def _expand(named: str) -> list[str]:
 
 
 def _expand_url(url: str) -> list[str]:
-    if is_image(url.rpartition("/")[2]):
+    if is_image(split_url(url)[1]):
         return [url]
     below = [f"{url}/{id_}" for id_ in open_place(url).list_images()]
     if not below:
@@ -100,6 +100,6 @@ def as_images(contents: list[str | Content]) -> Images:
 
 def _read(named: str) -> bytes:
     if is_url(named):
-        folder, _, name = named.rpartition("/")
+        folder, name = split_url(named)
         return open_place(folder).read(name)
     return Path(named).read_bytes()

@@ -15,9 +15,11 @@ from featcache.fitting.gate import GATES
 from featcache.fitting.grid import candidates
 from featcache.fitting.probe import probe
 from featcache.fitting.views import check_plan
+from featcache.images.url import need_folder
 from featcache.recipe.finetune import check_finetune
 from featcache.recipe.model import Recipe, typed
 from featcache.recipe.protocols import protocols_of
+from featcache.store.cache import Cache
 from featcache.store.features import NO_VIEW
 from featcache.store.room import parse_memory
 
@@ -46,6 +48,8 @@ def check_recipe(recipe: Recipe) -> None:
     )  # fmt: skip
     for one in protocols_of(recipe).values():
         _check_evaluation(one)
+    Cache(recipe.cache)  # refuses a URL
+    need_folder(recipe.reports, "the reports folder")
     check_finetune(recipe)
     if recipe.finetune is not None:
         check_trainable(opened)

@@ -57,8 +57,10 @@ def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Rec
         }
     if quick:
         plain["name"] = f"{path.stem}-quick"
-        plain["reports"] = str(Path(plain.get("reports", "reports")) / "quick")
-    return make_recipe(plain, str(path))
+    recipe = make_recipe(plain, str(path))
+    if not quick:
+        return recipe
+    return recipe.model_copy(update={"reports": str(Path(recipe.reports) / "quick")})
 
 
 def _read_all(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from featcache.fitting.sharing import shared
 from featcache.fitting.splits import Fold, make_folds
 from featcache.fitting.streaming import check_streams
 from featcache.fitting.views import balanced, check_plan, only_images, viewed
+from featcache.images.url import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.extraction import extraction_seconds
 from featcache.reporting.guard import guard
@@ -156,6 +157,7 @@ def compare(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
     rows = rows_digest(features, split)
+    need_folder(reports, "the reports folder")
     _need_writable(Path(reports) / features.data)
     fused = next(candidate for candidate in grid if candidate.backbones == features.names)
     first = _folder(fused, features, rows, seed, settings or {}, Path(reports))

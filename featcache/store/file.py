@@ -296,6 +296,9 @@ def _check_datasets(path: Path, file: h5py.File, key: Key) -> int:
             or dataset.dtype != dtype
         ):
             raise CacheRefused(f"{path}: its dataset {name!r} is of another shape or type", _AGAIN)
+        # As `_lay_out` has it: a packed or sparse one may be larger than any memory.
+        if dataset.id.get_storage_size() != dataset.nbytes:
+            raise CacheRefused(f"{path}: its dataset {name!r} is packed, or not all there", _AGAIN)
     return int(dim)
 
 

@@ -56,6 +56,28 @@ def _csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
+@pytest.mark.parametrize("command", ["fit", "compare", "rank", "report", "run x.yaml"])
+def test_reports_at_a_url_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (here / "x.yaml").write_text("backbone: resnet18\nquick: {limit: 20}\n")
+    for more in ([], ["--quick"]) if command == "run x.yaml" else ([],):
+        asked = [*command.split(), *more, "--reports", "s3://bucket/reports"]
+        code, err = _fails(capsys, *asked)
+        assert code == 2
+        assert "the reports folder can't be at s3://bucket/reports" in err
+    assert [path.name for path in here.iterdir()] == ["x.yaml"]
+
+
+def test_a_recipe_s_cache_at_a_url_is_refused_before_it_runs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "x.yaml").write_text("backbone: resnet18\ncache: s3://bucket/cache\n")
+    code, err = _fails(capsys, "run", "x.yaml", "--dry-run")
+    assert code == 1
+    assert "the cache can't be at s3://bucket/cache" in err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_what_and_shows_an_example(command: str) -> None:
     done = CliRunner().invoke(cli, [command, "--help"])

@@ -143,6 +143,21 @@ def test_a_table_here_of_images_at_a_url(store, tmp_path, cache, monkeypatch, fe
         open_images(table, data_root=PHOTOS, cache=None)
 
 
+def test_a_folder_is_no_image(store, tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\ncat/00.png,x\ncat,y\n")
+    with pytest.raises(DataError, match=r"1 of 2 image files are not below flaky.*: cat\n"):
+        open_images(table, data_root=PHOTOS, cache=None)
+
+
+def test_a_table_at_the_top_is_not_looked_for_here(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flaky:").mkdir()
+    (tmp_path / "flaky:" / "list.csv").write_text("path,label\n")
+    with pytest.raises(DataError, match="no bucket or folder"):
+        open_images("flaky://list.csv", cache=None)
+
+
 def test_parquet_at_a_url(store):
     pytest.importorskip("pyarrow")
     import io
@@ -248,6 +263,31 @@ def test_what_web_servers_can_t_do():
     with pytest.raises(DataError, match="can't be listed") as caught:
         open_images("https://example.org/photos", cache=None)
     assert "--data-root https://example.org/photos" in caught.value.remedy
+
+
+def test_odd_names_on_a_web_server(tmp_path):
+    """No query can be smuggled in by a table either."""
+    pytest.importorskip("aiohttp")
+    import threading
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    names = ["a#1.png", "a?b=c.png", "a b.png", "ü.png"]
+    (tmp_path / "a").write_text("another")
+    for name in names:
+        (tmp_path / name).write_text(name)
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\n" + "".join(f"{name},x\n" for name in names))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        images = open_images(table, data_root=root, cache=None)
+        assert [images.read(row).decode() for row in range(4)] == names
+        server.shutdown()
 
 
 def test_a_broken_image_costs_itself_and_bombs_do_not_go_off(store, cache, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from featcache.errors import DataError
 from featcache.images import url
-from featcache.images.url import UrlFolder, check_url, is_url, without_secrets
+from featcache.images.url import UrlFolder, check_url, is_url, split_url, without_secrets
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -33,6 +33,9 @@ def no_pauses(monkeypatch):
         "s3://me:SECRET@bucket/photos",
         "s3://AKIA:SE/CRET@bucket/photos",
         "s3://:SECRET@bucket",
+        "s3://AKIA:12/SECRET@bucket",
+        "https://SECRET@host/photos",
+        "s3://SECRET@bucket/photos",
         "sftp://me:SECRET@host:22/x",
         "https://host/x.csv?X-Amz-Signature=SECRET",
         "az://box/photos?sig=SECRET",
@@ -64,6 +67,11 @@ def test_what_holds_no_credentials_stays(plain):
     assert check_url(plain + "/") == plain
 
 
+def test_an_object_and_its_folder():
+    assert split_url("s3://bucket/a/b.csv") == ("s3://bucket/a", "b.csv")
+    assert split_url("s3://b.csv") == ("s3://", "b.csv")
+
+
 def test_what_is_no_url():
     assert not is_url("photos")
     assert not is_url("torchvision:CIFAR10")
@@ -76,6 +84,10 @@ def test_what_is_no_url():
     [
         ("nothing://x", "Protocol not known", "s3, gs, az"),
         ("zip://a::file:///b.zip", "in one another", "Unpack"),
+        ("s3://", "no bucket or folder", "s3://bucket"),
+        ("file:///", "no bucket or folder", "s3://bucket"),
+        ("file://photos", "relative", "file:///"),  # a worker's folder is another
+        ("local://localhost/photos", "relative", "local:///"),
     ],
 )
 def test_what_can_t_be_opened(where, problem, remedy):
@@ -133,6 +145,14 @@ def test_one_that_stays_is_an_oserror():
     assert len(calls) == 1
 
 
+def test_an_error_does_not_say_where_a_redirection_went():
+    call, _ = fail_with(Refused("403, url='https://b.s3/x?X-Amz-Signature=SECRET'", 403))
+    with pytest.raises(PermissionError) as caught:
+        UrlFolder("memory://x")._ask(call)
+    assert "SECRET" not in str(caught.value)
+    assert "https://b.s3/x" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -176,6 +196,7 @@ def test_objects_come_and_go(tmp_path):
     folder.write("a", b"1")
     (tmp_path / "b").write_bytes(b"22")
     folder.upload(tmp_path / "b", "b")
+    (tmp_path / "new" / "folder").mkdir()
     assert sorted(folder.names()) == ["a", "b"]
     folder.download("b", tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == folder.read("b") == b"22"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from featcache.scaling.intake import Intake
 from featcache.scaling.parts import ObjectStore, open_parts
 from featcache.scaling.plan import Plan, make_plan
 from featcache.scaling.ranges import Ranges
+from featcache.store.file import FeatureFile
 from featcache.store.key import Key, read_key
 
 from .extracting import contents
@@ -194,6 +196,46 @@ def test_damaged_vectors_are_made_again(
                    view="hflip", **ONE)  # fmt: skip
     assert contents(tmp_path) == contents(alone)
     assert "vectors came back damaged" in caplog.text
+
+
+def packed(file: h5py.File) -> None:
+    shape = file["features"].shape
+    del file["features"]
+    packed = file.create_dataset("features", shape, "f4", chunks=shape, compression="gzip")
+    packed.id.write_direct_chunk((0, 0), b"what can't be unpacked")
+
+
+def huge(file: h5py.File) -> None:
+    for name, row, dtype in (("features", (1000,), "f4"), ("sha256", (32,), "u1"),
+                             ("done", (), "u1"), ("checksum", (), "u4")):  # fmt: skip
+        del file[name]
+        file.create_dataset(name, (2**40, *row), dtype, chunks=(2**10, *row))
+
+
+def twice(file: h5py.File) -> None:
+    for name in list(file):
+        rows = file[name][...]
+        del file[name]
+        file.create_dataset(name, data=rows[[*range(len(rows)), *range(len(rows))]])
+
+
+@pytest.mark.parametrize(("change", "left"), [(packed, 3), (huge, 3), (twice, 0)])
+def test_parts_that_no_worker_would_write(
+    photos: Path, tmp_path: Path, url: str, change: Callable[[h5py.File], None], left: int
+) -> None:
+    plan, work = plan_for(photos, tmp_path, url)
+    rows = work.pending()[:3]
+    assert worker.embed_range(plan.json(), span_of(work, rows))["refused"] == ""
+    (part,) = Path(url.removeprefix("file://")).iterdir()
+    with h5py.File(part, "r+") as file:
+        change(file)
+    (job,) = work.jobs
+    assert job.filling is not None
+    job.filling.file = FeatureFile(job.filling.file.path, writable=True)
+    with job.filling.file:
+        Intake(open_parts(url, tmp_path, "photos"), work, work.jobs).take_left(rows)
+    assert len(set(rows) & set(job.filling.pending)) == left
+    assert objects(url) == []
 
 
 def test_a_worker_that_may_not_write_there_is_refused(photos: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def fault_run(fleet: Fleet, client: Client, kills: int, rng: random.Random) -> d
             if what == "worker":
                 continue
         _, said = child.communicate()
-        for lost, rows in re.findall(r"(\d+) ranges lost their worker, (\d+) rows", said):
+        for lost, rows in re.findall(r"ranges that lost theirs: (\d+), rows done again: (\d+)", said):
             found["ranges lost"] += int(lost)
             found["rows given out again"] += int(rows)
         if child.returncode == 0:

@@ -15,7 +15,7 @@ from featcache.store.file import FeatureFile
 IMAGES = 600
 COMMAND = [
     sys.executable, "-m", "featcache", "extract", "--backbone", "resnet18", "--weights", "random:0",
-    "--image-size", "96", "-b", "8", "-j", "1", "--device", "cpu",
+    "--image-size", "128", "-b", "8", "-j", "1", "--device", "cpu",
 ]  # fmt: skip
 
 

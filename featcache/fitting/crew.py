@@ -152,7 +152,7 @@ def fit_by(
             candidate = shelf.ready()
             if candidate is None:
                 return None
-            check_split(features.select(candidate.backbones), folds)
+            check_split(features.select(candidate.backbones, vectors=False), folds)
             keys[candidate], done[candidate] = shelf.plans[candidate], {}
             shelf.next(candidate)
             left.extend(
@@ -172,7 +172,7 @@ def fit_by(
                 mine[fit.fold] = result
                 if len(mine) == len(folds):
                     shelf.done(candidate)
-                    chosen = features.select(candidate.backbones)
+                    chosen = features.select(candidate.backbones, vectors=False)
                     in_order = [mine[place] for place in range(len(folds))]
                     del done[candidate]
                     fusion, head = candidate.fusion, candidate.head

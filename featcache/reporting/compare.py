@@ -173,8 +173,8 @@ def compare(
     spent = extraction_seconds(features, cache)
     folders = {
         candidate: _folder(
-            candidate, features.select(candidate.backbones), rows, seed, settings or {},
-            Path(reports),
+            candidate, features.select(candidate.backbones, vectors=False), rows, seed,
+            settings or {}, Path(reports),
         )
         for candidate in grid
     }  # fmt: skip
@@ -192,7 +192,7 @@ def compare(
     results = _results(todo, features, split, seed, settings or {}, jobs, crew)
     with closing(results):
         for candidate, result in results:
-            chosen = features.select(candidate.backbones)
+            chosen = features.select(candidate.backbones, vectors=False)
             mine = _settings_of(candidate, settings or {})
             pipeline = result.folds[0].classifier
             write = pipeline and pipeline_writer(pipeline, candidate, chosen, split, seed, mine)

@@ -106,8 +106,16 @@ class Features:
             for id_, view in zip(self.ids.tolist(), self.view.tolist(), strict=True)
         ])  # fmt: skip
 
-    def select(self, names: Sequence[str]) -> Features:
-        """The same rows with only these backbones' blocks, in the order given."""
+    def select(self, names: Sequence[str], vectors: bool = True) -> Features:
+        """The same rows with only these backbones' blocks, in the order given.
+
+        Parameters
+        ----------
+        names : sequence of str
+        vectors : bool, default True
+            False where only what is known of the rows is of use: X is then zeros, of one number's
+            memory. Blocks that are not neighbours are otherwise copied.
+        """
         if not names:
             raise DataError(
                 "no backbone to select", f"These features have: {', '.join(self.names)}."
@@ -120,12 +128,16 @@ class Features:
         columns = np.concatenate([
             np.arange(starts[self.names[i]], starts[self.names[i]] + self.blocks[i]) for i in chosen
         ])  # fmt: skip
-        # Neighbouring blocks are a part of the same memory, others a copy.
-        together = bool((np.diff(columns) == 1).all())
-        which = slice(int(columns[0]), int(columns[-1]) + 1) if together else columns
+        if not vectors:
+            X = np.broadcast_to(np.float32(0), (len(self), len(columns)))
+        elif tuple(names) == self.names:
+            X = self.X
+        else:  # neighbouring blocks are a part of the same memory, others a copy
+            together = bool((np.diff(columns) == 1).all())
+            X = self.X[:, slice(int(columns[0]), int(columns[-1]) + 1) if together else columns]
         return replace(
             self,
-            X=self.X if tuple(names) == self.names else self.X[:, which],
+            X=X,
             blocks=tuple(self.blocks[i] for i in chosen),
             names=tuple(self.names[i] for i in chosen),
             keys=tuple(self.keys[i] for i in chosen),

@@ -61,6 +61,18 @@ def test_select_takes_blocks_in_the_order_given():
     assert both.select(both.names).X is both.X
 
 
+def test_select_without_vectors_is_the_rest_and_takes_no_memory():
+    both = features()
+    whole, bare = both.select(["two", "one"]), both.select(["two", "one"], vectors=False)
+    assert bare.X.shape == whole.X.shape
+    assert bare.X.dtype == whole.X.dtype
+    assert bare.X.base is not None
+    assert bare.X.strides == (0, 0)
+    for name in ("blocks", "names", "keys", "data"):
+        assert getattr(bare, name) == getattr(whole, name)
+    assert bare.digest() == whole.digest()
+
+
 def test_select_refuses_what_is_not_there():
     with pytest.raises(UnknownName, match="Did you mean two"):
         features().select(["twoo"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featcache.hashing import sha256_array
-from featcache.images.manifest import Images, check_name, strings
+from featcache.images.manifest import Images, check_name, make_images
 
 
 def from_arrays(
@@ -34,14 +34,13 @@ def from_arrays(
     source : str, default "memory"
         What the manifest says of its origin.
     """
-    empty = [""] * len(arrays)
-    return Images(
-        name=check_name(name),
-        ids=strings(ids),
-        sha256=strings(sha256_array(array) for array in arrays),
-        labels=strings(labels),
-        groups=strings(groups or empty),
-        split=strings(split or empty),
+    return make_images(
+        check_name(name),
+        ids,
+        (sha256_array(array) for array in arrays),
+        labels=labels,
+        groups=groups,
+        split=split,
         read=arrays.__getitem__,
         source=source,
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataError
 from featcache.hashing import sha256_file
-from featcache.images.manifest import IMAGES_CSV, Images, read_images_csv, strings
+from featcache.images.manifest import IMAGES_CSV, Images, make_images, read_images_csv
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .gif .webp .ppm .pgm .pbm .pnm .tga .jp2 .avif"
@@ -64,18 +64,17 @@ def from_files(
     digests = recall(name, ids, size, mtime_ns, None if rehash else cache)
     threads = min(8, os.cpu_count() or 1)
     take_digests(digests, lambda row: sha256_file(Path(paths[row])), threads)
-    empty = [""] * len(paths)
 
     def read(row: int) -> bytes:
         return Path(paths[row]).read_bytes()
 
-    return Images(
-        name=name,
-        ids=strings(ids),
-        sha256=strings(digests),
-        labels=strings(labels),
-        groups=strings(groups or empty),
-        split=strings(split or empty),
+    return make_images(
+        name,
+        ids,
+        digests,
+        labels=labels,
+        groups=groups,
+        split=split,
         read=read,
         size=size,
         mtime_ns=np.where(mtime_ns > scan_ns - GRAIN_NS, 0, mtime_ns),

@@ -120,6 +120,29 @@ class Images:
         return np.sort(first)
 
 
+def make_images(
+    name: str,
+    ids: Sequence[str],
+    sha256: Iterable[str],
+    *,
+    labels: Sequence[str],
+    groups: Sequence[str] | None = None,
+    split: Sequence[str] | None = None,
+    **rest: Any,
+) -> Images:
+    """The manifest of these columns; groups and split may be left out. `rest` as in `Images`."""
+    empty = [""] * len(ids)
+    return Images(
+        name,
+        strings(ids),
+        strings(sha256),
+        strings(labels),
+        strings(groups or empty),
+        strings(split or empty),
+        **rest,
+    )
+
+
 def split_name(text: str) -> str | None:
     """The split that a folder or cell called `text` means, "" for none, None if it means none."""
     return _SPLIT_NAMES.get(text.strip().lower())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError, first_line
 from featcache.hashing import sha256_bytes, sha256_json
 from featcache.images.files import GRAIN_NS, check_utf8, is_image, recall, take_digests
-from featcache.images.manifest import Images, strings
+from featcache.images.manifest import Images, make_images
 from featcache.images.options import Options
 from featcache.images.url import UrlFolder
 
@@ -116,14 +116,13 @@ class Remote:
         reading = _Reading(self._folder, ids, size)
         take_digests(digests, reading.digest, _THREADS)
         marks[list(reading.unread)] = 0
-        empty = [""] * len(ids)
-        return Images(
-            name=name,
-            ids=strings(ids),
-            sha256=strings(digests),
-            labels=strings(labels),
-            groups=strings(groups or empty),
-            split=strings(split or empty),
+        return make_images(
+            name,
+            ids,
+            digests,
+            labels=labels,
+            groups=groups,
+            split=split,
             read=reading.read,
             size=size,
             mtime_ns=marks,

@@ -137,7 +137,8 @@ def fault_run(fleet: Fleet, client: Client, kills: int, rng: random.Random) -> d
             if what == "worker":
                 continue
         _, said = child.communicate()
-        for lost, rows in re.findall(r"ranges that lost theirs: (\d+), rows done again: (\d+)", said):
+        summary = r"ranges that lost theirs: (\d+), rows done again: (\d+)"
+        for lost, rows in re.findall(summary, said):
             found["ranges lost"] += int(lost)
             found["rows given out again"] += int(rows)
         if child.returncode == 0:

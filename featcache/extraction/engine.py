@@ -10,6 +10,7 @@ import torch
 
 from featcache.errors import RecipeError, unknown
 from featcache.extraction.backbone import Backbone
+from featcache.extraction.folding import can_fuse
 from featcache.extraction.forward import FORWARDS, PRECISIONS, has_compiler, has_openvino
 from featcache.extraction.network import Network
 
@@ -51,6 +52,12 @@ class Engine:
         kind = "eager" if self.kind == AUTO else self.kind
         precision = "fp32" if self.precision == AUTO else self.precision
         size = self.at_once if kind == "eager" and self.at_once else self.batch_size
+        if not computes_in(self.device, precision):
+            log.warning(
+                "%s: this processor has no arithmetic in %s; it is emulated, several times slower "
+                "than --precision fp32",
+                backbone.name, precision,
+            )  # fmt: skip
         return Network(backbone, self.device, precision, kind, size)
 
     def for_images(self, count: int, begun: str | None = None) -> str:
@@ -133,11 +140,21 @@ def native_bf16(device: str) -> bool:
     """Whether the device computes in bf16 itself (AVX-512 BF16, AMX, NVIDIA from Ampere on)."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if not computes_in(device, "bf16"):  # the processor could, but oneDNN is told not to
+        return False
     if hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 and later
         flags = torch.cpu.get_capabilities()
         return any(flags.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def computes_in(device: str, precision: str) -> bool:
+    """Whether the device has convolutions in this precision, if only by converting on the way.
+
+    A processor without them still gives the right vectors, by loops of torch's own.
+    """
+    return device != "cpu" or can_fuse(PRECISIONS[precision])
 
 
 def choose_device(device: str = AUTO) -> str:

@@ -8,6 +8,7 @@ where they are missing or a network can't be traced, it runs as it is.
 from __future__ import annotations
 
 import operator
+from functools import cache
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ def fuse_for_cpu(
         Images in a forward pass; weights are packed for that many.
     """
     finish = round_weights if dtype is torch.bfloat16 else nn.Module.float
-    if not isinstance(graph, fx.GraphModule) or not fused_is_there():
+    if not isinstance(graph, fx.GraphModule) or not can_fuse(dtype):
         return finish(graph)
     from torch.fx.passes.shape_prop import ShapeProp
 
@@ -130,13 +131,22 @@ def fuse_for_cpu(
     return finish(graph)  # a fused one has no parameters that this could cast
 
 
-def fused_is_there() -> bool:
-    """Whether this torch has oneDNN with the calls that fusing needs."""
+@cache
+def can_fuse(dtype: torch.dtype) -> bool:
+    """Whether oneDNN runs fused convolutions in this dtype on this processor.
+
+    Found by running one, since instruction sets, torch's versions and oneDNN's own limits
+    (ONEDNN_MAX_CPU_ISA) all decide about it: bf16, for instance, needs AVX-512 or newer.
+    """
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not there:
         return False
-    packs = hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
-    return packs and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    conv = nn.Conv2d(1, 1, 1).requires_grad_(False)
+    try:
+        _FusedConv(conv, "relu", [], [1, 1, 1, 1], dtype)(torch.zeros(1, 1, 1, 1, dtype=dtype))
+    except (RuntimeError, AttributeError):  # refused, or a torch without these calls
+        return False
+    return True
 
 
 class _FusedConv(nn.Module):

@@ -133,10 +133,17 @@ class Network:
             self._prepare()
 
     def _cannot_run(self, error: Exception) -> FeatcacheError:
+        if _no_memory(error):
+            remedy = "Choose a smaller --batch-size."
+        elif self._precision == "fp32":
+            remedy = "Choose another --image-size: the network may need larger images."
+        else:
+            remedy = "Choose --precision fp32, which runs everywhere, or another --image-size."
         side = self._backbone.preprocess.crop
         return FeatcacheError(
-            f"{self._backbone.name} can't run on images of {side} px: {first_line(error)}",
-            "Choose another --image-size, or a smaller --batch-size if memory ran out.",
+            f"{self._backbone.name} can't run on images of {side} px in {self._precision}: "
+            f"{first_line(error)}",
+            remedy,
         )
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from featcache.extraction.folding import fold, fuse_for_cpu, fused_is_there
+from featcache.extraction.folding import can_fuse, fold, fuse_for_cpu
 from featcache.extraction.registry import open_backbone
 from featcache.extraction.sample import cosine
 
@@ -81,10 +81,15 @@ def test_a_network_that_can_not_be_traced_is_run_as_it_is():
     assert fold(net, X) is net
 
 
-@pytest.mark.skipif(not fused_is_there(), reason="this torch has no fused convolutions")
+def need_fused(dtype):
+    if not can_fuse(dtype):
+        pytest.skip(f"oneDNN has no fused convolutions in {dtype} on this processor")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_fusing_keeps_the_function(dtype):
+    need_fused(dtype)
     wanted = trained()(X)
     fused = fuse_for_cpu(fold(trained(), X), X[:1], dtype, 4)
     found = fused(X.to(dtype).to(memory_format=torch.channels_last)).float()
@@ -112,10 +117,10 @@ class Sums(nn.Module):
         return (late + twice * 2 + torch.relu(self.a(late) + 1.0)).flatten(1)
 
 
-@pytest.mark.skipif(not fused_is_there(), reason="this torch has no fused convolutions")
 @pytest.mark.parametrize(("dtype", "sums"), [(torch.float32, 4), (torch.bfloat16, 2)])
 @torch.no_grad()
 def test_sums_are_done_within_convolutions(dtype, sums):
+    need_fused(dtype)
     torch.manual_seed(0)
     net = Sums().eval()
     wanted = net(X)
@@ -130,7 +135,7 @@ def test_sums_are_done_within_convolutions(dtype, sums):
 
 @torch.no_grad()
 def test_without_the_fused_calls_it_is_cast(monkeypatch):
-    monkeypatch.setattr("featcache.extraction.folding.fused_is_there", lambda: False)
+    monkeypatch.setattr("featcache.extraction.folding.can_fuse", lambda dtype: False)
     wanted = trained()(X)
     found = fuse_for_cpu(fold(trained(), X), X[:1], torch.bfloat16, 4)(X.bfloat16()).float()
     torch.testing.assert_close(found, wanted, rtol=0.03, atol=0.03)

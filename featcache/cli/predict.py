@@ -89,7 +89,7 @@ def predict(
         reports=reports,
         weights_dir=weights_dir,
         device=device,
-        batch_size=batch_size,
+        batch_size=min(batch_size, len(files)) if isinstance(batch_size, int) else batch_size,
         workers=workers,
     )
     trained = model.facts["trained_on"]

@@ -16,12 +16,19 @@ from featcache.store.file import Digests, to_digests
 
 
 class Content:
-    """The distinct contents of a manifest, and those known to be broken."""
+    """The distinct contents of a manifest, and those known to be broken.
+
+    Attributes
+    ----------
+    count : int
+        Of all distinct contents, broken or not: the same in every run over one data set.
+    """
 
     def __init__(self, images: Images, store: Cache, retry_failed: bool = False) -> None:
         self.images = images
         self._store = store
         distinct = images.distinct()
+        self.count = len(distinct)
         hopeless = {} if retry_failed else store.failed(images.name)
         bad = np.array([str(s) in hopeless for s in images.sha256[distinct]], np.bool_)
         self.problems: dict[int, Problem] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -18,6 +18,7 @@ log = logging.getLogger("featcache")
 
 AUTO = "auto"
 _IN_CACHE = 8  # images whose feature maps a processor's cache holds
+_STEP = 8  # batch sizes are multiples of it, if the data set has several batches
 _WORTH_OPENVINO = 500  # so many images repay the seconds that its graph takes
 
 
@@ -46,6 +47,16 @@ class Engine:
     kind: str = "eager"
     batch_size: int = 32
     at_once: int | None = None
+
+    def for_set(self, count: int) -> Engine:
+        """The same, with batches that a data set of `count` distinct images fills evenly.
+
+        A function of the data set alone, so that a run that goes on where another was stopped has
+        forward passes of the same size, which equal bits need.
+        """
+        size = _fill_evenly(count, self.batch_size)
+        at_once = None if self.at_once is None else min(self.at_once, size)
+        return replace(self, batch_size=size, at_once=at_once)
 
     def load(self, backbone: Backbone) -> Network:
         """Build the backbone's network on the device."""
@@ -87,6 +98,17 @@ class Engine:
             "torch": str(torch.__version__),
             "torchvision": str(torchvision.__version__),
         }
+
+
+def _fill_evenly(count: int, most: int) -> int:
+    """A batch size of at most `most`; fewer than `_STEP` places in each batch stay empty.
+
+    Of several batches it is a multiple of `_STEP`: so, large sets that grow a little keep theirs.
+    """
+    if count <= most:
+        return max(1, count)
+    size = -(-count // -(-count // most))
+    return min(most, -(-size // _STEP) * _STEP)
 
 
 def open_engine(

@@ -152,6 +152,7 @@ def fill_cache(
     store = Cache(cache)
     report = Report(images.name, len(images))
     content = Content(images, store, retry_failed)
+    runner = runner.for_set(content.count)
     limit = _most_failures(max_failures, len(content.rows))
     store.note_images(images)
     if not len(content.rows):

@@ -111,17 +111,26 @@ class Tuned:
     def __call__(self, pixels: Mapping[Preprocess, Pixels]) -> Said:
         import torch
 
-        n, full = len(next(iter(pixels.values()))), self._engine.batch_size
-        inputs = []
-        for backbone in self._backbones:
-            cut = pixels[backbone.preprocess]
-            batch = torch.zeros((full, *cut.shape[1:]), dtype=torch.uint8)  # (b, 3, h, w)
-            batch[:n] = torch.from_numpy(cut)
-            inputs.append(backbone.preprocess.normalise(batch.to(self._engine.device)))
-        with torch.inference_mode():
-            logits = self.network(*inputs)[:n]  # (n, classes)
+        n = len(next(iter(pixels.values())))
+        size = self._engine.at_once or self._engine.batch_size
+        parts = [self._logits(pixels, start, min(start + size, n), size)
+                 for start in range(0, n, size)]  # fmt: skip
+        logits = torch.cat(parts)  # (n, classes)
         proba: NDArray[Any] = logits.double().softmax(1).cpu().numpy()  # (n, classes)
         return self._classes[proba.argmax(1)], proba
+
+    def _logits(self, pixels: Mapping[Preprocess, Pixels], start: int, end: int, size: int) -> Any:
+        """One forward pass of exactly `size` images, filled up if short; (end - start, classes)."""
+        import torch
+
+        inputs = []
+        for backbone in self._backbones:
+            cut = pixels[backbone.preprocess][start:end]
+            batch = torch.zeros((size, *cut.shape[1:]), dtype=torch.uint8)  # (b, 3, h, w)
+            batch[: end - start] = torch.from_numpy(cut)
+            inputs.append(backbone.preprocess.normalise(batch.to(self._engine.device)))
+        with torch.inference_mode():
+            return self.network(*inputs)[: end - start]
 
 
 def described(entry: Mapping[str, Any]) -> Backbone:

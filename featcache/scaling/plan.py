@@ -101,7 +101,7 @@ class Plan:
     parts_at : str
         The URL that parts go to; "" for the cache folder.
     asked : dict
-        See `Work.asked`.
+        See `Work.asked`; and "count", of the data set's distinct images.
     threads : int
         Of a forward pass; 0 for all that the worker has.
     ids, sha256 : sequence of str
@@ -154,7 +154,7 @@ def make_plan(
         cache=str(work.store.folder.absolute()),
         source=source,
         parts_at=parts_at,
-        asked=_plain(work.asked),
+        asked={**_plain(work.asked), "count": work.content.count},
         threads=threads,
         ids=images.ids[rows].tolist(),
         sha256=images.sha256[rows].tolist(),

@@ -186,6 +186,7 @@ def _open(plan: Plan, part: Part) -> Ready:
     """One backbone as the client opened it, or the reason why it is another one here."""
     asked = plan.asked
     engine = open_engine(asked["device"], part.precision, part.engine, asked["batch_size"])
+    engine = engine.for_set(asked["count"])
     plain = open_backbones(asked["backbone"], **asked["opening"])
     backbone = (plain + with_views(plain, asked["view"]))[part.number]
     wanted, key = read_key(part.key, "the plan"), backbone.key(part.precision)

@@ -3,6 +3,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import SIDE, tiny_backbone
 from torch import nn
 
@@ -132,6 +134,25 @@ def test_the_processor_takes_few_images_at_once_unless_told(batch_size, size, mo
     network = open_engine("cpu", "fp32", "eager", batch_size).load(around(Watch()))
     network.run(pixels(40))
     assert set(seen) == {size}
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "size"),
+    [(120, 512, 120), (600, 512, 304), (3, 512, 3), (513, 512, 264), (10_000, 512, 504),
+     (60_000, 128, 128), (9, 8, 8), (16, 8, 8), (1, 1, 1), (0, 32, 1), (12, 11, 8), (20, 32, 20)],
+)  # fmt: skip
+def test_batches_are_no_larger_than_the_data_set_fills(count, asked, size):
+    engine = Engine(batch_size=asked, at_once=4).for_set(count)
+    assert (engine.batch_size, engine.at_once) == (size, min(4, size))
+
+
+@settings(max_examples=300, deadline=None)
+@given(count=st.integers(1, 10**6), asked=st.integers(1, 2048))
+def test_no_batch_is_filled_up_by_more_than_a_step(count, asked):
+    size = Engine(batch_size=asked).for_set(count).batch_size
+    batches = -(-count // size)
+    assert 1 <= size <= asked
+    assert batches * size - count < 8 * batches
 
 
 @pytest.mark.parametrize(

@@ -220,16 +220,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(pictures, tmp_path, monkeyp
 BAD = {"cat/00a.png", "dog/zz.jpg", "owl/03cut.png"}
 
 
-class TestBrokenImages:
-    @pytest.fixture
-    def spoilt(self, pictures):
-        """The pictures and, in between, three that can't be decoded (two of them equal)."""
-        (pictures / "cat" / "00a.png").write_bytes(b"no image")
-        (pictures / "dog" / "zz.jpg").write_bytes(b"no image")
-        whole = (pictures / "owl" / "02.png").read_bytes()
-        (pictures / "owl" / "03cut.png").write_bytes(whole[: len(whole) // 2])
-        return pictures
+@pytest.fixture
+def spoilt(pictures):
+    """The pictures and, in between, three that can't be decoded (two of them equal)."""
+    (pictures / "cat" / "00a.png").write_bytes(b"no image")
+    (pictures / "dog" / "zz.jpg").write_bytes(b"no image")
+    whole = (pictures / "owl" / "02.png").read_bytes()
+    (pictures / "owl" / "03cut.png").write_bytes(whole[: len(whole) // 2])
+    return pictures
 
+
+class TestBrokenImages:
     def test_cost_themselves_only(self, spoilt, tmp_path):
         """Bit for bit, though the others stand elsewhere in their batches then."""
         found = by_id(extract(spoilt, backbone="squeezenet1_1", cache=tmp_path / "1", **SMALL))
@@ -276,6 +277,30 @@ class TestBrokenImages:
             assert (cache / "bad" / "failed.csv").is_file()
         noise(1).save(tmp_path / "bad" / "a" / "good.png")
         assert len(embedded(tmp_path / "bad", cache)) == 1
+
+
+class TestBatches:
+    def test_are_no_larger_than_the_data_set(self, cache):
+        seen = []
+        images = tiny_images(20)
+        fill_cache(images, backbone=tiny_backbone(called=seen.append), cache=cache, batch_size=512)
+        assert set(seen) == {20}
+
+    def test_stay_as_large_when_known_failures_or_few_rows_are_left(self, spoilt, cache):
+        """A run that goes on has forward passes of the size that it began with."""
+        images, seen = open_images(spoilt, cache=cache), []
+        options = {"cache": cache, "batch_size": 512, "max_failures": None}
+
+        def stop(size):
+            seen.append(size)
+            if len(seen) > 1:  # the first pass is the network's trial
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fill_cache(images, backbone=tiny_backbone(called=stop), **options)
+        fill_cache(images, backbone=tiny_backbone(called=seen.append), **options)
+        fill_cache(images, backbone=tiny_backbone("other", called=seen.append), **options)
+        assert set(seen) == {14}, "12 good images and 2 distinct broken ones"
 
 
 class TestFilesThatChangeMeanwhile:

@@ -98,11 +98,15 @@ def test_logreg_finds_the_same_optimum(tmp_path, classes, settings):
     y = ["class0" if i % 7 == 0 else label for i, label in enumerate(y)]
     cache, images = store(tmp_path, X, y, (6, 4))
     lazy = cache.features(images, cache.choose("toy"), lazy=True)
-    wanted = make_classifier(settings={"head.tol": 1e-6, **settings}, head="logreg")
+    tol = 1e-6
+    wanted = make_classifier(settings={"head.tol": tol, **settings}, head="logreg")
     exact = fit_clone(wanted, X.astype(np.float64), lazy.y).steps[1][1]
     other = fit_clone(wanted, lazy.X, lazy.y).steps[1][1]
-    np.testing.assert_allclose(other.coef_, exact.coef_, atol=1e-4)
-    np.testing.assert_allclose(other.intercept_, exact.intercept_, atol=1e-4)
+    # The penalty makes the mean loss strongly convex by 1 / (C n): where no entry of the gradient is
+    # larger than `tol`, the optimum is no farther away than this, whatever the processor.
+    bound = tol * np.sqrt(exact.coef_.size) * exact.C * len(X)
+    np.testing.assert_allclose(other.coef_, exact.coef_, rtol=0, atol=bound)
+    np.testing.assert_allclose(other.intercept_, exact.intercept_, rtol=0, atol=bound)
     single = fit_clone(wanted, X, lazy.y).steps[1][1]
     assert (other.coef_.dtype, other.coef_.shape) == (single.coef_.dtype, single.coef_.shape)
     assert other.classes_.tolist() == exact.classes_.tolist()

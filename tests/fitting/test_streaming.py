@@ -102,7 +102,7 @@ def test_logreg_finds_the_same_optimum(tmp_path, classes, settings):
     wanted = make_classifier(settings={"head.tol": tol, **settings}, head="logreg")
     exact = fit_clone(wanted, X.astype(np.float64), lazy.y).steps[1][1]
     other = fit_clone(wanted, lazy.X, lazy.y).steps[1][1]
-    # The penalty makes the mean loss strongly convex by 1 / (C n): where no entry of the gradient is
+    # The penalty makes the mean loss strongly convex by 1 / (C n): if no entry of the gradient is
     # larger than `tol`, the optimum is no farther away than this, whatever the processor.
     bound = tol * np.sqrt(exact.coef_.size) * exact.C * len(X)
     np.testing.assert_allclose(other.coef_, exact.coef_, rtol=0, atol=bound)

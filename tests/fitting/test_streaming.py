@@ -133,7 +133,7 @@ def test_logreg_does_not_depend_on_its_first_guess(both, monkeypatch):
     monkeypatch.setattr(streamed_linear, "_SAMPLE", 40)  # too few rows for every class
     plain = fit_clone(wanted, lazy.X, lazy.y).steps[1][1]
     one, other = (_penalised_loss(fitted, both[0].X, lazy.y) for fitted in (guessed, plain))
-    assert one == pytest.approx(other, abs=np.finfo(np.float32).eps)
+    assert one == pytest.approx(other, abs=float(np.finfo(np.float32).eps))
 
 
 def test_the_mlp_is_as_good(both):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,25 @@ def file_stem(backbone: str) -> str:
     return backbone.replace(":", ".").replace("/", "_")
 
 
+def tuned_file(backbone: str) -> str:
+    """The name of the file that a run keeps a backbone's tuned weights in."""
+    return f"{file_stem(backbone)}.safetensors"
+
+
+def find_tuned(files: Container[str], backbone: str) -> str:
+    """Which of a bundle's files holds a backbone's tuned weights.
+
+    Bundles may also have it under the backbone's name as it is spelt, "timm:resnet18.safetensors".
+    """
+    spelt = f"{IN_A_RUN.name}/{backbone}.safetensors"
+    return spelt if spelt in files else f"{IN_A_RUN.name}/{tuned_file(backbone)}"
+
+
 def in_run(run: Path, architecture: str) -> Path | None:
     """The tuned weights of a backbone in a run folder; None where it has none."""
-    path = run / IN_A_RUN / f"{file_stem(architecture)}.safetensors"
+    bundle = run / IN_A_RUN.parent
+    files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*.safetensors")}
+    path = bundle / find_tuned(files, architecture)
     return path if path.is_file() else None
 
 

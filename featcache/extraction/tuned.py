@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.errors import WeightsError
 from featcache.hashing import canonical_json
+from featcache.store.weights_folder import file_stem
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +40,6 @@ class Tuned:
 
     trained_on: frozenset[str]
     preprocess: Mapping[str, Any]
-
-
-def file_stem(backbone: str) -> str:
-    """A backbone's name as part of a file's: "timm.resnet18" for "timm:resnet18"."""
-    return backbone.replace(":", ".").replace("/", "_")
 
 
 def tuned_file(backbone: str) -> str:

@@ -440,5 +440,5 @@ def test_a_dry_run_says_what_would_be_done(
     assert "# extract: resnet18, alexnet, each image also as hflip\n" in said
     assert "# as published (LEAKY): 6 candidates x 5 folds = 30 fits\n" in said
     assert "# leak-free: 6 candidates x 10 folds = 60 fits\n" in said
-    assert "if --finetune is given (it takes a GPU): resnet18+alexnet with concat, 8 epochs" in said
+    assert "if --finetune is given (it takes a GPU): alexnet+resnet18 with concat, 8 epochs" in said
     assert "# NOT HERE: no/such/folder" in said

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
 from featcache.errors import DataError, RecipeError, unknown
-from featcache.images.options import KINDS
+from featcache.images.options import KINDS, Options
 
 if TYPE_CHECKING:
     from featcache.images.manifest import Images
@@ -50,7 +50,7 @@ def cached_features(
         images = store.images(data or name)
     else:
         images = open_images(data, name=name, data_root=data_root, group=group, cache=cache)
-    entries = store.choose(images.name, backbone)
+    entries = store.choose(images, backbone, view)
     note(images.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
@@ -63,6 +63,19 @@ def cached_features(
     if memory is None:
         return store.features(images, entries, view)
     return load(store, images, entries, view, memory, jobs)
+
+
+def how_opened(
+    data: str | None, name: str | None, data_root: str | None, group: str | None, cache: str
+) -> list[str]:
+    """The options that open the images again; [] where `cached_features` asks the cache alone."""
+    from featcache.store.cache import Cache
+
+    column = None if group in KINDS else group
+    if data is None or (names_data_set(Cache(cache), data) and column is None):
+        return []
+    rest = Options(source=data, root=data_root, group=group).words
+    return ["--data", data, *(["--name", name] if name else []), *rest]
 
 
 def names_data_set(store: Cache, data: str) -> bool:

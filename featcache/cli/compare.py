@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.cached import cached_features
+from featcache.cli.cached import cached_features, how_opened
 from featcache.cli.clustered import cluster_at, crew_of, dask_option, fits_here
 from featcache.cli.console import note, show_runs, show_table
 from featcache.cli.options import (
@@ -66,6 +66,7 @@ def compare(
     from featcache import compare as run_grid
 
     options["group"] = group if group in KINDS else None
+    options["opened"] = how_opened(data, name, data_root, group, cache)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "fitted": say_fitted}
     with cluster_at(dask) as cluster:
         features = cached_features(

@@ -199,10 +199,11 @@ def _hdf5(cache: Path) -> Iterator[Finding]:
 
 
 def _weights(weights_dir: str | None) -> Iterator[Finding]:
-    from featcache.extraction.weight_files import locate_all, own_folder
-    from featcache.extraction.weights import VARIABLE, hub_folder
+    from featcache.extraction.weight_files import locate_all
+    from featcache.extraction.weights import hub_folder
+    from featcache.store.weights_folder import VARIABLE, weights_folder
 
-    own = own_folder(weights_dir)
+    own = weights_folder(weights_dir)
     if own is not None and not own.is_dir():
         yield Finding(
             FAIL, "weights folder", f"{own} is not there", f"Check --weights-dir/{VARIABLE}."

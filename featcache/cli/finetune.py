@@ -151,4 +151,5 @@ def _show(run: Run) -> None:
 
 def _words() -> list[str]:
     """The command line without what it takes to train again all the same."""
-    return [word for word in sys.argv[1:] if word != "--again"]
+    typed = click.get_current_context().obj or sys.argv[1:]
+    return [word for word in typed if word != "--again"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.cached import cached_features
+from featcache.cli.cached import cached_features, how_opened
 from featcache.cli.clustered import cluster_at, crew_of, dask_option, fits_here
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
@@ -63,6 +63,7 @@ def fit(
     from featcache.reporting.ties import leaky_note
 
     options["group"] = group if group in KINDS else None
+    options["opened"] = how_opened(data, name, data_root, group, cache)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "singles": False}
     with cluster_at(dask) as cluster:
         features = cached_features(

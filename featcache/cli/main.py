@@ -81,7 +81,8 @@ def main(args: list[str] | None = None) -> None:
 def run(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        code: Any = cli.main(args, prog_name="featcache", standalone_mode=False)
+        words = sys.argv[1:] if args is None else list(args)
+        code: Any = cli.main(args, prog_name="featcache", standalone_mode=False, obj=words)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:

@@ -35,7 +35,7 @@ def report(
 ) -> None:
     """Make the pages: comparison.html, and report.html of runs.
 
-    Of the runs that are named, or of each data set's best, with plots as PNG and SVG beside it.
+    Of the runs that are named, by folder or as for predict, or of each data set's best, with plots as PNG and SVG beside it.
     Prints those runs, or all; "=" marks what can't be told from the best of its table by a
     paired test. Rebuilds comparison.csv and comparison.md too.
 
@@ -47,9 +47,12 @@ def report(
     from itertools import groupby
 
     from featcache.reporting.comparison import sort_runs, write_comparison
+    from featcache.reporting.named import find_run
     from featcache.reporting.run_folder import read_run
 
-    named = [read_run(folder) for folder in runs]  # before anything is written
+    named = [
+        read_run(run if run.exists() else find_run(str(run), reports)) for run in runs
+    ]  # before anything is written
     images = _images(data, data_root, cache)
     pages: list[Path] = []
     everything = write_comparison(

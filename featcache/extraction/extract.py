@@ -50,7 +50,7 @@ def extract(
     Returns
     -------
     Features
-        One block for each backbone, in the order named.
+        One block for each backbone, in the order of their names.
     """
     images = open_images(data, cache=cache)
     report = fill_cache(images, backbone=backbone, cache=cache, **options)

@@ -18,8 +18,9 @@ from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.quiet import quiet
 from featcache.extraction.state import difference, of_another
 from featcache.extraction.torchvision_models import Size
-from featcache.extraction.tuned import file_stem, read_tuned
+from featcache.extraction.tuned import read_tuned
 from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
+from featcache.store.weights_folder import file_stem
 
 if TYPE_CHECKING:
     import torch

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import WeightsError
 from featcache.hashing import canonical_json
+from featcache.store.weights_folder import file_stem
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +42,25 @@ class Tuned:
     preprocess: Mapping[str, Any]
 
 
-def file_stem(backbone: str) -> str:
-    """A backbone's name as part of a file's: "timm.resnet18" for "timm:resnet18"."""
-    return backbone.replace(":", ".").replace("/", "_")
+def tuned_file(backbone: str) -> str:
+    """The name of the file that a run keeps a backbone's tuned weights in."""
+    return f"{file_stem(backbone)}.safetensors"
+
+
+def find_tuned(files: Container[str], backbone: str) -> str:
+    """Which of a bundle's files holds a backbone's tuned weights.
+
+    Bundles may also have it under the backbone's name as it is spelt, "timm:resnet18.safetensors".
+    """
+    spelt = f"{IN_A_RUN.name}/{backbone}.safetensors"
+    return spelt if spelt in files else f"{IN_A_RUN.name}/{tuned_file(backbone)}"
 
 
 def in_run(run: Path, architecture: str) -> Path | None:
     """The tuned weights of a backbone in a run folder; None where it has none."""
-    path = run / IN_A_RUN / f"{file_stem(architecture)}.safetensors"
+    bundle = run / IN_A_RUN.parent
+    files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*.safetensors")}
+    path = bundle / find_tuned(files, architecture)
     return path if path.is_file() else None
 
 

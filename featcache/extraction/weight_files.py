@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from pathlib import Path
 from featcache.errors import WeightsError
 from featcache.extraction.backbone import PENULTIMATE
 from featcache.extraction.registry import BACKBONES, family_of
-from featcache.extraction.tuned import file_stem
-from featcache.extraction.weights import VARIABLE, Published, _own, hub_folder
+from featcache.extraction.weights import Published, _own, hub_folder
 from featcache.hashing import sha256_file
 from featcache.replacing import replacing
+from featcache.store.weights_folder import VARIABLE, file_stem, weights_folder
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,6 @@ class WeightFile:
         )
 
 
-def own_folder(weights_dir: str | Path | None = None) -> Path | None:
-    """The user's own weights folder: the one given, else that in FEATCACHE_WEIGHTS."""
-    named = weights_dir or os.environ.get(VARIABLE)
-    return Path(named).expanduser() if named else None
-
-
 def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
     """Find a backbone's weight file by its name, in the order of `find_weights`; reads nothing.
 
@@ -68,7 +61,7 @@ def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
             "extract --weights FILE takes a file of your own, random:0 none.",
         )
     wanted = next(iter(published.values()))
-    own = own_folder(weights_dir)
+    own = weights_folder(weights_dir)
     try:
         if own is not None and own.is_dir():
             if (own / wanted.file).is_file():
@@ -133,9 +126,9 @@ def add(backbone: str, source: Path, weights_dir: str | Path | None, replace: bo
     """
     wanted = locate(backbone, weights_dir).wanted
     _load(backbone, source)
-    folder = own_folder(weights_dir) or hub_folder()
+    folder = weights_folder(weights_dir) or hub_folder()
     published = source.name in {p.file for p in family_of(backbone).published(backbone).values()}
-    if own_folder(weights_dir) is None and not (published and wanted.plain):
+    if weights_folder(weights_dir) is None and not (published and wanted.plain):
         raise WeightsError(
             f"{source.name} is not a file that the library publishes (that is {wanted.file}), "
             "or keeps under that name, and there is no folder for weights of your own",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import RecipeError, WeightsError, first_line
-from featcache.extraction.tuned import TAG, file_stem, in_run, read_tuned
+from featcache.extraction.tuned import TAG, in_run, read_tuned
 from featcache.hashing import sha256_file
+from featcache.store.weights_folder import VARIABLE, file_stem, weights_folder
 
 if TYPE_CHECKING:
     import torch
 
-VARIABLE = "FEATCACHE_WEIGHTS"
 _OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
 
@@ -134,7 +133,7 @@ def find_weights(
     if spec != "auto" and spec not in published:
         return _given_path(architecture, Path(spec).expanduser(), published)
     wanted = next(iter(published.values()), None) if spec == "auto" else published[spec]
-    own = folder or _from_environment()
+    own = folder or weights_folder()
     if own is not None and own.is_dir():
         if wanted is not None and (own / wanted.file).is_file():
             return _checked(own / wanted.file, wanted)
@@ -260,11 +259,6 @@ def _own(architecture: str, folder: Path) -> Path | None:
             "Say which with --weights PATH.",
         )
     return found[0] if found else None
-
-
-def _from_environment() -> Path | None:
-    value = os.environ.get(VARIABLE)
-    return Path(value).expanduser() if value else None
 
 
 def _download(architecture: str, wanted: Published, own: Path | None) -> Weights:

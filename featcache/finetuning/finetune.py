@@ -138,6 +138,7 @@ def finetune(
     backbones = open_backbones(
         backbone, weights=weights, weights_dir=weights_dir, image_size=image_size
     )
+    backbones.sort(key=lambda one: one.name)  # `canonical`: the order makes no other candidate
     check_trainable(backbones)
     pixels = Pixels(images, [b.preprocess for b in backbones], accelerator.device, workers)
     images = pixels.drop_bad()

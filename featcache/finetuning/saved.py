@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featcache.errors import DataError
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.tuned import IN_A_RUN, file_stem, write_tuned
+from featcache.extraction.tuned import IN_A_RUN, find_tuned, tuned_file, write_tuned
 from featcache.finetuning.network import FusedNetwork, build, make_head
 from featcache.reporting.bundle import Writer, backbone_facts, write_facts
 from featcache.store.features import Features
@@ -51,7 +51,7 @@ def network_writer(
         weights = folder / IN_A_RUN.name
         weights.mkdir()
         for backbone, module in zip(backbones, network.backbones, strict=True):
-            path = weights / f"{file_stem(backbone.name)}.safetensors"
+            path = weights / tuned_file(backbone.name)
             write_tuned(path, module.state_dict(), seen, backbone.preprocess.plain())
         rest = {
             name: value.detach().cpu().contiguous().clone()
@@ -99,9 +99,9 @@ def load_network(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
     WeightsError
         Where a backbone's weights are absent or of another architecture.
     """
-    weights, names = folder / IN_A_RUN.name, [one["name"] for one in facts["backbones"]]
+    names = [one["name"] for one in facts["backbones"]]
     backbones = [
-        open_backbone(name, weights=str(weights / f"{file_stem(name)}.safetensors"))
+        open_backbone(name, weights=str(folder / find_tuned(facts["files"], name)))
         for name in names
     ]
     head = make_head(facts["fusion"], "mlp", dict(facts["settings"]), int(facts["seed"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,8 +16,9 @@ from featcache.finetuning.hardware import seeded
 from featcache.finetuning.trainer import Trainer
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
+from featcache.store.command import extract_commands
+from featcache.store.entry import Entry
 from featcache.store.file import FeatureFile
-from featcache.store.spec import spec_of
 
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -32,26 +32,33 @@ def cached_vectors(images: Images, backbones: Sequence[Backbone], cache: str) ->
         Where the cache lacks a backbone with these weights and this size.
     """
     store = Cache(cache)
-    wanted = []
+    wanted, missing = [], []
     for backbone in backbones:
         keys = [backbone.key(precision) for precision in _PRECISIONS]
         there = [key for key in keys if store.path(images.name, key).is_file()]
-        if not there:
-            raise CacheMissing(
-                f"the cache has no features of {backbone.name} at {backbone.preprocess.crop} px "
-                f"for {images.name}, to begin with",
-                f"featcache extract --data {shlex.quote(images.source or images.name)} "
-                f"--name {shlex.quote(images.name)} --backbone {spec_of(backbone.key())}, "
-                "or leave --warm-start out",
-            )
-        wanted.append(f"{backbone.name}@{there[0].digest}")
-    features = store.features(images, store.choose(images.name, wanted))
+        if there:
+            wanted.append(f"{backbone.name}@{there[0].digest}")
+        else:
+            missing.append(backbone)
+    if missing:
+        which = ", ".join(f"{one.name} at {one.preprocess.crop} px" for one in missing)
+        files = [(store.path(images.name, key), key) for key in (one.key() for one in missing)]
+        entries = [Entry(images.name, path, key, 0, 0, 0, 0.0) for path, key in files]
+        raise CacheMissing(
+            f"the cache has no features of {which} for {images.name}, to begin with",
+            "Leave --warm-start out, or:\n"
+            + extract_commands(entries, images.source, options=images.options),
+        )
+    chosen = store.choose(images, wanted)
+    features = store.features(images, chosen)
+    names = {key: name for name, key in zip(features.names, features.keys, strict=True)}
+    features = features.select([names[one.partition("@")[2]] for one in wanted])
     where = {id_: row for row, id_ in enumerate(features.ids.tolist())}
     absent = [id_ for id_ in images.ids.tolist() if id_ not in where]
     if absent:
         raise CacheMissing(
             f"the cache has no vectors of {len(absent)} images ({absent[0]}, …)",
-            "featcache extract, with the options that it was first extracted with",
+            extract_commands(chosen, images.source, options=images.options),
         )
     order = np.array([where[id_] for id_ in images.ids.tolist()], np.intp)
     return torch.from_numpy(features.X[order])

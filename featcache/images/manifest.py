@@ -67,6 +67,8 @@ class Images:
         What was opened, as the user named it.
     root : str
         For files, the folder that the ids are relative to, as an absolute path or a URL; else "".
+    options : tuple of str
+        What the command line needs besides the source to open them again, as "--group", "subject".
     """
 
     name: str
@@ -80,6 +82,7 @@ class Images:
     mtime_ns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     source: str = ""
     root: str = ""
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -176,7 +179,8 @@ def write_images_csv(path: Path, images: Images) -> None:
         images.mtime_ns if len(images.mtime_ns) else none,
     )  # fmt: skip
     write_csv(path, _COLUMNS, _InParts(columns))
-    origin = json.dumps({"source": images.source, "root": images.root}) + "\n"
+    plain: dict[str, Any] = {"source": images.source, "root": images.root}
+    origin = json.dumps(plain | ({"options": images.options} if images.options else {})) + "\n"
     with replacing(path.with_name(ORIGIN_JSON)) as temporary:
         temporary.write_text(origin, encoding="utf-8")
 

@@ -39,6 +39,13 @@ class Options:
     cache: Path | None = None
     rehash: bool = False
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was asked besides source and name, as options of the command line."""
+        column = None if self.group in KINDS else self.group
+        asked = {"--data-root": self.root, "--group": column}
+        return tuple(str(word) for pair in asked.items() if pair[1] for word in pair)
+
     def refuse_group(self, kind: str) -> None:
         """For a source that has no columns to group by."""
         if self.group not in (None, *KINDS):

@@ -29,6 +29,16 @@ def read_origin(folder: Path) -> tuple[str, str]:
         return "", ""
 
 
+def reopening(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """What was opened, "" for unknown, and the other options of the command line that it took."""
+    source, _ = read_origin(folder)
+    try:
+        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        return source, tuple(map(str, plain.get("options", ())))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return source, ()
+
+
 def find_reader(folder: Path, images: Images) -> Reader | None:
     """How to read an image by its id, if the images can still be found.
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def open_images(
     images = SOURCES[kind](argument, options)
     if not len(images):
         raise DataError(f"{data} holds no images")
-    return images
+    return replace(images, options=options.words)
 
 
 def _parse(data: str) -> tuple[str, str]:

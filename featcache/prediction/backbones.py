@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,12 @@ from featcache.errors import DataError, RecipeError, WeightsError
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.registry import family_of, open_backbone
-from featcache.extraction.tuned import file_stem
-from featcache.extraction.weights import VARIABLE, hub_folder
+from featcache.extraction.weights import hub_folder
 from featcache.hashing import sha256_file
+from featcache.store.weights_folder import VARIABLE, files_of, weights_folder
 
 if TYPE_CHECKING:
     import torch
-
-_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def open_recorded(
@@ -128,15 +125,9 @@ def _search(name: str, wanted: str, tag: str, weights_dir: str | Path | None) ->
 
 def _candidates(name: str, weights_dir: str | Path | None) -> list[Path]:
     """Weight files that may be this architecture's, in the order in which they are searched."""
-    given = weights_dir or os.environ.get(VARIABLE)
-    folders = [Path(given).expanduser()] if given else []
-    stem, found = file_stem(name), []
-    for folder in [*folders, hub_folder()]:
-        for path in sorted(folder.glob(f"{stem}*")) if folder.is_dir() else []:
-            if path.suffix in _SUFFIXES and path.is_file():
-                rest = path.name[len(stem) :]
-                if rest[0] in ".-":  # not resnet18's file for resnet1
-                    found.append(path)
+    own = weights_folder(weights_dir)
+    folders = [hub_folder()] if own is None else [own, hub_folder()]
+    found = [path for folder in folders for path in files_of(name, folder)]
     kept = (published.kept() for published in family_of(name).published(name).values())
     return list(dict.fromkeys([*found, *(path for path in kept if path)]))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import DataError
-from featcache.extraction.tuned import file_stem
 from featcache.prediction.backbones import whole_network
 from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
 from featcache.reporting.bundle import write_facts
+from featcache.store.weights_folder import file_stem
 
 
 def copy_model(

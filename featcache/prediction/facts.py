@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import DataError
+from featcache.extraction.tuned import find_tuned
 from featcache.reporting.bundle import FACTS, read_facts
 
 _OF_A_BACKBONE = ("library", "weights", "weights_sha256", "layer", "precision", "dtype")
@@ -75,7 +76,7 @@ def _loaded(
     yield from weights.values()
     if facts["kind"] == "finetuned":
         yield "network.safetensors"
-        yield from (f"weights/{entry['name']}.safetensors" for entry in facts["backbones"])
+        yield from (find_tuned(facts["files"], entry["name"]) for entry in facts["backbones"])
         return
     yield "pipeline.skops"
     for part in parts:

@@ -11,6 +11,7 @@ from featcache.images.options import KINDS
 from featcache.recipe.data import images_of
 from featcache.recipe.model import Recipe
 from featcache.recipe.protocols import honest
+from featcache.store.features import canonical
 
 if TYPE_CHECKING:
     from featcache.reporting.run_folder import Run
@@ -72,7 +73,8 @@ def fusion_of(recipe: Recipe, tested: Recipe) -> str:
 def sets_of(recipe: Recipe, tested: Recipe) -> list[list[str]]:
     """The backbones of each network that is trained."""
     alone = [[name] for name in tested.backbone] if (recipe.finetune or {}).get("singles") else []
-    return [*alone, tested.backbone] if len(tested.backbone) > 1 else [tested.backbone]
+    together = list(canonical(tested.backbone))
+    return [*alone, together] if len(together) > 1 else [together]
 
 
 def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list[Run]:

@@ -7,6 +7,7 @@ from itertools import combinations
 from featcache.errors import RecipeError, did_you_mean
 from featcache.images.options import KINDS
 from featcache.recipe.model import Recipe, merge, typed
+from featcache.store.features import canonical
 
 # What a protocol may change: nothing that needs other vectors.
 CHANGES = (
@@ -37,12 +38,17 @@ def protocols_of(recipe: Recipe) -> dict[str, Recipe]:
         made[name] = typed(merge(plain, over), where)
         _refuse_foreign(recipe, made[name], where)
     for (first, one), (second, other) in combinations(made.items(), 2):
-        if one == other:
+        if _sorted(one) == _sorted(other):
             raise RecipeError(
                 f"the protocols {first!r} and {second!r} say the same",
                 "Leave one of them out, or the --set that levels them.",
             )
     return made
+
+
+def _sorted(recipe: Recipe) -> Recipe:
+    """With the backbones in the order in which they are fitted."""
+    return recipe.model_copy(update={"backbone": list(canonical(recipe.backbone))})
 
 
 def honest(recipe: Recipe) -> Recipe | None:

@@ -43,7 +43,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
             other
             for other in runs
             if other.rows == run.rows
-            and other.backbones == run.backbones
+            and set(other.backbones) == set(run.backbones)
             and not _is_tuned(other)
             and set(_facts(other.folder).get("keys", {}).values()) <= set(facts.get("rivals", []))
         ]

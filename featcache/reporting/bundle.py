@@ -57,6 +57,7 @@ from typing import Any
 
 from featcache.errors import DataError, FeatcacheError
 from featcache.hashing import sha256_file
+from featcache.reporting.redo import refit_remedy
 from featcache.store.key import Key
 
 log = logging.getLogger("featcache")
@@ -118,7 +119,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} can't be read as a model: {type(error).__name__} {error}",
-            "Fit it again: featcache fit … --again",
+            refit_remedy(folder.parent),
         ) from None
     if version != FORMAT or wrong or facts["kind"] not in KINDS:
         what = f"its {wrong[0]} is missing" if wrong else f"format {version}, kind {facts['kind']}"

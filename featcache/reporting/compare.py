@@ -68,6 +68,7 @@ def compare(
     ablate: bool = False,
     protocol: str = "",
     crew: Crew | None = None,
+    opened: Sequence[str] = (),
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
@@ -77,6 +78,9 @@ def compare(
 
     On a test split every run keeps the model that was scored; with folds the best is fitted once
     more, on all rows, and kept. See `bundle`.
+
+    The order of the backbones makes no other candidate: they are always fitted in that of their
+    names.
 
     Parameters
     ----------
@@ -133,11 +137,16 @@ def compare(
     crew : Crew, optional
         Processes elsewhere that fit, folds of several candidates at a time, in place of `jobs`.
 
+    opened : sequence of str, default ()
+        With which options the command line opened the images, for the command that redoes a run;
+        () for the data set as the cache has it.
+
     Returns
     -------
     Comparison
         Of this grid, best first. The comparison files below `reports` cover every run there.
     """
+    features = features.in_order()
     check_plan(viewed(features), balance, leaky, strict, repeats)
     grid = [
         replace(candidate, select=select, tune=tune, tuner=tuner)
@@ -162,14 +171,16 @@ def compare(
     fused = next(candidate for candidate in grid if candidate.backbones == features.names)
     first = _folder(fused, features, rows, seed, settings or {}, Path(reports))
     known = first if first.is_dir() and not again else None
-    near_duplicates = near_duplicates and can_search_near(features)
-    leaks = guard(features, split, known, Path(reports), near_duplicates, strict)
+    near = near_duplicates
+    leaks = guard(features, split, known, Path(reports), near and can_search_near(features), strict)
     asked: dict[str, Any] = {
         "view": viewed(features), "group": group, "repeats": repeats, "balance": balance,
-        "strict": strict, "protocol": protocol,
-        "streamed": isinstance(features.X, Stored),
+        "strict": strict, "protocol": protocol, "opened": list(opened),
+        "gate": gate if gate != "refuse" else "", "streamed": isinstance(features.X, Stored),
+        "cache": "" if cache is None or Path(cache) == Path("cache") else str(cache),
     }  # fmt: skip
     facts = {name: value for name, value in asked.items() if value} | {"leaky": leaky}
+    facts |= {} if near else {"near_duplicates": False}
     spent = extraction_seconds(features, cache)
     folders = {
         candidate: _folder(

@@ -16,6 +16,7 @@ from featcache.reporting.comparison_page import write_comparison_page
 from featcache.reporting.drawing import only_warns
 from featcache.reporting.files import write_text
 from featcache.reporting.plots import plot_comparison
+from featcache.reporting.redo import with_reports
 from featcache.reporting.run_folder import Run, read_run
 from featcache.reporting.ties import leaky_note, mark_ties, verdicts
 
@@ -122,7 +123,8 @@ def write_comparison(
     runs = read_runs(reports)
     if not runs:
         raise DataError(
-            f"no runs below {reports}/ yet", "featcache compare --fusion concat --head mlp,svm"
+            f"no runs below {reports}/ yet",
+            with_reports("featcache compare --fusion concat --head mlp,svm".split(), reports),
         )
     everything = sort_runs(runs)
     everything.runs.sort(key=lambda run: (run.data, run.split, run.rows))

@@ -65,7 +65,7 @@ def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, A
         "memory": any(row.get("memory") for row in facts.values()),
         "extraction": any(row.get("extraction_seconds") for row in facts.values()),
         "question": _question(runs),
-        "command": redo_command(facts[best.folder.name]),
+        "command": redo_command(facts[best.folder.name], best.folder),
     }
 
 

@@ -12,10 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import DataError
+from featcache.reporting.redo import refit_remedy
 from featcache.reporting.run_folder import Run, read_run
 from featcache.store.features import Strings
-
-_AGAIN = "Fit that candidate again: featcache compare … --again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +85,14 @@ def read_contents(folder: Path) -> Contents:
     classes = list(map(str, known)) if isinstance(known, list) and known else sorted(used)
     if odd := used - set(classes):
         raise DataError(f"{folder}/predictions.csv has labels that are no classes of the run: "
-                        f"{', '.join(sorted(odd)[:3])}", _AGAIN)  # fmt: skip
+                        f"{', '.join(sorted(odd)[:3])}", refit_remedy(folder))  # fmt: skip
     columns = [f"p_{name}" for name in classes]
     proba = None
     if set(columns) <= set(table.columns):
         try:
             proba = table[columns].to_numpy(np.float64)
         except ValueError as error:
-            raise DataError(f"{folder}/predictions.csv: {error}", _AGAIN) from None
+            raise DataError(f"{folder}/predictions.csv: {error}", refit_remedy(folder)) from None
     ids, fold, true, pred = (
         table[name].to_numpy(np.str_) if len(table) else np.zeros(0, np.str_)
         for name in ("id", "fold", "true", "pred")
@@ -148,9 +147,13 @@ def _predictions(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={})
         missing = {"id", "fold", "true", "pred"} - set(table.columns)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read as predictions: {error}", _AGAIN) from None
+        raise DataError(
+            f"{path} can't be read as predictions: {error}", refit_remedy(path.parent)
+        ) from None
     if missing:
-        raise DataError(f"{path} has no column {', '.join(sorted(missing))}", _AGAIN)
+        raise DataError(
+            f"{path} has no column {', '.join(sorted(missing))}", refit_remedy(path.parent)
+        )
     return table
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.splits import components
+from featcache.reporting.redo import refit_remedy
 from featcache.store.features import Features
 
 
@@ -78,7 +79,7 @@ def read_outcomes(path: Path) -> Outcomes:
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise DataError(
             f"{path} can't be read as predictions: {type(error).__name__} {error}",
-            "Fit that candidate again: featcache compare … --again",
+            refit_remedy(path.parent),
         ) from None
     return Outcomes(ids, np.array(right), None if group is None else groups)
 

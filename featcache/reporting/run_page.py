@@ -135,7 +135,7 @@ def write_run_page(
         samples=_samples(contents, reader),
         card=data_card(contents, manifest, place),
         times=_times(contents, cache),
-        command=redo_command(contents.facts),
+        command=redo_command(contents.facts, folder),
     )  # fmt: skip
 
 

@@ -20,13 +20,13 @@ from featcache.images.manifest import (
     write_csv,
     write_images_csv,
 )
-from featcache.images.origin import read_origin
+from featcache.images.origin import reopening
 from featcache.images.url import is_url, without_secrets
 from featcache.store.choice import choose
-from featcache.store.command import extract_commands
+from featcache.store.command import commands_for_absent, extract_commands
 from featcache.store.disk import guard_writes
 from featcache.store.entry import Entry
-from featcache.store.features import NO_VIEW, Features
+from featcache.store.features import NO_VIEW, Features, canonical
 from featcache.store.file import Digests, FeatureFile, to_digests
 from featcache.store.key import Key
 from featcache.store.positions import positions
@@ -114,7 +114,7 @@ class Cache:
         if not known:
             raise CacheMissing(
                 f"nothing was extracted into {self.folder}/ yet",
-                "featcache extract --data digits --backbone resnet18",
+                commands_for_absent((), "digits", "", "resnet18", str(self.folder)),
             )
         if data is None and len(known) > 1:
             raise unknown("data set", "", known, "Say which with --data.")
@@ -122,11 +122,13 @@ class Cache:
         if name not in known:
             raise unknown("data set in the cache", name, known)
         path = self.folder / name / IMAGES_CSV
-        source, _ = read_origin(path.parent)
+        source, options = reopening(path.parent)
         if not self.has_images(name):
-            raise CacheMissing(f"{path} is gone: nothing says which rows are which images",
-                               extract_commands(self.entries(name), source))  # fmt: skip
-        return replace(read_images_csv(path, name), source=source or name)
+            raise CacheMissing(
+                f"{path} is gone: nothing says which rows are which images",
+                extract_commands(self.entries(name), source, options=options),
+            )
+        return replace(read_images_csv(path, name), source=source or name, options=options)
 
     def note_images(self, images: Images) -> None:
         """Write the manifest beside its features."""
@@ -181,31 +183,41 @@ class Cache:
             ],
         )
 
-    def choose(self, data: str, backbone: Sequence[str] = ()) -> list[Entry]:
+    def choose(
+        self, data: str | Images, backbone: Sequence[str] = (), view: Sequence[str] = ()
+    ) -> list[Entry]:
         """The finished files that stand for these backbones.
 
         Parameters
         ----------
-        data : str
-            The data set's name.
+        data : str or Images
+            The data set, or its name. Images that were opened anew are named in remedies.
         backbone : sequence of str
             Names, specs such as `vit_b_16:size=384`, or `name@key` with the first digits of a
             key; by default every backbone that the data set has. Of several files that fit the
             newest is taken.
+        view : sequence of str, default ()
+            Views that are to be loaded too, for the remedy.
 
         Raises
         ------
         CacheMissing
             Where a backbone was not extracted for this data set.
         """
-        source, _ = read_origin(self.folder / data)
-        return choose(self.entries(data), data, str(self.folder), source, backbone)
+        name = data if isinstance(data, str) else data.name
+        source, options = reopening(self.folder / name)
+        if isinstance(data, Images) and data.can_read:
+            source, options = data.source, data.options
+        known = self.entries(name)
+        return choose(known, name, str(self.folder), source, backbone, view, options)
 
     def features(
         self, images: Images, entries: Sequence[Entry], view: Sequence[str] = (),
         lazy: bool = False,
     ) -> Features:  # fmt: skip
         """Load the vectors of these images, one block for each entry, aligned by content.
+
+        The blocks stand in the order of the backbones' names, whatever that of the entries is.
 
         Images that failed.csv lists are left out, with a warning.
 
@@ -227,10 +239,10 @@ class Cache:
         CacheRefused
             Where an image has no vector.
         """
-        views, tables = (NO_VIEW, *dict.fromkeys(view)), [list(entries)]
+        entries = _in_order(entries)
+        views, tables = (NO_VIEW, *dict.fromkeys(view)), [entries]
         if view:
-            known, source = self.entries(images.name), images.source or images.name
-            tables += [find_views(known, entries, name, source) for name in views[1:]]
+            tables += find_views(self.entries(images.name), entries, views[1:], images)
         digests = to_digests(images.sha256)
         where = []
         for entry in (entry for table in tables for entry in table):
@@ -247,7 +259,7 @@ class Cache:
             X=read_tables(tables, where, keep, lazy),
             **columns_of(images, keep, views),
             blocks=tuple(entry.dim for entry in entries),
-            names=names_of([entry.key for entry in entries]),
+            names=tuple(_names(entries)),
             keys=tuple(entry.key.digest for entry in entries),
             data=images.name,
             trained_on=seen if any(seen) else (),
@@ -265,12 +277,22 @@ class Cache:
             raise CacheRefused(
                 f"{len(unexplained)} of {len(images)} images of {images.name} have no vector yet "
                 f"(for instance {images.ids[unexplained[0]]})",
-                extract_commands(entries, images.source, view),
+                extract_commands(entries, images.source, view, images.options),
             )
         log.warning(
             "%d images could not be decoded and are left out (%s)",
             len(rows), self.folder / images.name / FAILED_CSV,
         )  # fmt: skip
+
+
+def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+    names = _names(entries)
+    return [entries[names.index(name)] for name in canonical(names)]
+
+
+def _names(entries: Sequence[Entry]) -> list[str]:
+    usual = names_of([entry.key for entry in entries])
+    return [entry.called or name for entry, name in zip(entries, usual, strict=True)]
 
 
 def _finished(path: Path) -> FeatureFile:

@@ -19,6 +19,7 @@ class Entry:
     dim: int
     bytes: int
     mtime: float
+    called: str = ""  # the name that a user gave it, where that is not the usual one
 
     @property
     def selector(self) -> str:

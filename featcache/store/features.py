@@ -27,7 +27,8 @@ class Features:
     Attributes
     ----------
     X : float32 array of shape (n, d1 + … + dk)
-        The backbones' vectors side by side, in the order of `names`. Or a `Stored` of that shape,
+        The backbones' vectors side by side, in the order of `names`: by name where they come from
+        the cache or `join`. Or a `Stored` of that shape,
         which leaves them in their files: `Cache.features(…, lazy=True)`.
     y : str array of shape (n,)
         Labels.
@@ -145,6 +146,10 @@ class Features:
             origins=tuple(self.origins[i] for i in chosen) if self.origins else (),
         )
 
+    def in_order(self) -> Features:
+        """The same with the backbones in the order of `canonical`, in which they are fitted."""
+        return self.select(canonical(self.names))
+
     def rows(self, index: NDArray[Any]) -> Features:
         """The rows at `index` (positions or a boolean mask), in that order."""
         return replace(
@@ -167,10 +172,15 @@ def take(X: Floats, index: Any) -> Floats:
     return cast(Floats, X.take(index) if isinstance(X, Stored) else X[index])
 
 
+def canonical(names: Sequence[str]) -> tuple[str, ...]:
+    """The one order of a candidate's backbones, in its name, digest and columns: by name."""
+    return tuple(sorted(names))
+
+
 def join(parts: Sequence[Features]) -> Features:
     """Put the blocks of several backbones side by side, aligned by image id.
 
-    The rows come in the order of the first part.
+    The rows come in the order of the first part, the blocks in that of the backbones' names.
 
     Parameters
     ----------
@@ -207,7 +217,7 @@ def join(parts: Sequence[Features]) -> Features:
                     "Extract both backbones from the same images.",
                 )
         blocks.append(aligned.X)
-    return replace(
+    joined = replace(
         first,
         X=np.concatenate(blocks, axis=1) if len(blocks) > 1 else first.X,
         blocks=tuple(width for part in parts for width in part.blocks),
@@ -222,6 +232,7 @@ def join(parts: Sequence[Features]) -> Features:
         if all(part.origins for part in parts)
         else (),
     )
+    return joined.in_order()
 
 
 def _positions(first: Features, other: Features) -> NDArray[np.intp]:

@@ -28,7 +28,7 @@ DEFAULTS = {"layer": "penultimate", "colour": "rgb", "filter": "none", "scale": 
 _OPTION = re.compile(r":(?=[A-Za-z_]+=)")
 _KEYED = re.compile("(.*)@([0-9a-f]+)")
 _COMMON = 3  # of `_words`: size, weights and precision have no usual value
-_FROM_A_FILE = ("local", "tuned")  # tags of weights that no library published
+FROM_A_FILE = ("local", "tuned")  # tags of weights that no library published
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,6 @@ def options_of(key: Key) -> dict[str, str]:
     }
 
 
-def spec_of(key: Key) -> str:
-    """The spec that makes these features again, where their weights are no file."""
-    said = [
-        f":{option}={value}"
-        for option, value in options_of(key).items()
-        if value != DEFAULTS.get(option) and value not in ("auto", *_FROM_A_FILE)
-    ]
-    return "".join([key.backbone, *said])
-
-
 def means(text: str, key: Key) -> bool:
     """Whether a spec, or a name that `names_of` gives, means the features under a key.
 
@@ -196,7 +186,7 @@ def _agrees(option: str, value: str, key: Key) -> bool:
         return made == f"random:{value.partition(':')[2] or 0}"
     # A file's name isn't kept with its features, and "auto" may have been one.
     is_tag = value != "auto" and not ("/" in value or "." in value)
-    return made == value if is_tag else value == "auto" or made in _FROM_A_FILE
+    return made == value if is_tag else value == "auto" or made in FROM_A_FILE
 
 
 def _plain_number(part: str) -> str:

@@ -15,13 +15,14 @@ from featcache.store.command import extract_commands
 from featcache.store.entry import Entry
 from featcache.store.features import NO_VIEW, Floats, Strings
 from featcache.store.file import FeatureFile
+from featcache.store.key import Key
 from featcache.store.stored import stored_tables
 
 
 def find_views(
-    entries: Sequence[Entry], chosen: Sequence[Entry], view: str, data: str
-) -> list[Entry]:
-    """The file of this view that belongs to each of the chosen files.
+    entries: Sequence[Entry], chosen: Sequence[Entry], views: Sequence[str], images: Images
+) -> list[list[Entry]]:
+    """For each view the files that belong to the chosen ones.
 
     Parameters
     ----------
@@ -29,37 +30,52 @@ def find_views(
         All finished files of the data set.
     chosen : sequence of Entry
         Files of the images themselves.
-    view : str
+    views : sequence of str
         For instance "hflip".
-    data : str
-        What to name in the command that would make an absent one.
+    images : Images
+        What to name in the command that would make those that are absent.
 
     Raises
     ------
     CacheMissing
-        Where a view was not extracted.
+        Where a view was not extracted; it names all that were not.
     RecipeError
         For the view "none", or where a chosen file is one of a view already.
     """
-    if view == NO_VIEW:
+    if NO_VIEW in views:
         raise RecipeError("view 'none' is the image itself", "Leave it out, or name another view.")
-    found = []
     for entry in chosen:
-        plain = dict(entry.key.preprocess)
-        if plain.get("view", NO_VIEW) != NO_VIEW:
+        if (own := entry.key.preprocess.get("view", NO_VIEW)) != NO_VIEW:
             raise RecipeError(
-                f"{entry.selector} holds a view already ({plain['view']})",
+                f"{entry.selector} holds a view already ({own})",
                 f"Choose the images themselves: --backbone {entry.key.backbone}.",
             )
-        wanted = replace(entry.key, preprocess={**plain, "view": view})
-        same = [other for other in entries if other.key == wanted]
-        if not same:
-            raise CacheMissing(
-                f"the view {view} of {entry.selector} was not extracted for {entry.data}",
-                extract_commands([entry], data, [view]),
-            )
-        found.append(same[-1])
-    return found
+    known = {entry.key.digest: entry for entry in entries}
+    keys = [[_seen_as(entry.key, view) for entry in chosen] for view in views]
+    absent = {
+        (view, entry.selector): entry
+        for view, row in zip(views, keys, strict=True)
+        for entry, key in zip(chosen, row, strict=True)
+        if key.digest not in known
+    }
+    if absent:
+        which = ", ".join(f"{view} of {selector}" for view, selector in absent)
+        several = len(absent) > 1
+        raise CacheMissing(
+            f"{'the views' if several else 'the view'} {which} {'were' if several else 'was'} not "
+            f"extracted for {chosen[0].data}",
+            extract_commands(
+                list({entry.path: entry for entry in absent.values()}.values()),
+                images.source or images.name,
+                list(dict.fromkeys(view for view, _ in absent)),
+                images.options,
+            ),
+        )
+    return [[known[key.digest] for key in row] for row in keys]
+
+
+def _seen_as(key: Key, view: str) -> Key:
+    return replace(key, preprocess={**key.preprocess, "view": view})
 
 
 def read_tables(

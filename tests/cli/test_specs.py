@@ -54,7 +54,7 @@ def test_three_files_of_one_architecture_have_names_that_say_what_differs(here: 
     entries = Cache("cache").entries("photos")
     assert len(entries) == 3
     facts = json.loads((_run_folder(here) / "run.json").read_text())
-    names = [f"{NAME}-32px", f"{NAME}-48px", f"{NAME}-32px-hsv-log-1.5"]
+    names = [f"{NAME}-32px", f"{NAME}-32px-hsv-log-1.5", f"{NAME}-48px"]
     assert facts["backbones"] == names
     assert set(facts["keys"]) == set(names)
 

@@ -134,7 +134,7 @@ def test_without_accelerate_the_error_says_what_to_install(
 
 
 def test_warm_start(tmp_path: Path) -> None:
-    with pytest.raises(CacheMissing, match=r"featcache extract .* --backbone small:size=8"):
+    with pytest.raises(CacheMissing, match=r"--backbone small .*--image-size 8"):
         tune(tmp_path, warm_start=True)
     fill_cache(coloured(), backbone=small_backbone(), cache=tmp_path / "cache", device="cpu")
     options = Options(epochs=6, freeze_epochs=5, batch_size=8, lr=1e-2)
@@ -293,3 +293,16 @@ def test_on_a_gpu(tmp_path: Path) -> None:
     facts = json.loads((run.folder / "run.json").read_text())
     assert facts["cost"]["gpu_seconds"] > 0
     assert run.metric("accuracy") > 0.8
+
+
+def test_the_order_of_the_backbones_makes_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [small_backbone("b", dim=4), small_backbone("a", seed=1)]
+    options = Options(epochs=2, freeze_epochs=2, batch_size=8)
+    fill_cache(coloured(), backbone=both, cache=tmp_path / "cache", device="cpu")
+    run = tune(tmp_path, backbone=both, options=options, warm_start=True)
+    assert run.backbones == ("a", "b")
+    monkeypatch.setattr("featcache.finetuning.finetune.Trainer", None)
+    again = tune(tmp_path, backbone=both[::-1], options=options, warm_start=True)
+    assert again.folder == run.folder

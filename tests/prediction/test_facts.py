@@ -34,7 +34,7 @@ def _change(folder: Path, change: Change) -> None:
 
 
 def test_what_a_run_writes_passes(folder: Path) -> None:
-    assert model_facts(folder)["name"] == "tiny+other.concat.logreg"
+    assert model_facts(folder)["name"] == "other+tiny.concat.logreg"
 
 
 @pytest.mark.parametrize(

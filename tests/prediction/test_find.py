@@ -48,6 +48,33 @@ def test_a_whole_name_wins_over_a_beginning(tmp_path: Path) -> None:
     assert find_model("a.b.c", tmp_path) == run / "model"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18+timm:vgg.a1+alexnet.concat.mlp", "timm.vgg.a1+alexnet+resnet18",
+     "cells/timm.vgg.a1+resnet18+alexnet.concat.mlp.1111"],
+)  # fmt: skip
+def test_backbones_are_named_in_any_order(tmp_path: Path, name: str) -> None:
+    run = _run(tmp_path, "alexnet+resnet18+timm.vgg.a1.concat.mlp.11112222")
+    (run / "run.json").write_text('{"backbones": ["alexnet", "resnet18", "timm:vgg.a1"]}')
+    _run(tmp_path, "alexnet+resnet18.concat.mlp.33334444")
+    assert find_model(name, tmp_path) == run / "model"
+    for other in (
+        "resnet18+vgg+alexnet",
+        "resnet18+resnet18+alexnet",
+        "timm:vgg.a1+alexnet.c",
+    ):
+        with pytest.raises(UnknownName):
+            find_model(other, tmp_path)
+
+
+def test_an_older_run_is_found_as_it_is_spelt(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "a")):
+        run = _run(tmp_path, f"{one}+{other}.concat.mlp.11112222")
+        (run / "run.json").write_text(json.dumps({"backbones": [one, other]}))
+    for name in ("a+b.concat", "b+a.concat"):
+        assert find_model(name, tmp_path).parent.name.startswith(name)
+
+
 def test_several_runs_are_listed(tmp_path: Path) -> None:
     runs = [_run(tmp_path, f"resnet18.concat.{head}.1") for head in ("mlp", "svm")]
     with pytest.raises(UnknownName) as caught:
@@ -83,11 +110,10 @@ def test_a_run_without_a_model_names_the_command_that_makes_it(
     words = shlex.split(caught.value.remedy.splitlines()[-1])
     key = facts["keys"]["tiny"][:8]
     assert words == [
-        "featcache", "fit", "--data", "shapes", "--backbone", f"tiny@{key}",
-        "--backbone", f"other@{facts['keys']['other'][:8]}", "--fusion", "concat",
-        "--head", "logreg", "--folds", "3", "--repeats", "2", "--view", "hflip", "--balance",
-        "--seed", "4", "--set", "logreg.C=0.5",
-        "--set", "head.x=[1, 2]", "--select", "anova:4",
+        "featcache", "fit", "--name", "shapes",
+        "--backbone", f"other@{facts['keys']['other'][:8]},tiny@{key}", "--fusion", "concat",
+        "--head", "logreg", "--folds", "3", "--repeats", "2", "--seed", "4", "--view", "hflip",
+        "--balance", "--set", "logreg.C=0.5", "--set", "head.x=[1, 2]", "--select", "anova:4",
     ]  # fmt: skip
 
 

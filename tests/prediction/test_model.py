@@ -14,10 +14,14 @@ from PIL import Image
 from tiny import SIDE, tiny_backbone
 
 from featcache.errors import DataError, WeightsError
+from featcache.extraction.extract import extract
 from featcache.fitting.fusion import FUSIONS
+from featcache.fitting.grid import Candidate, fit_candidate
 from featcache.fitting.heads import HEADS
+from featcache.fitting.splits import make_folds
 from featcache.prediction.model import Model, load_model
 from featcache.reporting.bundle import FACTS
+from featcache.reporting.keep import pipeline_writer
 
 from .conftest import CLASSES, Made, make
 
@@ -99,7 +103,6 @@ def test_pixels_files_and_folders_are_all_images(made: Made) -> None:
 
 
 def test_a_class_that_was_not_trained_on_has_probability_0(tmp_path: Path) -> None:
-    from featcache.extraction.extract import extract
     from featcache.reporting.compare import compare
 
     from .conftest import draw
@@ -204,3 +207,19 @@ def test_memory_is_bounded_by_batches(made: Made, monkeypatch: pytest.MonkeyPatc
     next(stream)
     assert len(read) <= 20
     stream.close()
+
+
+def test_a_model_takes_its_blocks_in_its_own_order(made: Made, tmp_path: Path) -> None:
+    """Models that were fitted before backbones had one order have them in another."""
+    features = extract(made.images, backbone=made.backbones, cache=tmp_path / "cache")
+    assert features.names == ("other", "tiny")
+    older = features.select(["tiny", "other"])
+    candidate = Candidate(older.names, "concat", "logreg")
+    pipeline, folds = fit_candidate(candidate, older), make_folds(older, 3)
+    (folder := tmp_path / "model").mkdir()
+    pipeline_writer(pipeline, candidate, older, folds, 0, {})(folder)
+    paths = [str(made.images / id_) for id_ in older.ids.tolist()]
+    np.testing.assert_allclose(
+        load_model(folder, backbone=made.backbones, device="cpu").predict_proba(paths),
+        pipeline.predict_proba(older.X), atol=1e-5,
+    )  # fmt: skip

@@ -57,6 +57,19 @@ def test_the_same_again_fits_nothing(tmp_path, fitted):
     assert fitted == ["big+small.concat.logreg"]
 
 
+def test_the_order_of_the_backbones_makes_no_other_candidate(tmp_path, fitted, no_plots):
+    options = {"head": "logreg", "fusion": ["concat", "vote"], "folds": 3, "reports": tmp_path}
+    first = compare(make_features().select(["small", "big"]), **options)
+    # As they were before there was one order.
+    assert {run.folder.name for run in first} == {
+        "big+small.concat.logreg.574e9f92", "big+small.vote.logreg.db3c4288",
+        "big.concat.logreg.1db981ae", "small.concat.logreg.c27d1a12",
+    }  # fmt: skip
+    fitted.clear()
+    assert compare(make_features(), **options) == first
+    assert fitted == []
+
+
 def test_a_setting_redoes_only_the_candidates_that_it_is_for(tmp_path, fitted):
     options = {"head": ["logreg", "svm"], "folds": 3, "reports": tmp_path, "singles": False}
     compare(make_features(), **options)

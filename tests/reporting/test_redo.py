@@ -19,7 +19,7 @@ FACTS = {
 def test_every_setting_is_named():
     words = shlex.split(redo_command(FACTS))
     assert words == [
-        "featcache", "fit", "--data", "my photos", "--backbone", "resnet18@abcdef01,vgg16@12345678",
+        "featcache", "fit", "--name", "my photos", "--backbone", "resnet18@abcdef01,vgg16@12345678",
         "--fusion", "concat", "--head", "mlp", "--folds", "5", "--seed", "3",
         "--set", "head.hidden=[64, 32]", "--set", "mlp.lr=0.01", "--set", "concat.scale=l2",
     ]  # fmt: skip

@@ -474,3 +474,17 @@ def test_a_cache_is_a_folder_and_no_address(tmp_path, monkeypatch):
     with pytest.raises(CacheUnwritable, match="s3://bucket/cache"):
         Cache("s3://bucket/cache")
     assert not list(tmp_path.iterdir())
+
+
+def test_blocks_stand_in_the_order_of_their_names(tmp_path, images):
+    cache = Cache(tmp_path / "cache")
+    for name in ("b", "a"):
+        store(cache, images, replace(KEY, backbone=name), seed=ord(name))
+    chosen = cache.choose("tiny", ["b", "a"])
+    assert [entry.key.backbone for entry in chosen] == ["b", "a"]
+    for entries in (chosen, chosen[::-1]):
+        for lazy in (False, True):
+            features = cache.features(images, entries, lazy=lazy)
+            assert features.names == ("a", "b")
+            np.testing.assert_array_equal(features.X[:][:, :5], vectors(images, seed=ord("a")))
+            np.testing.assert_array_equal(features.X[:][:, 5:], vectors(images, seed=ord("b")))

@@ -179,3 +179,13 @@ def test_join_keeps_what_each_block_was_trained_on():
     joined = join([seen, OTHER])
     assert joined.trained_on == (frozenset(["sa"]), frozenset())
     assert join([OTHER, features(widths=(2,), names=("one",))]).trained_on == ()
+
+
+def test_joined_blocks_stand_in_one_order_whatever_that_of_the_parts():
+    parts = [features(widths=(1, 2), names=("c", "a")), features("dbca", (3,), ("b",))]
+    joined, other = join(parts), join([parts[1].rows(np.array([3, 1, 2, 0])), parts[0]])
+    assert joined.names == other.names == ("a", "b", "c")
+    assert joined.blocks == (2, 3, 1)
+    np.testing.assert_array_equal(joined.X, other.X)
+    np.testing.assert_array_equal(joined.select(["c", "a"]).X, parts[0].X)
+    assert joined.digest() == other.digest()

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from featcache.errors import DataError
-from featcache.fitting.statistics import corrected_t_test, holm, mcnemar
-from featcache.reporting.predictions import Outcomes, read_outcomes
+from featcache.fitting.statistics import holm
+from featcache.reporting.predictions import p_value, read_tested
 from featcache.reporting.run_folder import Run
 
 _METHOD = "(paired test, Holm, 5 %)"
 _WORTH_SAYING = 1.1  # times faster
 _ENOUGH_FOLDS = 5
 _MANY_FOLDS = 10
-
-
-@dataclass(frozen=True)
-class _Folds:
-    """What the t-test over folds needs: one accuracy for each, in the order of their names."""
-
-    names: tuple[str, ...]
-    accuracy: tuple[float, ...]
-    train: float
-    test: float
 
 
 def mark_ties(runs: Sequence[Run]) -> list[Run]:
@@ -157,31 +145,5 @@ def _against(best: Path, others: Sequence[Path]) -> list[float | None]:
     """The p-value of each of the others; None where one can't be had."""
     if not others:
         return []
-    reference = _read(best)
-    return [None if reference is None else _p_value(reference, _read(path)) for path in others]
-
-
-def _p_value(best: Outcomes | _Folds, other: Outcomes | _Folds | None) -> float | None:
-    if isinstance(best, Outcomes) and isinstance(other, Outcomes) and best.ids == other.ids:
-        return mcnemar(best.right, other.right, best.groups or other.groups)
-    if isinstance(best, _Folds) and isinstance(other, _Folds) and best.names == other.names:
-        return corrected_t_test(best.accuracy, other.accuracy, best.train, best.test)
-    return None
-
-
-def _read(folder: Path) -> Outcomes | _Folds | None:
-    """What a run folder has to be tested with; None where that is missing or unreadable."""
-    try:
-        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        folds = sorted(scores["folds"], key=lambda fold: str(fold["name"]))
-        if len(folds) == 1:
-            return read_outcomes(folder / "predictions.csv")
-        return _Folds(
-            names=tuple(fold["name"] for fold in folds),
-            accuracy=tuple(float(fold["metrics"]["accuracy"]) for fold in folds),
-            # Views add rows, but nothing independent of their images.
-            train=sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds),
-            test=sum(fold["test"] for fold in folds) / len(folds),
-        )
-    except (DataError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return None
+    reference = read_tested(best)
+    return [None if reference is None else p_value(reference, read_tested(path)) for path in others]

@@ -77,6 +77,8 @@ def _command(path: Path) -> str:
     """The command that fits a run again and keeps its model."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(facts.get("command"), str):
+            return f"Fit it again:\n{facts['command']}"
         words = ["featcache", "fit", "--data", facts["data"]]
         for name in facts["backbones"]:
             words += ["--backbone", _selector(name, facts)]

@@ -116,12 +116,14 @@ def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
 def run_digest(
     features: Features,
     rows: str,
-    fusion: str,
-    head: str,
+    fusion: Any,
+    head: Any,
     seed: int,
     settings: Mapping[str, Any],
 ) -> str:
     """A digest of all that a run's numbers depend on: equal means that there is nothing to redo.
+
+    `fusion` and `head` are names, or what `Candidate.identity` says of objects.
 
     Raises
     ------
@@ -224,7 +226,7 @@ def save_run(
         if leaks is not None:
             _write_json(temporary / LEAKS, leaks)
         if write_model is not None:
-            try_to_write(temporary / FOLDER, write_model)
+            try_to_write(temporary / FOLDER, write_model, folder)
         if not place(temporary, folder, "run.json", again):
             return read_run(folder)
     finally:

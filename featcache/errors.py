@@ -106,3 +106,16 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> Unk
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """How many of what: "1 class", "10,000 rows".
+
+    The plural is formed by the rules for regular nouns, unless it is given.
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if not plural:
+        plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+        plural = noun + "es" if noun.endswith(("s", "x", "ch", "sh")) else plural
+    return f"{number:,} {plural}"

@@ -41,14 +41,8 @@ from featcache.fitting.splits import Fold, components, make_folds
 from featcache.images.manifest import Images
 from featcache.reporting.bundle import SPLIT, Writer
 from featcache.reporting.comparison import write_comparison
-from featcache.reporting.run_folder import (
-    Run,
-    folder_name,
-    read_run,
-    rows_digest,
-    run_digest,
-    save_run,
-)
+from featcache.reporting.digest import folder_name, rows_digest, run_digest
+from featcache.reporting.run_folder import Run, read_run, save_run
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")

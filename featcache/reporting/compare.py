@@ -20,19 +20,13 @@ from featcache.fitting.streaming import check_streams
 from featcache.fitting.views import balanced, check_plan, only_images, viewed
 from featcache.images.url import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
+from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name
 from featcache.reporting.extraction import extraction_seconds
 from featcache.reporting.files import need_writable
 from featcache.reporting.guard import guard
 from featcache.reporting.keep import give_model, pipeline_writer
 from featcache.reporting.own import own_facts
-from featcache.reporting.run_folder import (
-    Run,
-    folder_name,
-    read_run,
-    rows_digest,
-    run_digest,
-    save_run,
-)
+from featcache.reporting.run_folder import Run, read_run, save_run
 from featcache.reporting.run_page import quick_page
 from featcache.store.features import Features
 from featcache.store.stored import Stored
@@ -163,7 +157,7 @@ def compare(
     need_folder(reports, "the reports folder")
     need_writable(Path(reports) / features.data)
     fused = next(candidate for candidate in grid if candidate.backbones == features.names)
-    first = _folder(fused, features, rows, seed, settings or {}, Path(reports))
+    first = _folder(fused, features, rows, seed, settings or {}, Path(reports), balance)
     known = first if first.is_dir() and not again else None
     near_duplicates = near_duplicates and can_search_near(features)
     leaks = guard(features, split, known, Path(reports), near_duplicates, strict)
@@ -183,7 +177,7 @@ def compare(
     folders = {
         candidate: _folder(
             candidate, features.select(candidate.backbones, vectors=False), rows, seed,
-            settings or {}, Path(reports),
+            settings or {}, Path(reports), balance,
         )
         for candidate in grid
     }  # fmt: skip
@@ -204,7 +198,10 @@ def compare(
             chosen = features.select(candidate.backbones, vectors=False)
             mine = _settings_of(candidate, settings or {})
             pipeline = result.folds[0].classifier
-            write = pipeline and pipeline_writer(pipeline, candidate, chosen, split, seed, mine)
+            name = run_name(candidate.name, viewed(features), balance)
+            write = pipeline and pipeline_writer(
+                pipeline, candidate, chosen, split, seed, mine, name
+            )
             run = save_run(
                 folders[candidate], result, chosen, split, rows=rows, seed=seed,
                 settings=mine | candidate.options, write_model=write, again=again,
@@ -217,7 +214,7 @@ def compare(
     # With folds the model is fitted on what any of them might have trained on.
     whole = features.rows(balanced(features, seed)) if balance and len(split) > 1 else features
     best = next(one for one in grid if runs[one].folder == done.best.folder)
-    give_model(done.best.folder, best, whole, split, seed, _settings_of(best, settings or {}))
+    give_model(done.best, best, whole, split, seed, _settings_of(best, settings or {}))
     chosen = only_images(features).select(best.backbones)
     place = None if cache is None else Path(cache)
     write_comparison(
@@ -260,13 +257,18 @@ def _folder(
     seed: int,
     settings: Mapping[str, Any],
     reports: Path,
+    balance: bool,
 ) -> Path:
-    """Where the run of a candidate on its own features belongs."""
+    """Where the run of a candidate on its own features belongs, or is."""
     mine = _settings_of(candidate, settings)
     mine |= candidate.options
     asked = candidate.identity("fusion"), candidate.identity("head")
     digest = run_digest(chosen, rows, *asked, seed, mine)
-    return reports / chosen.data / folder_name(candidate.name, digest)
+    folder = reports / chosen.data
+    # Earlier versions left the views out of the name; the digest is the same.
+    earlier = folder / folder_name(candidate.name, digest)
+    named = folder / folder_name(run_name(candidate.name, viewed(chosen), balance), digest)
+    return earlier if (earlier / "run.json").is_file() else named
 
 
 def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:

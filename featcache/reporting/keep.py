@@ -21,6 +21,7 @@ from featcache.reporting.bundle import (
     backbone_facts,
     write_facts,
 )
+from featcache.reporting.run_folder import Run
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")
@@ -35,6 +36,7 @@ def pipeline_writer(
     folds: Sequence[Fold],
     seed: int,
     settings: Mapping[str, Any],
+    name: str,
 ) -> Writer:
     """What writes a fitted pipeline into a folder, see `bundle`.
 
@@ -48,12 +50,14 @@ def pipeline_writer(
     folds : sequence of Fold
     seed : int
     settings : mapping
+    name : str
+        The run's.
     """
     alone = len(folds) == 1
     rows = len(folds[0].train) if alone else len(features)
     facts = {
         "kind": "features",
-        "name": candidate.name,
+        "name": name,
         "data": features.data,
         "fusion": candidate.fusion,
         "head": candidate.head,
@@ -76,7 +80,7 @@ def pipeline_writer(
 
 
 def give_model(
-    run: Path,
+    run: Run,
     candidate: Candidate,
     features: Features,
     folds: Sequence[Fold],
@@ -88,17 +92,18 @@ def give_model(
     With several folds it is fitted on all rows of the features; with one, on its training rows, as
     when it was scored. A class of the user's own that no file brings back is not fitted for it.
     """
-    if (run / FOLDER).is_dir():
+    if (run.folder / FOLDER).is_dir():
         return
     if candidate.own and (why := _why_not(classifier_of(candidate, seed, settings))):
         if len(folds) > 1:  # else it was said when the run was saved
-            log.warning("no model is kept in %s: %s", run, why)
+            log.warning("no model is kept in %s: %s", run.folder, why)
         return
     chosen = features.select(candidate.backbones)
     rows = folds[0].train if len(folds) == 1 else None
     groups = groups_to_keep(chosen, folds)
     pipeline = fit_candidate(candidate, chosen, rows, seed, settings, groups)
-    add_bundle(run, pipeline_writer(pipeline, candidate, chosen, folds, seed, settings))
+    write = pipeline_writer(pipeline, candidate, chosen, folds, seed, settings, run.name)
+    add_bundle(run.folder, write)
 
 
 def _why_not(unfitted: Any) -> FeatcacheError | None:

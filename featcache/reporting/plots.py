@@ -44,8 +44,15 @@ def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:
 
 
 def run_label(run: Run) -> str:
-    """For instance "resnet18 + mobilenet_v2 · concat · mlp"."""
+    """For instance "resnet18 + mobilenet_v2 · concat · mlp · with hflip"."""
     fused = [run.fusion] if len(run.backbones) > 1 else []
     tuned = [f"tuned ({run.tune})"] if run.tune else []
     selected = [run.select] if run.select else []
-    return " · ".join([" + ".join(run.backbones), *fused, *selected, run.head, *tuned])
+    parts = [" + ".join(run.backbones), *fused, *selected, run.head, *tuned, trained_with(run)]
+    return " · ".join(part for part in parts if part)
+
+
+def trained_with(run: Run) -> str:
+    """What trained beside the images: "with hflip, rot90, balanced"; "" for nothing."""
+    views = f"with {', '.join(run.view)}" if run.view else ""
+    return f"{views}, balanced" if views and run.balance else views

@@ -20,6 +20,7 @@ from featcache.reporting.embedding import embed, plot_map, read_map, write_map
 from featcache.reporting.learning_curves import plot_learning_curves
 from featcache.reporting.page import picture, write_page
 from featcache.reporting.per_class import class_scores, write_class_scores
+from featcache.reporting.plots import run_label
 from featcache.reporting.ranking_curves import plot_precision_recall, plot_roc
 from featcache.reporting.redo import redo_command
 from featcache.reporting.reliability import plot_reliability, reliability
@@ -117,6 +118,7 @@ def write_run_page(
         folder / FILE,
         "report.html.j2",
         run=run,
+        label=run_label(run),
         facts=contents.facts,
         standing=standing(run, among),
         leaky=contents.facts.get("leaky"),

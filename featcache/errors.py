@@ -16,6 +16,7 @@ FeatcacheError              exit 1
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -116,6 +117,6 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     if number == 1:
         return f"1 {noun}"
     if not plural:
-        plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-        plural = noun + "es" if noun.endswith(("s", "x", "ch", "sh")) else plural
+        plural = re.sub(r"(?<![aeiou])y$", "ie", noun)
+        plural += "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{number:,} {plural}"

@@ -67,7 +67,7 @@ def report(
         title = f"{group[0].data}, {group[0].split}, {counted(group[0].tested, 'test image')}"
         there = sum((run.data, run.rows) == (group[0].data, rows) for run in everything)
         if len(group) < there:
-            title += f"; {len(group)} of {there} runs"
+            title += f"; {len(group)} of {counted(there, 'run')}"
         alone = len(group) == 1 and there > 1
         show_runs(group, title, standing(group[0], everything) if alone else "")
     for page in pages:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.registry import open_backbones
 from featcache.finetuning.hardware import Meter, open_accelerator, precision_of
@@ -219,7 +219,9 @@ class _Study:
         )  # fmt: skip
         resumed = trainer.resume()
         if not resumed:
-            log.info("%s%d rows to train on, %d to validate on", label, len(train), len(held))
+            log.info(
+                "%s%s to train on, %d to validate on", label, counted(len(train), "row"), len(held)
+            )
             self._begin(trainer)
         progress = trainer.run()
         started = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from featcache.errors import counted
 from featcache.reporting.drawing import colour, legend, marker, new_figure, save_figure, tidy
 from featcache.reporting.run_folder import Run
 
@@ -37,7 +38,7 @@ def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:
         range(len(shown)), [run_label(run) for run in shown], fontsize=8, parse_math=False
     )
     axes.set_ylim(-0.7, len(shown) - 0.3)
-    title = f"{latest.data}, {latest.split}, {latest.tested:,} test images"
+    title = f"{latest.data}, {latest.split}, {counted(latest.tested, 'test image')}"
     tidy(axes, "accuracy, with its 95 % interval", "", title)
     legend(axes, title="head", loc="lower right")
     return save_figure(figure, folder, "comparison")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import counted
 from featcache.reporting.comparison import Comparison, fusion_label
 from featcache.reporting.files import write_text
 from featcache.reporting.run_folder import Run
@@ -60,7 +61,8 @@ def flattery(done: Mapping[str, Comparison]) -> list[str]:
             )
             if len(pairs) > 1:
                 text += (
-                    f" Over {len(pairs)} candidates: {min(points):+.1f} … {max(points):+.1f}, "
+                    f" Over {counted(len(pairs), 'candidate')}: {min(points):+.1f} … "
+                    f"{max(points):+.1f}, "
                     f"mean {sum(points) / len(points):+.1f}."
                 )
             said.append(text)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
+from featcache.errors import counted
 from featcache.fitting.statistics import holm
 from featcache.reporting.predictions import p_value, read_tested
 from featcache.reporting.run_folder import Run
@@ -69,7 +70,7 @@ def verdict(runs: Sequence[Run]) -> str:
     untested = sum(run.p is None for run in others)
     said += f"{name(best)} {_standing(len(ties), len(others), untested)}"
     if 0 < untested < len(others):
-        said += f" {untested} {_others(untested)} not tested: the predictions are not there."
+        said += f" {counted(untested, 'other')} not tested: the predictions are not there."
     cheapest = min(ties, key=lambda run: run.fit_seconds, default=best)
     faster = best.fit_seconds / max(cheapest.fit_seconds, 1e-9)
     if faster >= _WORTH_SAYING:
@@ -89,7 +90,7 @@ def leaky_note(runs: Sequence[Run]) -> str:
     count = sum(run.leaky for run in runs)
     if not count:
         return ""
-    which = "all runs" if count == len(runs) else f"{count} of {len(runs)} runs"
+    which = "all runs" if count == len(runs) else f"{count} of {counted(len(runs), 'run')}"
     return (
         f"LEAKY PROTOCOL: in {which} views, equal images and groups were free to go to both sides "
         "of the split. The numbers don't say how well new images are classified."
@@ -115,11 +116,12 @@ def _families(runs: Sequence[Run]) -> list[list[int]]:
 def _standing(ties: int, others: int, untested: int) -> str:
     """What follows the best one's name."""
     if untested == others:
-        return f"is best, not tested against the {_others(others)}: the predictions are not there."
+        rest = "the other" if others == 1 else "the others"
+        return f"is best, not tested against {rest}: the predictions are not there."
     if not ties:
         return f"is best, by more than chance {_METHOD}."
     if ties < others:
-        return f"is best; {ties} {_others(ties)} can't be told from it {_METHOD}."
+        return f"is best; {counted(ties, 'other')} can't be told from it {_METHOD}."
     none_of = "the other one can't" if ties == 1 else f"none of the {ties} others can"
     return f"is best, but {none_of} be told from it {_METHOD}."
 
@@ -135,10 +137,6 @@ def _is_weak(best: Run, ties: Sequence[Run]) -> bool:
         return False
     apart = any(run.interval[1] < best.interval[0] for run in ties)
     return _folds(best) < (_MANY_FOLDS if apart else _ENOUGH_FOLDS)
-
-
-def _others(count: int) -> str:
-    return "other" if count == 1 else "others"
 
 
 def _against(best: Path, others: Sequence[Path]) -> list[float | None]:

@@ -56,7 +56,7 @@ def test_broken_features(change, message, caplog):
 def test_constant_block():
     sha256 = np.full(120, "same")
     features = spoilt(put(slice(None), slice(6, 10), 3), sha256=sha256)
-    with pytest.raises(CacheRefused, match="net1: all 4 columns are constant"):
+    with pytest.raises(CacheRefused, match="net1: constant in all of its 4 columns"):
         check_features(features)
 
 

@@ -70,7 +70,7 @@ def test_own_split_asked_for_and_absent(features):
 
 
 def test_own_split_without_training_rows():
-    with pytest.raises(DataError, match="all 120 rows are in the test split"):
+    with pytest.raises(DataError, match="the test split has all there is, 120 rows"):
         make_folds(make_features(split=["test"] * 120))
 
 
@@ -134,7 +134,7 @@ def test_class_with_fewer_images_than_folds():
 def test_fewer_samples_than_folds():
     with pytest.raises(DataError, match="2 samples can't fill 5 folds"):
         make_folds(make_features(n=2))
-    with pytest.raises(RecipeError, match="1 folds"):
+    with pytest.raises(RecipeError, match="1 fold"):
         make_folds(make_features(n=2), folds=1)
 
 

@@ -119,7 +119,7 @@ def test_text_that_is_not_utf8(tmp_path):
     [
         ({"X": np.zeros((2, 9))}, "no array 'y'"),
         ({"y": [0]}, "no array 'X'"),
-        ({"X": np.zeros((2, 9)), "y": [0]}, r"shape \(2, 9\), and y has 1 labels"),
+        ({"X": np.zeros((2, 9)), "y": [0]}, r"shape \(2, 9\), and y has 1 label"),
         ({"X": np.zeros(9), "y": [0] * 9}, "X has shape"),
         ({"X": np.full((2, 9), "a"), "y": [0, 1]}, "X is <U1"),
         ({"X": np.zeros((1, 9)), "y": [0], "split": ["later"]}, "'later' is no split"),

@@ -112,11 +112,11 @@ def first_line(error: BaseException) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """How many of what: "1 class", "10,000 rows".
 
-    The plural is formed by the rules for regular nouns, unless it is given.
+    The plural ends in s, es or ies by the noun's ending, unless it is given.
     """
     if number == 1:
         return f"1 {noun}"
     if not plural:
         plural = re.sub(r"(?<![aeiou])y$", "ie", noun)
-        plural += "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+        plural += "es" if noun.endswith(("s", "x")) else "s"
     return f"{number:,} {plural}"

@@ -80,6 +80,7 @@ def test_unknown_carries_the_wrong_name():
         (1, "class", "1 class"),
         (2, "class", "2 classes"),
         (2, "index", "2 indexes"),
+        (8, "epoch", "8 epochs"),
         (3, "entry", "3 entries"),
         (2, "key", "2 keys"),
     ],

@@ -85,7 +85,7 @@ def test_rows_of_several_pieces():
     def change(X):
         X[4999, :6] = X[0, :6]
 
-    with pytest.raises(CacheRefused, match=r"1 of 5000 rows are equal .*: img4999"):
+    with pytest.raises(CacheRefused, match=r"1 of 5,000 rows are equal .*: img4999"):
         check_features(spoilt(change, n=5000))
 
 

@@ -96,7 +96,7 @@ def test_a_pickle_is_never_read(tmp_path):
     [
         ("a.tsv", "", "is empty"),
         ("a.tsv", "\n  \n", "is empty"),
-        ("a.tsv", "1\t2\t3\n1\t2\n", "line 2: 1 values, and 2 above"),
+        ("a.tsv", "1\t2\t3\n1\t2\n", "line 2: 1 value, and 2 above"),
         ("a.tsv", "1\t2\t3\n1\t2\tx\n", "line 2: not all cells after the label are numbers"),
         ("a.csv", "1,2,\n1,2,3\n1,2,\n", "line 3: not all cells"),
         ("a.npz", "not a zip", "can't be read as time series"),

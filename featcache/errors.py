@@ -16,6 +16,7 @@ FeatcacheError              exit 1
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -106,3 +107,16 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> Unk
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """How many of what: "1 class", "10,000 rows".
+
+    The plural ends in s, es or ies by the noun's ending, unless it is given.
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if not plural:
+        plural = re.sub(r"(?<![aeiou])y$", "ie", noun)
+        plural += "es" if noun.endswith(("s", "x")) else "s"
+    return f"{number:,} {plural}"

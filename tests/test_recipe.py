@@ -141,7 +141,7 @@ def test_a_recipe_says_how_many_images_may_fail(tmp_path: Path, pictures: Path) 
         "data": str(pictures), "backbone": "squeezenet1_1", "weights": "random:0",
         "image_size": 32, "cache": str(tmp_path / "cache"),
     }  # fmt: skip
-    with pytest.raises(FeatcacheError, match="1 images failed, more than --max-failures"):
+    with pytest.raises(FeatcacheError, match="1 image failed, more than --max-failures"):
         extract_for(make_recipe({**plain, "max_failures": 0}))
     report = extract_for(make_recipe({**plain, "max_failures": "50%", "retry_failed": True}))
     assert list(report.failed) == ["cat/broken.png"]

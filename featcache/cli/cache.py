@@ -16,6 +16,7 @@ from featcache.cli.options import (
     extract_options,
     with_log,
 )
+from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.store.key import Key
@@ -249,9 +250,12 @@ def prune(
     for victim in gone:
         click.echo(f"{verb} {victim.path}, {victim.bytes / 1e6:,.1f} MB: {victim.why}")
     total = sum(victim.bytes for victim in gone) / 1e6
-    click.echo(f"{verb} {len(gone)} files, {total:,.1f} MB")
+    click.echo(f"{verb} {counted(len(gone), 'file')}, {total:,.1f} MB")
     if len(gone) < len(victims):
-        click.echo(f"{len(victims) - len(gone)} files are being written and were left", err=True)
+        click.echo(
+            f"{counted(len(victims) - len(gone), 'file')} left that another process is writing",
+            err=True,
+        )
 
 
 @cache.command()
@@ -272,7 +276,9 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
 
     features = cached_features(data, None, None, None, backbone, cache)
     write(features, path)
-    click.echo(f"{path}: {len(features):,} rows, {features.X.shape[1]:,} columns of features")
+    click.echo(
+        f"{path}: {counted(len(features), 'row')}, {counted(features.X.shape[1], 'column')} of features"
+    )
 
 
 def _unusual(key: Key) -> str:

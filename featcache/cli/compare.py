@@ -19,6 +19,7 @@ from featcache.cli.options import (
     several,
     with_log,
 )
+from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.reporting.run_folder import Run
@@ -73,7 +74,9 @@ def compare(
             data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
         )
         done = run_grid(features, crew=crew_of(cluster), **options)
-    show_runs(done.runs, f"{done.best.data}, {done.best.split}, {done.best.tested:,} test images")
+    show_runs(
+        done.runs, f"{done.best.data}, {done.best.split}, {counted(done.best.tested, 'test image')}"
+    )
     if options["ablate"]:
         show_ablation(done.runs, reports)
     note(f"{reports}/comparison.html, .md, .csv; {done.best.folder}/report.html")

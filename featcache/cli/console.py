@@ -117,8 +117,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     Console(width=width, highlight=False, markup=False).print(table)
 
 
-def show_runs(runs: Sequence[Run], title: str = "") -> None:
-    """Runs with the same rows, best first, as a table on stdout, and what it comes to."""
+def show_runs(runs: Sequence[Run], title: str = "", said: str = "") -> None:
+    """Runs with the same rows, best first, as a table on stdout, and what it comes to.
+
+    `said` takes the place of what the paired tests among these runs come to.
+    """
     from featcache.reporting.break_even import verdicts
     from featcache.reporting.comparison import fusion_label
     from featcache.reporting.ties import leaky_note, verdict
@@ -144,14 +147,17 @@ def show_runs(runs: Sequence[Run], title: str = "") -> None:
     show_table(columns, rows, title)
     if any(run.tie for run in runs):
         click.echo(f"{_TIE}  can't be told from the best")
-    click.echo(verdict(runs))
+    click.echo(said or verdict(runs))
     for line in verdicts(runs):
         click.echo(line)
 
 
 def _head(run: Run) -> str:
     """The head, what it is shown and how often it was tuned: "mlp (anova:256, best of 20)"."""
+    from featcache.reporting.plots import trained_with
+
     asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
+    asides += [trained_with(run)] * bool(run.view)
     return f"{run.head} ({', '.join(asides)})" if asides else run.head
 
 

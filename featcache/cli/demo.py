@@ -8,6 +8,7 @@ from featcache.cli.compare import say_fitted
 from featcache.cli.console import progress_bar, show_runs
 from featcache.cli.extract import show_report
 from featcache.cli.options import cache_option, reports_option, with_log
+from featcache.errors import counted
 
 _RECIPE = {
     "data": "digits",
@@ -52,7 +53,7 @@ def demo(cache: str, reports: str, quiet: bool) -> None:
         report = extract_for(recipe, progress)
     show_report(report, cache)
     done = compare_for(recipe, report, say_fitted)
-    show_runs(done.runs, f"digits, {done.best.split}, {done.best.tested:,} test images")
+    show_runs(done.runs, f"digits, {done.best.split}, {counted(done.best.tested, 'test image')}")
     best_alone = next(run for run in done if len(run.backbones) == 1)
     best_fused = next(run for run in done if len(run.backbones) > 1)
     click.echo(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from featcache.cli.options import reports_option, with_log
+from featcache.errors import counted
 
 
 @click.command()
@@ -60,5 +61,6 @@ def export(
 
         done = export_onnx(run, onnx, reports=reports, weights_dir=weights_dir)
         click.echo(onnx)
-        click.echo(f"checked with onnxruntime on {done.images} images: probabilities differ by "
+        images = counted(done.images, "image")
+        click.echo(f"checked with onnxruntime on {images}: probabilities differ by "
                    f"{done.difference:.1e} at most")  # fmt: skip

@@ -15,6 +15,7 @@ from featcache.cli.options import (
     extract_options,
     with_log,
 )
+from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.extraction.report import Report
@@ -93,11 +94,11 @@ def show_report(report: Report, cache: str) -> None:
     names = names_of([done.key for done in report.outcomes])
     for done, name in zip(report.outcomes, names, strict=True):
         what = f"{done.computed:,} computed" if done.computed else "nothing to compute"
-        click.echo(f"{name}: {done.path}, {done.rows:,} vectors, {what}")
+        click.echo(f"{name}: {done.path}, {counted(done.rows, 'vector')}, {what}")
     note(report.time_line())
     if report.failed:
         click.secho(
-            f"warning: {len(report.failed)} images failed, listed in "
+            f"warning: {counted(len(report.failed), 'image')} failed, listed in "
             f"{cache}/{report.data}/failed.csv; for instance:",
             err=True, fg="yellow",
         )  # fmt: skip

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from featcache.errors import counted
+
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 COMMON = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "vgg16",
           "convnext_tiny", "vit_b_16")  # fmt: skip
@@ -88,7 +90,11 @@ def _machine() -> Iterator[Finding]:
         FAIL if old else OK, "system", text, "Install Python 3.11 or newer." if old else ""
     )
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(OK, "processor", f"{_processor()}, {usable} of {os.cpu_count()} cores usable")
+    yield Finding(
+        OK,
+        "processor",
+        f"{_processor()}, {usable} of {counted(os.cpu_count() or 1, 'core')} usable",
+    )
     free = _free_memory()
     if free is not None:
         little = free < _LITTLE_MEMORY

@@ -21,6 +21,7 @@ from featcache.cli.options import (
     set_option,
     with_log,
 )
+from featcache.errors import counted
 from featcache.images.options import KINDS
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _show(run: Run) -> None:
     low, high = run.interval
     click.echo(
         f"{run.name}: accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
-        f"{run.tested:,} test images, {run.fit_seconds:.0f} s a fit"
+        f"{counted(run.tested, 'test image')}, {run.fit_seconds:.0f} s a fit"
     )
     others = [one for one in read_runs(run.folder.parent.parent) if one.folder != run.folder]
     for line in verdicts([run, *(one for one in others if one.data == run.data)])[:1]:

@@ -17,6 +17,7 @@ from featcache.cli.options import (
     reports_option,
     with_log,
 )
+from featcache.errors import counted
 from featcache.images.options import KINDS
 
 
@@ -76,7 +77,7 @@ def fit(
     show_table(("metric", "mean", "sd over folds"), rows, f"{run.name}, {run.split}")
     low, high = run.interval
     click.echo(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
-               f"{run.tested:,} test images, {run.fit_seconds:.2f} s a fit")  # fmt: skip
+               f"{counted(run.tested, 'test image')}, {run.fit_seconds:.2f} s a fit")  # fmt: skip
     note(f"{run.folder}/report.html")
     click.echo(run.folder)
 

@@ -13,6 +13,7 @@ import click
 
 from featcache.cli.console import note, progress_bar, say_error, show_table
 from featcache.cli.options import NumberOrAuto, reports_option, with_log
+from featcache.errors import counted
 from featcache.replacing import replacing
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def predict(
         workers=workers,
     )
     trained = model.facts["trained_on"]
-    note(f"{model.facts['name']}, trained on {trained['rows']:,} rows ({trained['what']})")
+    note(f"{model.facts['name']}, trained on {counted(trained['rows'], 'row')} ({trained['what']})")
     failed: dict[str, str] = {}
     with progress_bar("images", quiet) as progress:
         said = _readable(model.stream(files, progress), files, failed)
@@ -153,5 +154,5 @@ def _opened(output: Path | None) -> Iterator[IO[str]]:
 def _list_failed(failed: dict[str, str]) -> None:
     shown = [f"{path}: {why}" for path, why in list(failed.items())[:_SHOWN]]
     rest = [f"… and {len(failed) - _SHOWN:,} more"] if len(failed) > _SHOWN else []
-    count = f"{len(failed):,} images" if len(failed) > 1 else "1 image"
+    count = counted(len(failed), "image")
     say_error(f"{count} can't be read", "\n".join(shown + rest))

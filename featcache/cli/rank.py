@@ -15,6 +15,7 @@ from featcache.cli.options import (
     reports_option,
     with_log,
 )
+from featcache.errors import counted
 
 
 @click.command()
@@ -87,6 +88,6 @@ def rank(
         f"{k} nearest",
         *(f"CKA {n}" for n in found.names),
     )
-    show_table(columns, rows, f"{features.data}, {found.rows:,} training rows")
+    show_table(columns, rows, f"{features.data}, {counted(found.rows, 'training row')}")
     for path in write_ranking(Path(reports) / features.data, found):
         note(str(path))

@@ -10,6 +10,7 @@ import click
 
 from featcache.cli.console import note, show_runs
 from featcache.cli.options import cache_option, reports_option, with_log
+from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.images.manifest import Images
@@ -46,25 +47,32 @@ def report(
     """
     from itertools import groupby
 
-    from featcache.reporting.comparison import sort_runs, write_comparison
+    from featcache.reporting.comparison import read_runs, sort_runs, write_comparison
     from featcache.reporting.named import find_run
     from featcache.reporting.run_folder import read_run
+    from featcache.reporting.run_page import standing
+    from featcache.reporting.samples import runs_on
 
     named = [
         read_run(run if run.exists() else find_run(str(run), reports)) for run in runs
     ]  # before anything is written
     images = _images(data, data_root, cache)
+    known = named or read_runs(Path(reports))
+    theirs = runs_on(images, known) if images is not None and known else []
     pages: list[Path] = []
     everything = write_comparison(
-        Path(reports),
-        lambda known: pages.extend(_pages([run.folder for run in named], known, images, cache)),
+        Path(reports), lambda known: pages.extend(_pages(named, known, images, theirs, cache))
     ).runs
-    if named:
-        everything = sort_runs(named).runs
-        everything.sort(key=lambda run: (run.data, run.rows))
-    for _, same in groupby(everything, key=lambda run: (run.data, run.rows)):
+    shown = sort_runs(named).runs if named else everything
+    shown.sort(key=lambda run: (run.data, run.rows))
+    for (_, rows), same in groupby(shown, key=lambda run: (run.data, run.rows)):
         group = list(same)
-        show_runs(group, f"{group[0].data}, {group[0].split}, {group[0].tested:,} test images")
+        title = f"{group[0].data}, {group[0].split}, {counted(group[0].tested, 'test image')}"
+        there = sum((run.data, run.rows) == (group[0].data, rows) for run in everything)
+        if len(group) < there:
+            title += f"; {len(group)} of {counted(there, 'run')}"
+        alone = len(group) == 1 and there > 1
+        show_runs(group, title, standing(group[0], everything) if alone else "")
     for page in pages:
         note(str(page))
     note(f"{reports}/comparison.html, comparison.md, comparison.csv")
@@ -81,18 +89,36 @@ def _images(data: str | None, data_root: str | None, cache: str) -> Images | Non
 
 
 def _pages(
-    folders: list[Path], known: Sequence[Run], images: Images | None, cache: str
+    named: Sequence[Run],
+    known: Sequence[Run],
+    images: Images | None,
+    theirs: Sequence[Run],
+    cache: str,
 ) -> list[Path]:
-    """The pages of these runs, or of each data set's best on its newest rows."""
+    """The pages of these runs, or of each data set's best on its newest rows.
+
+    The images are shown on the pages of their own runs. Without named runs no other page is made.
+    """
     from featcache.reporting.run_page import write_run_page
 
-    if not folders:
-        newest: dict[str, Run] = {}
-        for run in sorted(known, key=lambda run: run.created):
-            newest[run.data] = run
-        rows = {(run.data, run.rows) for run in newest.values()}
-        best = {(run.data, run.rows): run for run in reversed(known)}  # the first of each is best
-        folders = [best[one].folder for one in sorted(rows)]
-    return [
-        write_run_page(folder, among=known, images=images, cache=Path(cache)) for folder in folders
+    own = {run.data for run in theirs}
+    folders = [run.folder for run in named] or [
+        run.folder for run in _best(known) if images is None or run.data in own
     ]
+    with_images = {run.folder for run in theirs} if named else set(folders)
+    return [
+        write_run_page(
+            folder,
+            among=known,
+            images=images if folder in with_images else None,
+            cache=Path(cache),
+        )
+        for folder in folders
+    ]
+
+
+def _best(known: Sequence[Run]) -> list[Run]:
+    """Of each data set the best run on its newest rows."""
+    newest = {run.data: run.rows for run in sorted(known, key=lambda run: run.created)}
+    best = {(run.data, run.rows): run for run in reversed(known)}  # the first of each is best
+    return [best[one] for one in sorted(newest.items())]

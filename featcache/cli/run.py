@@ -22,6 +22,7 @@ from featcache.cli.compare import say_fitted, show_ablation
 from featcache.cli.console import note, progress_bar, show_runs, show_table
 from featcache.cli.extract import show_report
 from featcache.cli.options import set_option, with_log
+from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.extraction.report import Report
@@ -146,7 +147,7 @@ def _compare(
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:
     best = done.best
-    title = f"{best.data}, {best.split}, {best.tested:,} test images"
+    title = f"{best.data}, {best.split}, {counted(best.tested, 'test image')}"
     show_runs(done.runs, f"{protocol}: {title}" if protocol else title)
 
 

@@ -11,7 +11,7 @@ import click
 
 from featcache.cli.console import note, show_table
 from featcache.cli.options import with_log
-from featcache.errors import WeightsError
+from featcache.errors import WeightsError, counted
 
 if TYPE_CHECKING:
     from featcache.extraction.weight_files import WeightFile
@@ -65,7 +65,7 @@ def list_(
             for f in shown]  # fmt: skip
     if rows:
         show_table(("backbone", "weights", "size", "where"), rows)
-    note(f"{sum(file.path is not None for file in found)} of {len(found)} backbones have weights "
+    note(f"{sum(file.path is not None for file in found)} of {counted(len(found), 'backbone')} have weights "
          "at hand; the others are downloaded when they are first needed")  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.extraction.loading import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
@@ -48,7 +48,8 @@ class Content:
         self.note_failed(report)
         text = next(iter(report.failed.values()), "there are none")
         return DataError(
-            f"not one of {len(self.images)} images could be embedded (the first: {text})",
+            f"not one of {counted(len(self.images), 'image')} could be embedded (the first: "
+            f"{text})",
             f"Look at {self.failed_csv}; delete it to try the same files again.",
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.errors import WeightsError
+from featcache.errors import WeightsError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.drift import TOLERANCE, cosines
 from featcache.extraction.engine import open_engine
@@ -44,9 +44,8 @@ class Checked:
 
     def __str__(self) -> str:
         word = "ok       " if self.agrees else "DIFFERS  "
-        return (
-            f"{word}{self.path}: {self.rows} images embedded again, least cosine {self.cosine:.6f}"
-        )
+        images = counted(self.rows, "image")
+        return f"{word}{self.path}: {images} embedded again, least cosine {self.cosine:.6f}"
 
 
 def deep_verify(

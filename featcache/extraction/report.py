@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from featcache.errors import counted
 from featcache.store.key import Key
 
 _PARTS = ("total", "prepare", "compute", "wait", "blocked", "read", "decode", "write")
@@ -125,7 +126,7 @@ class Report:
         )
         beside = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in _BESIDE)
         return (
-            f"{self.computed:,} images in {total:.1f} s ({self.computed / total:,.1f}/s): "
+            f"{counted(self.computed, 'image')} in {total:.1f} s ({self.computed / total:,.1f}/s): "
             f"{shares} (beside it, over all threads: {beside}); "
             f"most of it was {self.bottleneck}: {_HELP[self.bottleneck]}"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.extraction.content import Content
 from featcache.extraction.filling import Filling, Progress, fill, pending_rows
 from featcache.extraction.job import Job
@@ -71,7 +71,8 @@ class Work:
         if len(self.content.problems) > self.limit:
             self.content.note_failed(self.report)
             raise DataError(
-                f"{len(self.content.problems)} images failed, more than --max-failures allows",
+                f"{counted(len(self.content.problems), 'image')} failed, more than "
+                "--max-failures allows",
                 f"They are listed in {self.content.failed_csv}; what is done is kept.",
             )
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.registry import open_backbones
 from featcache.finetuning.hardware import Meter, open_accelerator, precision_of
@@ -41,14 +41,8 @@ from featcache.fitting.splits import Fold, components, make_folds
 from featcache.images.manifest import Images
 from featcache.reporting.bundle import SPLIT, Writer
 from featcache.reporting.comparison import write_comparison
-from featcache.reporting.run_folder import (
-    Run,
-    folder_name,
-    read_run,
-    rows_digest,
-    run_digest,
-    save_run,
-)
+from featcache.reporting.digest import folder_name, rows_digest, run_digest
+from featcache.reporting.run_folder import Run, read_run, save_run
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")
@@ -226,7 +220,9 @@ class _Study:
         )  # fmt: skip
         resumed = trainer.resume()
         if not resumed:
-            log.info("%s%d rows to train on, %d to validate on", label, len(train), len(held))
+            log.info(
+                "%s%s to train on, %d to validate on", label, counted(len(train), "row"), len(held)
+            )
             self._begin(trainer)
         progress = trainer.run()
         started = time.perf_counter()

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from featcache.errors import DataError, RecipeError
+from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.loading import count_workers
 from featcache.extraction.preprocess import Preprocess
 from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
@@ -87,12 +87,13 @@ class Pixels:
         keep = np.setdiff1d(np.arange(len(images)), list(self.bad))
         if not len(keep):
             raise DataError(
-                f"not one of {len(images)} images can be decoded ({next(iter(self.bad.values()))})"
+                f"not one of {counted(len(images), 'image')} can be decoded "
+                f"({next(iter(self.bad.values()))})"
             )
         first = next(iter(self.bad))
         log.warning(
-            "%d images can't be decoded and are left out (%s: %s)",
-            len(self.bad), images.ids[first], self.bad[first],
+            "%s can't be decoded: left out (%s: %s)",
+            counted(len(self.bad), "image"), images.ids[first], self.bad[first],
         )  # fmt: skip
         per_row = ("ids", "sha256", "labels", "groups", "split")
         nothing = np.zeros(0, np.int64)

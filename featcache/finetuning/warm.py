@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from featcache.errors import CacheMissing
+from featcache.errors import CacheMissing, counted
 from featcache.extraction.backbone import Backbone
 from featcache.finetuning.hardware import seeded
 from featcache.finetuning.trainer import Trainer
@@ -57,7 +57,7 @@ def cached_vectors(images: Images, backbones: Sequence[Backbone], cache: str) ->
     absent = [id_ for id_ in images.ids.tolist() if id_ not in where]
     if absent:
         raise CacheMissing(
-            f"the cache has no vectors of {len(absent)} images ({absent[0]}, …)",
+            f"the cache has no vectors of {counted(len(absent), 'image')} ({absent[0]}, …)",
             extract_commands(chosen, images.source, options=images.options),
         )
     order = np.array([where[id_] for id_ in images.ids.tolist()], np.intp)

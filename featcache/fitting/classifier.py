@@ -112,7 +112,7 @@ def make_classifier(
     names = {"fusion": fusion, "head": head}
     for key, value in (settings or {}).items():
         _apply(steps, names, key, value, joint)
-    late = _is_late(steps["fusion"])
+    late = is_late(steps["fusion"])
     if late:
         under = Pipeline([(s, steps[s]) for s in ("select", "head")]) if select else steps["head"]
         steps = {"fusion": steps["fusion"].set_params(head=under)}
@@ -170,7 +170,7 @@ def describe(classifier: Any) -> tuple[str, str]:
     steps = dict(classifier.steps) if isinstance(classifier, Pipeline) else {}
     fusion, head = steps.get("fusion"), steps.get("head", classifier)
     last = list(steps.values())[-1] if steps else classifier
-    late = _is_late(last)
+    late = is_late(last)
     if late:
         fusion, head = last, last.head
         head = head.steps[-1][1] if isinstance(head, Pipeline) else head
@@ -182,7 +182,7 @@ def describe(classifier: Any) -> tuple[str, str]:
     return _NAMES.get(name, name), _NAMES.get(kind, kind)
 
 
-def _is_late(fusion: Any) -> bool:
+def is_late(fusion: Any) -> bool:
     """Whether this is a classifier that holds the head, and not a transformer before it."""
     return hasattr(fusion, "get_params") and "head" in fusion.get_params(deep=False)
 

@@ -11,7 +11,7 @@ import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.fitting.classifier import describe, with_blocks
 from featcache.fitting.fold_result import FoldResult, run_fold
 from featcache.fitting.gate import check_features
@@ -209,13 +209,14 @@ def _check_fold(fold: Fold, features: Features) -> None:
     labels = np.unique(features.y[fold.train])
     if len(labels) < 2:
         raise DataError(
-            f"{fold.name} has {len(fold.train)} training rows of {len(labels)} class",
+            f"{fold.name} has {counted(len(fold.train), 'training row')} of "
+            f"{counted(len(labels), 'class')}",
             "Every fold needs training rows of at least two classes.",
         )
     both = np.intersect1d(fold.train, fold.test)
     if len(both):
         raise DataError(
-            f"{len(both)} rows of {fold.name} are in both training and test: "
+            f"{counted(len(both), 'row')} of {fold.name} both in training and test: "
             f"{features.ids[both[0]]}, …",
             "Make the folds again.",
         )

@@ -119,10 +119,17 @@ def run_fold(
         fit_seconds=seconds,
         predict_seconds=predicted - trained,
         train_size=len(fold.train),
-        history=getattr(head, "history_", None),
+        history=_history(head),
         classifier=fitted if keep else None,
         memory=memory.bytes,
         tuned=getattr(fitted, "tuned_", None),
         attention=backbone_weights(fitted, tested, true),
     )
     return result, {key: part for key, part in parts.items() if key in wanted}
+
+
+def _history(head: Any) -> dict[str, list[float]] | None:
+    """Learning curves as `MLPHead` keeps them; other classes may mean other things by that name."""
+    found = getattr(head, "history_", None)
+    curves = isinstance(found, dict) and all(isinstance(curve, list) for curve in found.values())
+    return found if curves else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheRefused, unknown
+from featcache.errors import CacheRefused, counted, unknown
 from featcache.fitting.blocks import slices
 from featcache.store.features import Features
 
@@ -51,7 +51,7 @@ def check_features(features: Features, gate: str = "refuse") -> None:
             _rows_problem(
                 features, name, _equal_rows(features, part, found), "equal for different images"
             ),
-            f"{name}: all {len(found.constant)} columns are constant"
+            f"{name}: constant in all of its {counted(len(found.constant), 'column')}"
             if len(features) > 1 and found.constant.all()
             else "",
         ]
@@ -125,4 +125,4 @@ def _rows_problem(features: Features, name: str, rows: NDArray[np.bool_], what: 
     if not rows.any():
         return ""
     ids = ", ".join(features.ids[np.flatnonzero(rows)[:_SHOWN]].tolist())
-    return f"{name}: {rows.sum()} of {len(rows)} rows are {what}: {ids}"
+    return f"{name}: {rows.sum()} of {counted(len(rows), 'row')} are {what}: {ids}"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from featcache.errors import UnknownName, unknown
-from featcache.fitting.classifier import make_classifier, with_blocks
+from featcache.errors import RecipeError, UnknownName, unknown
+from featcache.fitting.classifier import is_late, make_classifier, with_blocks
 from featcache.fitting.evaluate import Result, evaluate
 from featcache.fitting.fit_one import fit_clone
 from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.heads import HEADS
+from featcache.fitting.identity import identity, short_name
 from featcache.fitting.reuse import Shelf
 from featcache.fitting.splits import Fold, Rows
 from featcache.store.features import Features, take
@@ -19,17 +21,20 @@ from featcache.store.features import Features, take
 
 @dataclass(frozen=True)
 class Candidate:
-    """Backbones, a fusion and a head, all by name; a selection of columns and a search, if any.
+    """Backbones, a fusion and a head by name; a selection of columns and a search, if any.
 
     Attributes
     ----------
     backbones : tuple of str
     fusion, head : str
+        Names in `FUSIONS` and `HEADS`, or the `short_name` of an object in `own`.
     select : str, default ""
         See `selection.make_selection`.
     tune : int, default 0
         Settings to try, see `tuning`.
     tuner : str, default "random"
+    own : mapping of "fusion" or "head" to an sklearn estimator, default {}
+        Objects of the user's in place of a registered name. They are cloned before each fit.
     """
 
     backbones: tuple[str, ...]
@@ -38,6 +43,7 @@ class Candidate:
     select: str = ""
     tune: int = 0
     tuner: str = "random"
+    own: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
@@ -51,11 +57,18 @@ class Candidate:
         found: dict[str, Any] = {"select": self.select} if self.select else {}
         return found | ({"tune": self.tune, "tuner": self.tuner} if self.tune else {})
 
+    def identity(self, role: str) -> Any:
+        """What a run's digest holds of its "fusion" or "head": the name, or an object's identity.
+
+        See `identity.identity`.
+        """
+        return identity(self.own[role]) if role in self.own else getattr(self, role)
+
 
 def candidates(
     names: Sequence[str],
-    fusion: Sequence[str],
-    head: Sequence[str],
+    fusion: Sequence[Any],
+    head: Sequence[Any],
     singles: bool = True,
     ablate: bool = False,
 ) -> list[Candidate]:
@@ -65,8 +78,9 @@ def candidates(
     ----------
     names : sequence of str
         The backbones.
-    fusion, head : sequence of str
-        Names in `FUSIONS` and `HEADS`.
+    fusion, head : sequence of str or sklearn estimator
+        Names in `FUSIONS` and `HEADS`, or objects: transformers that may have a parameter `blocks`
+        as fusions, classifiers as heads.
     singles : bool, default True
         With several backbones, add each alone under every head, as "concat": one block has
         nothing to fuse with.
@@ -82,20 +96,76 @@ def candidates(
     ------
     UnknownName
         For a fusion or head that is not registered.
+    RecipeError
+        For an object that is no estimator, or two of one name.
     """
-    for kind, asked, known in (("fusion", fusion, FUSIONS), ("head", head, HEADS)):
-        if not asked:
-            raise UnknownName(f"no {kind} named", f"Known: {', '.join(known)}.")
-        for name in asked:
-            if name not in known:
-                raise unknown(kind, name, known)
-    made = [Candidate(tuple(names), one, under) for one in fusion for under in head]
+    fusions = _by_name("fusion", fusion, FUSIONS)
+    heads = _by_name("head", head, HEADS)
+
+    def under_heads(backbones: Sequence[str], over: Mapping[str, Any]) -> list[Candidate]:
+        pairs = [(one, under) for one in over for under in heads]
+        return [
+            Candidate(tuple(backbones), one, under, own=_own(over[one], heads[under]))
+            for one, under in pairs
+        ]
+
+    made = under_heads(names, fusions)
     if ablate and len(names) > 2:
-        left = [tuple(name for name in names if name != out) for out in names]
-        made += [Candidate(rest, one, under) for rest in left for one in fusion for under in head]
+        for out in names:
+            made += under_heads([name for name in names if name != out], fusions)
     if (singles or (ablate and len(names) == 2)) and len(names) > 1:
-        made += [Candidate((name,), "concat", under) for name in names for under in head]
+        for name in names:
+            made += under_heads([name], {"concat": None})
     return list(dict.fromkeys(made))
+
+
+def _by_name(kind: str, asked: Sequence[Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked for, by name: None for a registered one, else the object."""
+    if not asked:
+        raise UnknownName(f"no {kind} named", f"Known: {', '.join(known)}.")
+    found: dict[str, Any] = {}
+    for one in asked:
+        if isinstance(one, str):
+            if one not in known:
+                raise unknown(kind, one, known)
+            found[one] = None
+            continue
+        _check_object(kind, one)
+        name = short_name(one)
+        if name in known:
+            raise RecipeError(
+                f"{type(one).__name__} is the name of a {kind} of featcache's",
+                "Give your class another.",
+            )
+        if name in found and identity(found[name]) != identity(one):
+            classes = " and ".join(identity(each)["class"] for each in (found[name], one))
+            raise RecipeError(
+                f"two {kind}s are called {name}: {classes}", "Give one of the classes another name."
+            )
+        found[name] = one
+    return found
+
+
+def _check_object(kind: str, one: Any) -> None:
+    """Refuse what can't be fitted in the place of a fusion or head."""
+    if inspect.isclass(one):
+        raise RecipeError(
+            f"the {kind} {one.__name__} is a class", f"Pass an object: {one.__name__}()."
+        )
+    late = kind == "fusion" and is_late(one)
+    needed = ("fit", "predict") if kind == "head" or late else ("fit", "transform")
+    lacking = [name for name in ("get_params", *needed) if not hasattr(one, name)]
+    if lacking:
+        what = "classifier" if needed[1] == "predict" else "transformer"
+        raise RecipeError(
+            f"the {kind} {str(one)[:60]} has no {' and no '.join(lacking)}",
+            f"Pass a name, or an object that is a scikit-learn {what}.",
+        )
+
+
+def _own(fusion: Any, head: Any) -> dict[str, Any]:
+    pairs = (("fusion", fusion), ("head", head))
+    return {role: one for role, one in pairs if one is not None}
 
 
 def run_candidate(
@@ -126,8 +196,8 @@ def classifier_of(
 ) -> Any:
     """The unfitted classifier of a candidate, see `make_classifier`."""
     return make_classifier(
-        candidate.fusion,
-        candidate.head,
+        candidate.own.get("fusion", candidate.fusion),
+        candidate.own.get("head", candidate.head),
         seed=seed,
         settings=settings,
         select=candidate.select,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheRefused
+from featcache.errors import CacheRefused, counted
 from featcache.fitting.near import near_pairs
 from featcache.fitting.numbered import numbered
 from featcache.fitting.splits import Fold, is_leaky
@@ -149,7 +149,8 @@ def refuse_trained(features: Features, folds: Sequence[Fold]) -> None:
         if rows:
             ids = ", ".join(features.ids[rows[:_SHOWN]].tolist())
             raise CacheRefused(
-                f"{name} was fine-tuned on {len(rows):,} of {len(tested):,} test images: {ids}"
+                f"{name} was fine-tuned on {len(rows):,} of "
+                f"{counted(len(tested), 'test image')}: {ids}"
                 f"{', …' if len(rows) > _SHOWN else ''}",
                 "Test on images that it has not seen: the split that it was fine-tuned with "
                 "(--test-split), or leave it out.",

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featcache.errors import DataError, FeatcacheError, RecipeError, unknown
+from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -186,7 +186,7 @@ def _parts(y: NDArray[Any], cv: int, seed: int) -> list[tuple[Any, Any]]:
         rare = classes[counts.argmin()]
         raise DataError(
             f"the selection 'nsga' can't hold rows out: class {rare!r} has {counts.min()} of "
-            f"{len(y)} training rows",
+            f"{counted(len(y), 'training row')}",
             "It needs two classes with two rows or more; choose another selection.",
         )
     splitter = StratifiedKFold(min(cv, int(counts.min())), shuffle=True, random_state=seed)

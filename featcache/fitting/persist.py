@@ -56,10 +56,8 @@ _TRUSTED = frozenset(
     }
 )
 _OURS = "featcache.fitting."
-
-# Where a search keeps what it chose: scikit-learn's, and `tuning.TunedClassifier`.
 _TRAINED_ON = "_BaseLibSVM__Xfit"  # where an SVC keeps X for a kernel that is a function
-_CHOSEN = ("best_estimator_", "best_")
+_CHOSEN = ("best_estimator_", "best_")  # where a search keeps it: sklearn's, `TunedClassifier`
 
 Part = dict[str, Any]
 Place = tuple[str | int, ...]
@@ -107,7 +105,9 @@ def save_pipeline(folder: Path, pipeline: Any) -> list[Part]:
             f"{type(pipeline).__name__} can't be kept without a pickle: {error}"
         ) from error
     if strange:
-        raise FeatcacheError(f"the pipeline holds types that are not read back: {strange}")
+        raise FeatcacheError(
+            f"{', '.join(strange)}: models are kept of scikit-learn's and featcache's classes only"
+        )
     return parts
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError, RecipeError
+from featcache.errors import DataError, RecipeError, counted
 from featcache.fitting.blocks import slices
 from featcache.fitting.concat import unit_rows
 from featcache.fitting.splits import Rows, components
@@ -74,7 +74,7 @@ def rank(features: Features, k: int = 10, queries: int = 2000, seed: int = 0) ->
     train = images.rows(np.flatnonzero(images.split != own))
     if len(np.unique(train.y)) < 2:
         raise DataError(
-            f"{len(train)} training rows of {len(np.unique(train.y))} class",
+            f"{counted(len(train), 'training row')} of {counted(len(np.unique(train.y)), 'class')}",
             "Ranking needs training images of two classes or more.",
         )
     linked = components(train)  # (n,)

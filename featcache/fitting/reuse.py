@@ -12,6 +12,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
@@ -20,6 +21,7 @@ from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.late import LateFusion
 from featcache.fitting.linked import fit_linked
 from featcache.fitting.stream import Stream
+from featcache.hashing import sha256_array
 from featcache.store.features import Floats, Strings
 
 
@@ -178,8 +180,17 @@ def _chain(names: Sequence[str], steps: Sequence[str]) -> str:
 def _key(step: Any) -> str:
     """All that a step's fit depends on, but for the rows and blocks."""
     plain = {
-        name: type(value).__name__ if hasattr(value, "get_params") else repr(value)
+        name: _text(value)
         for name, value in step.get_params(deep=True).items()
         if name.rsplit("__", 1)[-1] != "blocks"
     }
-    return f"{type(step).__name__} {sorted(plain.items())}"
+    return f"{type(step).__module__}.{type(step).__name__} {sorted(plain.items())}"
+
+
+def _text(value: Any) -> str:
+    """A parameter; of an estimator its class, since its own parameters are listed beside it."""
+    if hasattr(value, "get_params"):
+        return f"{type(value).__module__}.{type(value).__name__}"
+    # A long array's `repr` leaves out its middle.
+    numbers = isinstance(value, np.ndarray) and value.dtype != object
+    return sha256_array(value) if numbers else repr(value)

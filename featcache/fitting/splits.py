@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedKFold
 
-from featcache.errors import DataError, RecipeError, unknown
+from featcache.errors import DataError, RecipeError, counted, unknown
 from featcache.fitting.grouped import stratified_groups
 from featcache.fitting.numbered import numbered
 from featcache.fitting.views import add_views, balanced, check_plan, viewed
@@ -123,7 +123,8 @@ def make_folds(
     pool = _pool(features, balance, leaky, seed)  # (p,) what is dealt out
     if len(np.unique(features.y[pool])) < 2:
         raise DataError(
-            f"only one class among {len(pool)} rows: {sorted(set(features.y[pool].tolist()))}",
+            f"only one class among {counted(len(pool), 'row')}: "
+            f"{sorted(set(features.y[pool].tolist()))}",
             "Classification needs images of at least two classes.",
         )
     own = "test" if (features.split == "test").any() else "val"
@@ -222,7 +223,7 @@ def folds_from_json(saved: Sequence[dict[str, Any]], features: Features) -> list
     missing = [id_ for fold in saved for id_ in (*fold["train"], *fold["test"]) if id_ not in where]
     if missing:
         raise DataError(
-            f"{len(missing)} ids of the saved folds are not in the features: "
+            f"the features lack {counted(len(missing), 'id')} of the saved folds: "
             f"{', '.join(missing[:_SHOWN])}",
             "Make new folds, or use the features that these were made for.",
         )
@@ -249,9 +250,12 @@ def _own_split(features: Features, own: str, pool: Rows, leaky: bool) -> Fold:
     mine = features.split[pool] == own  # (p,)
     test, train = pool[mine], pool[~mine]
     if own == "val":
-        log.info("%s has no test split: tested on its %d val rows", features.data, len(test))
+        log.info("%s has no test split: tested on %s", features.data, counted(len(test), "val row"))
     if not len(train):
-        raise DataError(f"all {len(test)} rows are in the {own} split", "Ask for folds instead.")
+        raise DataError(
+            f"the {own} split has all there is, {counted(len(test), 'row')}",
+            "Ask for folds instead.",
+        )
     unseen = np.setdiff1d(features.y[test], features.y[train]).tolist()
     if unseen:
         log.warning(
@@ -276,8 +280,8 @@ def _repeated(
             fold = Fold(pool[number != i], pool[number == i], name, leaky)
             if not len(fold.test) or not len(fold.train):
                 raise DataError(
-                    f"{fold.name} of {k} has {len(fold.train)} training and {len(fold.test)} test "
-                    "rows",
+                    f"{fold.name} of {k} has {len(fold.train)} training and "
+                    f"{counted(len(fold.test), 'test row')}",
                     "A few large groups fill the other folds: ask for fewer folds.",
                 )
             made.append(fold)
@@ -297,18 +301,18 @@ def _k_folds(y: NDArray[np.str_], linked: Rows, k: int, seed: int) -> Rows:
 
 def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
     if k < 2:
-        raise RecipeError(f"{k} folds", "Give 2 or more.")
+        raise RecipeError(counted(k, "fold"), "Give 2 or more.")
     if len(y) < k:
         raise DataError(
-            f"{len(y)} samples can't fill {k} folds", f"Ask for at most {len(y)} folds."
+            f"{counted(len(y), 'sample')} can't fill {k} folds",
+            f"Ask for at most {counted(len(y), 'fold')}.",
         )
     unit = "group" if len(np.unique(linked)) < len(y) else "image"
     for label in np.unique(y).tolist():
         count = len(np.unique(linked[y == label]))
         if count < k:
             raise DataError(
-                f"class {label!r} has {count} {unit if count == 1 else f'{unit}s'}, "
-                f"fewer than {k} folds",
+                f"class {label!r} has {counted(count, unit)}, fewer than {k} folds",
                 f"Ask for {count} folds, or add images of {label!r}."
                 if count > 1
                 else f"Add images of {label!r}, or leave that class out.",

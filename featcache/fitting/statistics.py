@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 
 Counts = NDArray[np.float64]
 
@@ -162,5 +162,6 @@ def _sign_flips(balance: Counts) -> float:
 def _same_length(a: NDArray[np.generic], b: NDArray[np.generic]) -> None:
     if a.shape != b.shape:
         raise DataError(
-            f"paired values of {len(a)} and {len(b)} rows", "Give one of each for the same rows."
+            f"paired values of {len(a)} and {counted(len(b), 'row')}",
+            "Give one of each for the same rows.",
         )

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.model_selection import ParameterSampler, PredefinedSplit, StratifiedKFold
 from sklearn.utils import check_random_state
 
-from featcache.errors import DataError, FeatcacheError, RecipeError, unknown
+from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
 from featcache.fitting.grouped import stratified_groups
 from featcache.fitting.linked import fit_linked
 
@@ -230,7 +230,8 @@ def _inner_folds(
     parts = min(cv, counts[rare])
     if parts < 2:
         raise DataError(
-            f"class {rare!r} has {counts[rare]} image or group to train on: none can be held out "
+            f"class {rare!r} has {counted(counts[rare], 'image or group', 'images or groups')} "
+            "to train on: none can be held out "
             "for tuning",
             f"Add images of {rare!r}, ask for fewer folds, or leave out --tune.",
         )

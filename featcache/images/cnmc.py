@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.images.files import from_files, list_images
 from featcache.images.manifest import Images
 from featcache.images.options import Options
@@ -202,4 +202,4 @@ def _subject(name: str) -> tuple[str, str] | None:
 
 def _several(names: Sequence[str]) -> str:
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"{len(names)} images ({shown})"
+    return f"{counted(len(names), 'image')} ({shown})"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.hashing import sha256_file
 from featcache.images.manifest import IMAGES_CSV, Images, make_images, read_images_csv
 
@@ -151,7 +151,8 @@ def _stats(paths: Sequence[str | Path]) -> list[os.stat_result]:
             bad.append(path)
     if bad:
         raise DataError(
-            f"{len(bad)} of {len(paths)} image files can't be read, for instance {bad[0]}",
+            f"{len(bad)} of {counted(len(paths), 'image file')} can't be read, for instance "
+            f"{bad[0]}",
             "Look at its permissions, and whether it is a link to nowhere; then mend or remove it.",
         )
     return stats
@@ -161,7 +162,7 @@ def check_utf8(ids: Sequence[str]) -> None:
     odd = [id_ for id_ in ids if not _is_utf8(id_)]
     if odd:
         raise DataError(
-            f"{len(odd)} file names are not valid UTF-8, for instance {odd[0]!a}",
+            f"{counted(len(odd), 'file name')} not valid UTF-8, for instance {odd[0]!a}",
             "Rename them, for instance with convmv.",
         )
 

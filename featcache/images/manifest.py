@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.replacing import replacing
 
 IMAGES_CSV = "images.csv"
@@ -88,7 +88,9 @@ class Images:
         n = len(self.ids)
         for name in ("sha256", "labels", "groups", "split"):
             if len(getattr(self, name)) != n:
-                raise DataError(f"{name} has {len(getattr(self, name))} rows, ids has {n}")
+                raise DataError(
+                    f"{name} has {counted(len(getattr(self, name)), 'row')}, ids has {n}"
+                )
         if len(set(self.ids.tolist())) != n:
             raise DataError(f"image ids repeat in {self.name}", "Give every image its own id.")
         odd = sorted(set(self.split.tolist()) - {"", *SPLITS})
@@ -109,11 +111,11 @@ class Images:
     def describe(self) -> str:
         """One line: how many images, classes, and rows in each split."""
         classes = len(set(self.labels.tolist()) - {""})
-        parts = [f"{len(self):,} images", f"{classes} classes"]
+        parts = [counted(len(self), "image"), counted(classes, "class")]
         parts += [f"{n:,} {s}" for s in SPLITS if (n := int((self.split == s).sum()))]
         groups = len(set(self.groups.tolist()) - {""})
         if groups:
-            parts.append(f"{groups:,} groups")
+            parts.append(counted(groups, "group"))
         return f"{self.name}: {', '.join(parts)}"
 
     def distinct(self) -> NDArray[np.intp]:
@@ -252,7 +254,9 @@ def _rows(path: Path) -> Iterator[list[str]]:
                 raise _unreadable(path, f"its columns are {', '.join(header)}")
             for row in reader:
                 if len(row) != len(_COLUMNS):
-                    raise _unreadable(path, f"line {reader.line_num} has {len(row)} cells")
+                    raise _unreadable(
+                        path, f"line {reader.line_num} has {counted(len(row), 'cell')}"
+                    )
                 if not _SHA256.fullmatch(row[1]):
                     raise _unreadable(path, f"line {reader.line_num} has no sha256: {row[1]!r}")
                 if row[4] not in ("", *SPLITS):

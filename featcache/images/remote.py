@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError, first_line
+from featcache.errors import DataError, counted, first_line
 from featcache.hashing import sha256_bytes, sha256_json
 from featcache.images.files import GRAIN_NS, check_utf8, is_image, recall, take_digests
 from featcache.images.manifest import Images, make_images
@@ -112,7 +112,7 @@ class Remote:
         marks = np.array([self._facts[id_][1] for id_ in ids], np.int64)
         digests = recall(name, ids, size, marks, None if options.rehash else options.cache)
         if new := digests.count(""):
-            log.info("%s: %d images are read for their digests", self, new)
+            log.info("%s: reading %s for the digest", self, counted(new, "image"))
         reading = _Reading(self._folder, ids, size)
         take_digests(digests, reading.digest, _THREADS)
         marks[list(reading.unread)] = 0

@@ -240,7 +240,7 @@ def _refuse_unusable(path: str, values: Values) -> None:
         rows = np.flatnonzero(bad)
         if len(rows):
             raise DataError(
-                f"{path}: {len(rows)} of {len(values)} series {what} (the first: number "
+                f"{path}: {len(rows)} of {len(values):,} series {what} (the first: number "
                 f"{rows[0] + 1})",
                 remedy,
             )

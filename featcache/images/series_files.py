@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.images.manifest import SPLITS
 
 _HALF = re.compile(r"(.+)_(TRAIN|TEST)", re.IGNORECASE)
@@ -125,7 +125,8 @@ def _read_npz(path: Path, split: str) -> Series:
         values, n = file["X"], len(file["y"])
         if values.dtype.kind not in "fiub" or values.ndim not in (2, 3) or len(values) != n:
             raise DataError(
-                f"{path}: X is {values.dtype} of shape {values.shape}, and y has {n} labels",
+                f"{path}: X is {values.dtype} of shape {values.shape}, and y has "
+                f"{counted(n, 'label')}",
                 "X has shape (n, length) or (n, channels, length), y (n,).",
             )
         columns = {name: [str(v) for v in file[name]] if name in file else [""] * n
@@ -133,7 +134,7 @@ def _read_npz(path: Path, split: str) -> Series:
         labels = [_label(str(label)) for label in file["y"].tolist()]
     for name, column in columns.items():
         if len(column) != n:
-            raise DataError(f"{path}: {name} has {len(column)} rows, and y has {n}")
+            raise DataError(f"{path}: {name} has {counted(len(column), 'row')}, and y has {n}")
     if odd := set(columns["split"]) - {"", *SPLITS}:
         raise DataError(f"{path}: {sorted(odd)[0]!r} is no split", "Use train, val or test.")
     own = [split] * n if split else columns["split"]
@@ -158,7 +159,7 @@ def _read_table(path: Path) -> tuple[NDArray[np.float64], list[str]]:
     for number, cells in rows:
         if len(cells) != width:
             raise DataError(
-                f"{path}, line {number}: {len(cells) - 1} values, and {width - 1} above",
+                f"{path}, line {number}: {counted(len(cells) - 1, 'value')}, and {width - 1} above",
                 "All series must have one length; cut or resample them.",
             )
         if not _numbers(cells):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.errors import DataError, did_you_mean, unknown
+from featcache.errors import DataError, counted, did_you_mean, unknown
 from featcache.images.arrays import from_arrays, row_ids
 from featcache.images.cnmc import cnmc
 from featcache.images.files import SUFFIXES
@@ -137,7 +137,8 @@ def folder(argument: str, options: Options) -> Images:
     if loose:
         where = "train|val|test/CLASS/" if has_splits else "CLASS/"
         raise DataError(
-            f"{len(loose)} images below {root} stand in no class folder, for instance {loose[0]}",
+            f"{counted(len(loose), 'image')} below {root} in no class folder, for instance "
+            f"{loose[0]}",
             f"Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
         )
     if options.group not in (None, *KINDS, "parent"):

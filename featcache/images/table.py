@@ -9,7 +9,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from featcache.errors import DataError, did_you_mean
+from featcache.errors import DataError, counted, did_you_mean
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.options import KINDS, Options
 from featcache.images.place import Place, open_place
@@ -38,7 +38,8 @@ def table(argument: str, options: Options) -> Images:
              if not id_.strip() or not y.strip()]  # fmt: skip
     if blank:
         raise DataError(
-            f"{path}: {len(blank)} rows without a path or a label (first: line {blank[0]})"
+            f"{path}: {counted(len(blank), 'row')} without a path or a label (first: line "
+            f"{blank[0]})"
         )
     _refuse_repeats(path, ids)
     _refuse_missing(path, root, ids)
@@ -145,7 +146,7 @@ def _refuse_repeats(path: str, ids: Sequence[str]) -> None:
     twice = [id_ for id_ in ids if id_ in seen or seen.add(id_)]  # type: ignore[func-returns-value]
     if twice:
         raise DataError(
-            f"{path} lists {len(twice)} images twice, for instance {twice[0]}",
+            f"{path} lists {counted(len(twice), 'image')} twice, for instance {twice[0]}",
             "Keep one row for each image.",
         )
 
@@ -164,6 +165,7 @@ def _refuse_missing(path: str, root: Place, ids: Sequence[str]) -> None:
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise DataError(
-            f"{path}: {len(missing)} of {len(ids)} image files are not below {root}: {shown}",
+            f"{path}: {len(missing)} of {counted(len(ids), 'image file')} not below {root}: "
+            f"{shown}",
             "Pass the folder that the paths are relative to with --data-root.",
         )

@@ -52,8 +52,7 @@ def copy_model(
     """
     source, target = find_model(run, reports), Path(folder).expanduser()
     facts = model_facts(source)
-    if target.exists():
-        raise DataError(f"{target} is there already", "Name another folder, or remove it.")
+    refuse_existing(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -68,6 +67,17 @@ def copy_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def refuse_existing(target: Path) -> None:
+    """Refuse to write over a file or folder.
+
+    Raises
+    ------
+    DataError
+    """
+    if target.exists():
+        raise DataError(f"{target} is there already", "Name another, or remove it first.")
 
 
 def _put_in(

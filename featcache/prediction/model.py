@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.engine import open_engine
 from featcache.extraction.loading import count_workers, load_batches
@@ -75,7 +75,7 @@ class Model:
         self._threads = threads
 
     def __repr__(self) -> str:
-        return f"Model({self.facts['name']}, {len(self.classes)} classes, {self.folder})"
+        return f"Model({self.facts['name']}, {counted(len(self.classes), 'class')}, {self.folder})"
 
     @property
     def classes(self) -> list[str]:
@@ -156,7 +156,7 @@ class Model:
                 f"{one.problem}"
                 for one in bad[:_SHOWN]
             )
-            raise DataError(f"{len(bad)} of {len(said)} images can't be read: {shown}")
+            raise DataError(f"{len(bad)} of {counted(len(said), 'image')} can't be read: {shown}")
         return said
 
 

@@ -18,6 +18,7 @@ from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.extraction.quiet import quiet
 from featcache.prediction.classify import Tuned, classifier_of, open_backbones_of
+from featcache.prediction.copies import refuse_existing
 from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
 from featcache.prediction.graph import Graph, TunedGraph, as_module, described_inputs
@@ -64,7 +65,7 @@ def export_onnx(
     run : str or Path
         See `load_model`.
     file : str or Path
-        Written when the check has passed.
+        Must not be there yet; written when the check has passed.
     reports : str or Path, default "reports"
     weights_dir : str or Path, optional
         A folder of weight files, searched first (default: FEATCACHE_WEIGHTS).
@@ -77,11 +78,14 @@ def export_onnx(
     ------
     UnknownName
         For a fusion or head that can't be written so.
+    DataError
+        If the file is there.
     FeatcacheError
         Where a library is not installed, or the graph gives other probabilities than ours.
     """
     _need_libraries()
     folder, target = find_model(run, reports), Path(file).expanduser()
+    refuse_existing(target)
     facts = model_facts(folder)
     backbones = open_backbones_of(folder, facts, weights_dir)
     preprocesses = [backbone.preprocess for backbone in backbones]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from featcache.errors import counted
 from featcache.fitting.grid import candidates
 from featcache.recipe.data import missing_path
 from featcache.recipe.finetune import fusion_of, options_of, sets_of
@@ -35,9 +36,9 @@ def _fits(name: str, recipe: Recipe) -> str:
     folds = (recipe.folds or 5) * recipe.repeats
     head = f"{name}{' (LEAKY)' if recipe.leaky else ''}: " if name else "fit: "
     tuned = f", {recipe.tune} settings tried in each" if recipe.tune else ""
-    what = f"{head}{count} candidates"
+    what = f"{head}{counted(count, 'candidate')}"
     if recipe.test_split:
-        return f"{what} on the data's test split = {count} fits{tuned}"
+        return f"{what} on the data's test split = {counted(count, 'fit')}{tuned}"
     said = f"{what} x {folds} folds = {count * folds:,} fits{tuned}"
     if recipe.folds is None and recipe.test_split is None:
         said += f"; {count} where the data has a test split"
@@ -51,5 +52,5 @@ def _training(recipe: Recipe) -> str:
     return (
         f"fine-tune, if --finetune is given (it takes a GPU): "
         f"{', '.join('+'.join(names) for names in sets)} with {fusion_of(recipe, tested)}, "
-        f"{options.epochs} epochs, {options.freeze_epochs} of them frozen"
+        f"{counted(options.epochs, 'epoch')}, {options.freeze_epochs} of them frozen"
     )

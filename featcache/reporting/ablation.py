@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import numpy as np
 from scipy import stats
 
 from featcache.fitting.metrics import interval
-from featcache.fitting.statistics import corrected_t_test, holm, mcnemar
-from featcache.reporting.predictions import Outcomes, read_outcomes
+from featcache.fitting.statistics import holm
+from featcache.reporting.predictions import FoldScores, Outcomes, p_value, read_tested
 from featcache.reporting.run_folder import ALPHA, Run
 
 log = logging.getLogger("featcache")
@@ -122,38 +121,24 @@ def _setting(run: Run) -> tuple[Any, ...]:
 
 def _difference(one: Path, other: Path) -> tuple[float, float, float] | None:
     """Interval and p-value of the first's accuracy less the other's; None without predictions."""
-    try:
-        mine, theirs = _folds(one), _folds(other)
-        if len(mine) > 1:
-            return _over_folds(mine, theirs)
-        a, b = read_outcomes(one / "predictions.csv"), read_outcomes(other / "predictions.csv")
-    except (OSError, ValueError, KeyError, TypeError):
+    mine, theirs = read_tested(one), read_tested(other)
+    p = p_value(mine, theirs)
+    if p is None:
         return None
-    return _over_rows(a, b) if a.ids == b.ids else None
+    if isinstance(mine, Outcomes) and isinstance(theirs, Outcomes):
+        groups = mine.groups or theirs.groups
+        differences = np.asarray(mine.right, float) - np.asarray(theirs.right, float)  # (n,)
+        return *interval(differences, None if groups is None else np.asarray(groups)), p
+    if isinstance(mine, FoldScores) and isinstance(theirs, FoldScores):
+        return *_over_folds(mine, theirs), p
+    return None
 
 
-def _over_rows(a: Outcomes, b: Outcomes) -> tuple[float, float, float]:
-    groups = a.groups or b.groups
-    differences = np.asarray(a.right, dtype=float) - np.asarray(b.right, dtype=float)  # (n,)
-    low, high = interval(differences, None if groups is None else np.asarray(groups))
-    return low, high, mcnemar(a.right, b.right, groups)
-
-
-def _over_folds(
-    mine: list[dict[str, Any]], theirs: list[dict[str, Any]]
-) -> tuple[float, float, float] | None:
-    if [fold["name"] for fold in mine] != [fold["name"] for fold in theirs]:
-        return None
-    a, b = ([fold["metrics"]["accuracy"] for fold in folds] for folds in (mine, theirs))
-    train, test = (float(np.mean([fold[side] for fold in mine])) for side in ("train", "test"))
-    differences = np.subtract(a, b)  # (k,)
-    # The standard error of the corrected t-test, see `statistics.corrected_t_test`.
-    error = np.sqrt((1 / len(a) + test / train) * differences.var(ddof=1))
-    reach = float(stats.t.ppf(1 - ALPHA / 2, df=len(a) - 1) * error)
+def _over_folds(mine: FoldScores, theirs: FoldScores) -> tuple[float, float]:
+    """The interval whose test is `statistics.corrected_t_test`."""
+    differences = np.subtract(mine.accuracy, theirs.accuracy)  # (k,)
+    k = len(differences)
+    error = np.sqrt((1 / k + mine.test / mine.train) * differences.var(ddof=1))
+    reach = float(stats.t.ppf(1 - ALPHA / 2, df=k - 1) * error)
     mean = float(differences.mean())
-    return mean - reach, mean + reach, corrected_t_test(a, b, train, test)
-
-
-def _folds(folder: Path) -> list[dict[str, Any]]:
-    scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return sorted(scores["folds"], key=lambda fold: str(fold["name"]))
+    return mean - reach, mean + reach

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import counted
 from featcache.reporting.run_folder import Run
 
 
@@ -74,7 +75,7 @@ def _sentence(name: str, run: Run, rival: Run, cost: dict[str, Any]) -> str:
         return f"{text} after {extraction:,.0f} s of extraction: no time is saved."
     return (
         f"{text} after {extraction:,.0f} s of extraction: the cache has paid for itself after "
-        f"{fits} {'fit' if fits == 1 else 'fits'}."
+        f"{counted(fits, 'fit')}."
     )
 
 

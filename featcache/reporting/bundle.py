@@ -168,14 +168,17 @@ def _recorded(key: Key | None) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in ("backbone", "format")}
 
 
-def try_to_write(folder: Path, write: Writer) -> None:
-    """Make a bundle's folder; where it can't be written there is none, and a warning says why."""
+def try_to_write(folder: Path, write: Writer, run: Path) -> None:
+    """Make a bundle's folder; if it can't be written there is none, and a warning says why.
+
+    `run` is the run folder to name: `folder` may stand in a temporary one.
+    """
     folder.mkdir()
     try:
         write(folder)
     except FeatcacheError as error:
         shutil.rmtree(folder)
-        log.warning("no model is kept in %s: %s", folder.parent, error)
+        log.warning("no model is kept in %s: %s", run, error)
 
 
 def add_bundle(run: Path, write: Writer) -> None:
@@ -183,7 +186,7 @@ def add_bundle(run: Path, write: Writer) -> None:
     temporary = run / f".{FOLDER}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        try_to_write(temporary, write)
+        try_to_write(temporary, write, run)
         if temporary.is_dir():
             shutil.rmtree(run / FOLDER, ignore_errors=True)
             temporary.replace(run / FOLDER)

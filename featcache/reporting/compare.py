@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import FeatcacheError
 from featcache.fitting.crew import Crew, fit_by
 from featcache.fitting.evaluate import Result
 from featcache.fitting.gate import check_features
@@ -22,17 +20,13 @@ from featcache.fitting.streaming import check_streams
 from featcache.fitting.views import balanced, check_plan, only_images, viewed
 from featcache.images.url import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
+from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name
 from featcache.reporting.extraction import extraction_seconds
+from featcache.reporting.files import need_writable
 from featcache.reporting.guard import guard
 from featcache.reporting.keep import give_model, pipeline_writer
-from featcache.reporting.run_folder import (
-    Run,
-    folder_name,
-    read_run,
-    rows_digest,
-    run_digest,
-    save_run,
-)
+from featcache.reporting.own import own_facts
+from featcache.reporting.run_folder import Run, read_run, save_run
 from featcache.reporting.run_page import quick_page
 from featcache.store.features import Features
 from featcache.store.stored import Stored
@@ -43,8 +37,8 @@ __all__ = ["Comparison", "compare"]
 def compare(
     features: Features,
     *,
-    fusion: str | Sequence[str] = "concat",
-    head: str | Sequence[str] = "mlp",
+    fusion: Any = "concat",
+    head: Any = "mlp",
     singles: bool = True,
     folds: int | None = None,
     test_split: bool | None = None,
@@ -86,8 +80,11 @@ def compare(
     ----------
     features : Features
         Where X stays on disk (`Cache.features` with `lazy`), fits read it block by block.
-    fusion, head : str or sequence of str
-        Names in `FUSIONS` and `HEADS`.
+    fusion, head : str, sklearn estimator, or sequence of these
+        Names in `FUSIONS` and `HEADS`, or objects of your own, which are cloned for each fold:
+        transformers that may have a parameter `blocks` as fusions, classifiers as heads. They are
+        called by their class and the parameters that differ from its defaults. A run is known
+        again by these too, not by the code of the class: after an edit pass `again=True`.
     singles : bool, default True
         Also each backbone alone.
     folds : int, optional
@@ -167,9 +164,9 @@ def compare(
     )
     rows = rows_digest(features, split)
     need_folder(reports, "the reports folder")
-    _need_writable(Path(reports) / features.data)
+    need_writable(Path(reports) / features.data)
     fused = next(candidate for candidate in grid if candidate.backbones == features.names)
-    first = _folder(fused, features, rows, seed, settings or {}, Path(reports))
+    first = _folder(fused, features, rows, seed, settings or {}, Path(reports), balance)
     known = first if first.is_dir() and not again else None
     near = near_duplicates
     leaks = guard(features, split, known, Path(reports), near and can_search_near(features), strict)
@@ -181,11 +178,17 @@ def compare(
     }  # fmt: skip
     facts = {name: value for name, value in asked.items() if value} | {"leaky": leaky}
     facts |= {} if near else {"near_duplicates": False}
+    options = {
+        "view": viewed(features), "group": group, "repeats": repeats * (repeats > 1),
+        "balance": balance, "leaky": leaky, "strict": strict, "seed": seed, "settings": settings,
+        "reports": str(reports), "select": select, "tune": tune, "tuner": tuner if tune else "",
+        "protocol": protocol,
+    }  # fmt: skip
     spent = extraction_seconds(features, cache)
     folders = {
         candidate: _folder(
             candidate, features.select(candidate.backbones, vectors=False), rows, seed,
-            settings or {}, Path(reports),
+            settings or {}, Path(reports), balance,
         )
         for candidate in grid
     }  # fmt: skip
@@ -206,18 +209,23 @@ def compare(
             chosen = features.select(candidate.backbones, vectors=False)
             mine = _settings_of(candidate, settings or {})
             pipeline = result.folds[0].classifier
-            write = pipeline and pipeline_writer(pipeline, candidate, chosen, split, seed, mine)
+            name = run_name(candidate.name, viewed(features), balance)
+            write = pipeline and pipeline_writer(
+                pipeline, candidate, chosen, split, seed, mine, name
+            )
             run = save_run(
                 folders[candidate], result, chosen, split, rows=rows, seed=seed,
                 settings=mine | candidate.options, write_model=write, again=again,
-                facts=facts | _cost(candidate, spent), leaks=leaks,
+                facts=facts | _cost(candidate, spent)
+                | own_facts(candidate, chosen, split, cache, options),
+                leaks=leaks,
             )  # fmt: skip
             note(candidate, run)
     done = sort_runs([runs[candidate] for candidate in grid])
     # With folds the model is fitted on what any of them might have trained on.
     whole = features.rows(balanced(features, seed)) if balance and len(split) > 1 else features
     best = next(one for one in grid if runs[one].folder == done.best.folder)
-    give_model(done.best.folder, best, whole, split, seed, _settings_of(best, settings or {}))
+    give_model(done.best, best, whole, split, seed, _settings_of(best, settings or {}))
     chosen = only_images(features).select(best.backbones)
     place = None if cache is None else Path(cache)
     write_comparison(
@@ -225,24 +233,6 @@ def compare(
         None if place is None else lambda runs: quick_page(done.best.folder, runs, chosen, place),
     )
     return done
-
-
-def _need_writable(folder: Path) -> None:
-    """Refuse a folder that can't take the runs before the first one is fitted, and lost.
-
-    Raises
-    ------
-    FeatcacheError
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission"
-    except OSError as error:
-        why = error.strerror or str(error)
-    if why:
-        raise FeatcacheError(
-            f"{folder} can't be written: {why}", "Choose another with --reports FOLDER."
-        )
 
 
 def _results(
@@ -278,12 +268,18 @@ def _folder(
     seed: int,
     settings: Mapping[str, Any],
     reports: Path,
+    balance: bool,
 ) -> Path:
-    """Where the run of a candidate on its own features belongs."""
+    """Where the run of a candidate on its own features belongs, or is."""
     mine = _settings_of(candidate, settings)
     mine |= candidate.options
-    digest = run_digest(chosen, rows, candidate.fusion, candidate.head, seed, mine)
-    return reports / chosen.data / folder_name(candidate.name, digest)
+    asked = candidate.identity("fusion"), candidate.identity("head")
+    digest = run_digest(chosen, rows, *asked, seed, mine)
+    folder = reports / chosen.data
+    # Earlier versions left the views out of the name; the digest is the same.
+    earlier = folder / folder_name(candidate.name, digest)
+    named = folder / folder_name(run_name(candidate.name, viewed(chosen), balance), digest)
+    return earlier if (earlier / "run.json").is_file() else named
 
 
 def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:
@@ -299,5 +295,7 @@ def _settings_of(candidate: Candidate, settings: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in settings.items() if name.split(".")[0] in known}
 
 
-def _several(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+def _several(asked: Any) -> list[Any]:
+    """Of one name or object a list; scikit-learn's ensembles and pipelines can be iterated too."""
+    several = isinstance(asked, Iterable) and not isinstance(asked, str)
+    return list(asked) if several and not hasattr(asked, "get_params") else [asked]

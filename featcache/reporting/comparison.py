@@ -25,7 +25,7 @@ log = logging.getLogger("featcache")
 COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
     "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds", "memory_mb",
-    "select", "tuned", "run",
+    "select", "tuned", "view", "balance", "run",
 )  # fmt: skip
 
 
@@ -164,5 +164,7 @@ def _row(run: Run) -> dict[str, str]:
         "memory_mb": "" if run.memory is None else f"{run.memory / 1e6:.0f}",
         "select": run.select,
         "tuned": str(run.tune or ""),
+        "view": "+".join(run.view),
+        "balance": "yes" if run.balance else "",
         "run": str(run.folder),
     }

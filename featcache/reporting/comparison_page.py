@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from featcache.errors import DataError
+from featcache.errors import DataError, counted
 from featcache.reporting import break_even
 from featcache.reporting.contents import Contents, leak_text, read_contents, read_facts, read_leaks
 from featcache.reporting.cost import plot_cost
 from featcache.reporting.drawing import draw, log
 from featcache.reporting.page import picture, write_page
 from featcache.reporting.per_class import duel, rivals
-from featcache.reporting.plots import run_label
+from featcache.reporting.plots import run_label, trained_with
 from featcache.reporting.redo import redo_command
 from featcache.reporting.run_folder import Run
 from featcache.reporting.ties import verdict
@@ -40,7 +40,11 @@ def write_comparison_page(reports: Path, runs: Sequence[Run]) -> Path:
         families = [list(same) for _, same in groupby(of_data, key=lambda run: run.rows)]
         # The newest folds first: older ones are there to be looked up.
         families.sort(key=lambda same: max(run.created for run in same), reverse=True)
-        parts = [_part(reports, data, number, same) for number, same in enumerate(families)]
+        newest = families[0][0]
+        parts = [
+            _part(reports, data, number, same) | {"about": _about(same[0], newest)}
+            for number, same in enumerate(families)
+        ]
         sections.append(
             {"data": data, "parts": parts, "plot": picture(reports / data, "comparison")}
         )
@@ -67,6 +71,28 @@ def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, A
         "question": _question(runs),
         "command": redo_command(facts[best.folder.name], best.folder),
     }
+
+
+def _about(run: Run, newest: Run) -> str:
+    """What a part's runs were tested and trained on, beside what the newest ones were."""
+    images = counted(run.tested, "test image")
+    said = ", ".join(part for part in (run.split, images, trained_with(run)) if part)
+    return said if run.rows == newest.rows else f"{said} ({_beside(run, newest)})"
+
+
+def _beside(run: Run, newest: Run) -> str:
+    try:
+        mine, theirs = (
+            set(zip(contents.fold.tolist(), contents.ids.tolist(), strict=True))
+            for contents in (read_contents(run.folder), read_contents(newest.folder))
+        )
+    except DataError:
+        return "other rows than above"
+    if mine == theirs:
+        return "the same test images as above; other rows to train on"
+    if {id_ for _, id_ in mine} == {id_ for _, id_ in theirs}:
+        return "the same images as above, in other folds"
+    return "other test images than above"
 
 
 def _question(runs: Sequence[Run]) -> str:

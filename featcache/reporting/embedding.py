@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from featcache.errors import counted
 from featcache.reporting.drawing import colour, legend, marker, new_figure, tidy
 from featcache.reporting.files import write_text
 from featcache.store.features import NO_VIEW, Features, Strings
@@ -112,7 +113,7 @@ def plot_map(found: Map | None, wrong: frozenset[str] = frozenset()) -> Figure |
         x, y = found.xy[missed].T
         axes.scatter(x, y, s=34, facecolors="none", edgecolors="black", linewidths=0.6,
                      rasterized=True, label="predicted wrong")  # fmt: skip
-    tidy(axes, "t-SNE 1 (no unit)", "t-SNE 2 (no unit)", f"{len(found.ids):,} images")
+    tidy(axes, "t-SNE 1 (no unit)", "t-SNE 2 (no unit)", counted(len(found.ids), "image"))
     axes.set_xticks([])
     axes.set_yticks([])
     more = len(classes) - _NAMED_CLASSES

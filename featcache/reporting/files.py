@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
+from featcache.errors import FeatcacheError
 from featcache.replacing import replacing
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
@@ -24,3 +26,21 @@ def write_text(path: Path, text: str) -> Path:
 def data_uri(content: bytes, ending: str) -> str:
     """An image's bytes as a `data:` address; `ending` is ".png", ".svg" or ".jpg"."""
     return f"data:{_KINDS[ending]};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def need_writable(folder: Path) -> None:
+    """Refuse a folder that can't take the runs before the first one is fitted, and lost.
+
+    Raises
+    ------
+    FeatcacheError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise FeatcacheError(
+            f"{folder} can't be written: {why}", "Choose another with --reports FOLDER."
+        )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from featcache.fitting.grid import Candidate, fit_candidate
+from featcache.errors import FeatcacheError
+from featcache.fitting.grid import Candidate, classifier_of, fit_candidate
 from featcache.fitting.splits import Fold, groups_to_keep
 from featcache.reporting.bundle import (
     ALL,
@@ -18,7 +21,10 @@ from featcache.reporting.bundle import (
     backbone_facts,
     write_facts,
 )
+from featcache.reporting.run_folder import Run
 from featcache.store.features import Features
+
+log = logging.getLogger("featcache")
 
 _LIBRARIES = ("featcache", "numpy", "scikit-learn", "skops", "torch", "torchvision", "xgboost")
 
@@ -30,6 +36,7 @@ def pipeline_writer(
     folds: Sequence[Fold],
     seed: int,
     settings: Mapping[str, Any],
+    name: str,
 ) -> Writer:
     """What writes a fitted pipeline into a folder, see `bundle`.
 
@@ -43,12 +50,14 @@ def pipeline_writer(
     folds : sequence of Fold
     seed : int
     settings : mapping
+    name : str
+        The run's.
     """
     alone = len(folds) == 1
     rows = len(folds[0].train) if alone else len(features)
     facts = {
         "kind": "features",
-        "name": candidate.name,
+        "name": name,
         "data": features.data,
         "fusion": candidate.fusion,
         "head": candidate.head,
@@ -71,7 +80,7 @@ def pipeline_writer(
 
 
 def give_model(
-    run: Path,
+    run: Run,
     candidate: Candidate,
     features: Features,
     folds: Sequence[Fold],
@@ -81,15 +90,32 @@ def give_model(
     """Fit a candidate once more and keep it in its run folder; nothing to do where one is kept.
 
     With several folds it is fitted on all rows of the features; with one, on its training rows, as
-    when it was scored.
+    when it was scored. A class of the user's own that no file brings back is not fitted for it.
     """
-    if (run / FOLDER).is_dir():
+    if (run.folder / FOLDER).is_dir():
+        return
+    if candidate.own and (why := _why_not(classifier_of(candidate, seed, settings))):
+        if len(folds) > 1:  # else it was said when the run was saved
+            log.warning("no model is kept in %s: %s", run.folder, why)
         return
     chosen = features.select(candidate.backbones)
     rows = folds[0].train if len(folds) == 1 else None
     groups = groups_to_keep(chosen, folds)
     pipeline = fit_candidate(candidate, chosen, rows, seed, settings, groups)
-    add_bundle(run, pipeline_writer(pipeline, candidate, chosen, folds, seed, settings))
+    write = pipeline_writer(pipeline, candidate, chosen, folds, seed, settings, run.name)
+    add_bundle(run.folder, write)
+
+
+def _why_not(unfitted: Any) -> FeatcacheError | None:
+    """Why a pipeline can't be written, tried before it is fitted; None if it can."""
+    from featcache.fitting.persist import save_pipeline
+
+    try:
+        with TemporaryDirectory() as folder:
+            save_pipeline(Path(folder), unfitted)
+    except FeatcacheError as error:
+        return error
+    return None
 
 
 def library_versions() -> dict[str, str]:

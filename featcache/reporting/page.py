@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from featcache.errors import counted
 from featcache.reporting.files import data_uri, write_text
 
 
@@ -56,6 +57,7 @@ def _environment() -> Environment:
         percent=percent,
         seconds=seconds,
         count=count,
+        counted=counted,
         megabytes=megabytes,
         p_value=p_value,
     )

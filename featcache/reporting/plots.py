@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from featcache.errors import counted
 from featcache.reporting.drawing import colour, legend, marker, new_figure, save_figure, tidy
 from featcache.reporting.run_folder import Run
 
@@ -37,15 +38,22 @@ def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:
         range(len(shown)), [run_label(run) for run in shown], fontsize=8, parse_math=False
     )
     axes.set_ylim(-0.7, len(shown) - 0.3)
-    title = f"{latest.data}, {latest.split}, {latest.tested:,} test images"
+    title = f"{latest.data}, {latest.split}, {counted(latest.tested, 'test image')}"
     tidy(axes, "accuracy, with its 95 % interval", "", title)
     legend(axes, title="head", loc="lower right")
     return save_figure(figure, folder, "comparison")
 
 
 def run_label(run: Run) -> str:
-    """For instance "resnet18 + mobilenet_v2 · concat · mlp"."""
+    """For instance "resnet18 + mobilenet_v2 · concat · mlp · with hflip"."""
     fused = [run.fusion] if len(run.backbones) > 1 else []
     tuned = [f"tuned ({run.tune})"] if run.tune else []
     selected = [run.select] if run.select else []
-    return " · ".join([" + ".join(run.backbones), *fused, *selected, run.head, *tuned])
+    parts = [" + ".join(run.backbones), *fused, *selected, run.head, *tuned, trained_with(run)]
+    return " · ".join(part for part in parts if part)
+
+
+def trained_with(run: Run) -> str:
+    """What trained beside the images: "with hflip, rot90, balanced"; "" for nothing."""
+    views = f"with {', '.join(run.view)}" if run.view else ""
+    return f"{views}, balanced" if views and run.balance else views

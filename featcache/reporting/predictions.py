@@ -1,8 +1,9 @@
-"""Predictions: every tested row of a run as a line of predictions.csv."""
+"""Predictions: every tested row of a run as a line of predictions.csv, and the tests on them."""
 
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.splits import components
+from featcache.fitting.statistics import corrected_t_test, mcnemar
 from featcache.reporting.redo import refit_remedy
 from featcache.store.features import Features
 
@@ -32,6 +34,27 @@ class Outcomes:
     ids: tuple[str, ...]
     right: NDArray[np.bool_]
     groups: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """How accurate a run was in each fold, and on how many images.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Sorted, k of them.
+    accuracy : tuple of float
+        In the order of the names.
+    train, test : float
+        Images of a fold, as the mean over the folds. Views of an image add rows to train on, but
+        nothing independent of it: they are not counted.
+    """
+
+    names: tuple[str, ...]
+    accuracy: tuple[float, ...]
+    train: float
+    test: float
 
 
 def write_predictions(path: Path, result: Result, features: Features) -> None:
@@ -82,6 +105,38 @@ def read_outcomes(path: Path) -> Outcomes:
             refit_remedy(path.parent),
         ) from None
     return Outcomes(ids, np.array(right), None if group is None else groups)
+
+
+def read_tested(folder: Path) -> Outcomes | FoldScores | None:
+    """What a run folder has for a paired test; None where that is missing or unreadable.
+
+    The rows themselves if there is one fold, else the accuracies of the folds.
+    """
+    try:
+        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        folds = sorted(scores["folds"], key=lambda fold: str(fold["name"]))
+        if len(folds) == 1:
+            return read_outcomes(folder / "predictions.csv")
+        return FoldScores(
+            names=tuple(fold["name"] for fold in folds),
+            accuracy=tuple(float(fold["metrics"]["accuracy"]) for fold in folds),
+            train=sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds),
+            test=sum(fold["test"] for fold in folds) / len(folds),
+        )
+    except (DataError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def p_value(one: Outcomes | FoldScores | None, other: Outcomes | FoldScores | None) -> float | None:
+    """Of the paired test between two runs; None if they were not tested on the same.
+
+    McNemar's test if there is one fold, else the corrected t-test over the folds' accuracies.
+    """
+    if isinstance(one, Outcomes) and isinstance(other, Outcomes) and one.ids == other.ids:
+        return mcnemar(one.right, other.right, one.groups or other.groups)
+    if isinstance(one, FoldScores) and isinstance(other, FoldScores) and one.names == other.names:
+        return corrected_t_test(one.accuracy, other.accuracy, one.train, one.test)
+    return None
 
 
 def _linked(features: Features) -> dict[str, int] | None:

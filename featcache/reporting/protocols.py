@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import counted
 from featcache.reporting.comparison import Comparison, fusion_label
 from featcache.reporting.files import write_text
 from featcache.reporting.run_folder import Run
@@ -33,8 +34,8 @@ def side_by_side(done: Mapping[str, Comparison]) -> list[dict[str, str]]:
     best: dict[str, tuple[bool, float]] = {}
     for _, run in rows:
         mine = (not run.leaky, run.metric("accuracy"))
-        best[run.name] = max(best.get(run.name, mine), mine)
-    rows.sort(key=lambda row: (_down(best[row[1].name]), row[1].name, place[row[0]]))
+        best[run.candidate] = max(best.get(run.candidate, mine), mine)
+    rows.sort(key=lambda row: (_down(best[row[1].candidate]), row[1].candidate, place[row[0]]))
     return [_row(name, run) for name, run in rows]
 
 
@@ -53,14 +54,15 @@ def flattery(done: Mapping[str, Comparison]) -> list[str]:
             points = [100 * (a.metric("accuracy") - b.metric("accuracy")) for a, b in pairs]
             top, rival = pairs[0]
             text = (
-                f"{one!r} is a {_MARK} protocol. Its best, {top.name}, has "
+                f"{one!r} is a {_MARK} protocol. Its best, {top.candidate}, has "
                 f"{top.metric('accuracy'):.4f}; by {other!r} the same candidate has "
                 f"{rival.metric('accuracy'):.4f}: {points[0]:+.1f} points that new images would "
                 "not see."
             )
             if len(pairs) > 1:
                 text += (
-                    f" Over {len(pairs)} candidates: {min(points):+.1f} … {max(points):+.1f}, "
+                    f" Over {counted(len(pairs), 'candidate')}: {min(points):+.1f} … "
+                    f"{max(points):+.1f}, "
                     f"mean {sum(points) / len(points):+.1f}."
                 )
             said.append(text)
@@ -83,8 +85,8 @@ def write_protocols(folder: Path, name: str, done: Mapping[str, Comparison]) -> 
 
 def _pairs(one: Comparison, other: Comparison) -> list[tuple[Run, Run]]:
     """Runs of the same candidate, best of the first first."""
-    known = {run.name: run for run in other}
-    return [(run, known[run.name]) for run in one if run.name in known]
+    known = {run.candidate: run for run in other}
+    return [(run, known[run.candidate]) for run in one if run.candidate in known]
 
 
 def _down(key: tuple[bool, float]) -> tuple[bool, float]:

@@ -13,23 +13,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import DataError, RecipeError
+from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.grid import Candidate
 from featcache.fitting.splits import Fold, describe_folds, folds_to_json, is_leaky
-from featcache.hashing import canonical_json, sha256_json, sha256_pieces
 from featcache.reporting.bundle import FOLDER, Writer, try_to_write
 from featcache.reporting.checked import check_run_types
+from featcache.reporting.digest import FORMAT, run_name
 from featcache.reporting.fold_facts import finite, fold_facts, most_memory
 from featcache.reporting.placing import place
 from featcache.reporting.predictions import write_predictions
-from featcache.reporting.rows import rows_json
 from featcache.store.features import Features
 
-FORMAT = 1
 LEAKS = "leaks.json"
 ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
-_LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
 _LIBRARIES = ("featcache", "numpy", "scikit-learn", "torch", "xgboost")
 
 
@@ -67,6 +64,11 @@ class Run:
         Settings tried in the inner loop; 0 where nothing was tuned.
     memory : int or None
         Bytes that a fit added to the process at its peak, in the hungriest fold.
+    view : tuple of str
+        The views that trained beside their images, sorted.
+    balance : bool
+        Whether of the views only those trained that bring each class to the most frequent one's
+        count.
     """
 
     folder: Path
@@ -87,6 +89,8 @@ class Run:
     select: str = ""
     tune: int = 0
     memory: int | None = None
+    view: tuple[str, ...] = ()
+    balance: bool = False
 
     @property
     def tie(self) -> bool:
@@ -94,66 +98,20 @@ class Run:
         return self.p is not None and self.p >= ALPHA
 
     @property
-    def name(self) -> str:
-        """For instance "resnet18+mobilenet_v2.concat.mlp"."""
+    def candidate(self) -> str:
+        """What was fitted, whatever rows it was given: "resnet18+mobilenet_v2.concat.mlp"."""
         named = (self.backbones, self.fusion, self.head, self.select, self.tune)
         return Candidate(*named).name
+
+    @property
+    def name(self) -> str:
+        """The candidate and the views that it was trained with, see `run_name`."""
+        return run_name(self.candidate, self.view, self.balance)
 
     def metric(self, name: str) -> float:
         """A metric's mean, NaN where it has none."""
         value = self.metrics.get(name)
         return float("nan") if value is None else value
-
-
-def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
-    """A digest of which rows were trained on and tested on, in any order.
-
-    Their labels are in it, and their groups: intervals and tests depend on those.
-    """
-    return sha256_pieces(rows_json(features, folds))
-
-
-def run_digest(
-    features: Features,
-    rows: str,
-    fusion: str,
-    head: str,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> str:
-    """A digest of all that a run's numbers depend on: equal means that there is nothing to redo.
-
-    Raises
-    ------
-    RecipeError
-        For a setting that is no plain number, text, list or mapping.
-    """
-    try:
-        canonical_json(settings)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(
-            f"the settings {dict(settings)} hold something that is no plain value: {error}",
-            "Use numbers, text, true, false, or lists of them.",
-        ) from None
-    return sha256_json(
-        {
-            "format": FORMAT,
-            "keys": features.keys,
-            "backbones": features.names,
-            "rows": rows,
-            "fusion": fusion,
-            "head": head,
-            "seed": seed,
-            "settings": settings,
-        }
-    )
-
-
-def folder_name(name: str, digest: str) -> str:
-    """The run folder's name for a candidate's; a long one, as of many backbones, is shortened."""
-    if len((own := name.replace(":", ".")).encode()) <= _LONGEST:
-        return f"{own}.{digest[:8]}"
-    return f"{own.encode()[: _LONGEST - 60].decode(errors='ignore')}~{own[-20:]}.{digest[:16]}"
 
 
 def save_run(
@@ -211,6 +169,8 @@ def save_run(
         select=settings.get("select", ""),
         tune=settings.get("tune", 0),
         memory=most_memory(result.folds),
+        view=_names((facts or {}).get("view")),
+        balance=bool((facts or {}).get("balance")),
     )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -224,7 +184,7 @@ def save_run(
         if leaks is not None:
             _write_json(temporary / LEAKS, leaks)
         if write_model is not None:
-            try_to_write(temporary / FOLDER, write_model)
+            try_to_write(temporary / FOLDER, write_model, folder)
         if not place(temporary, folder, "run.json", again):
             return read_run(folder)
     finally:
@@ -262,12 +222,19 @@ def read_run(folder: Path) -> Run:
             select=facts.get("select") or "",
             tune=int(facts.get("tune") or 0),
             memory=facts.get("memory"),
+            view=_names(facts.get("view")),
+            balance=facts.get("balance") is True,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise DataError(
             f"{folder} is no run folder: {type(error).__name__} {error}",
             "A run folder holds run.json and metrics.json; delete it if it is of no use.",
         ) from None
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """One name, several or none."""
+    return (value,) if isinstance(value, str) else tuple(map(str, value or ()))
 
 
 def _facts(

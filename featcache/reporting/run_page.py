@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, counted
 from featcache.fitting.views import only_images
 from featcache.images.manifest import Images
 from featcache.images.origin import Reader, find_reader
@@ -20,6 +20,7 @@ from featcache.reporting.embedding import embed, plot_map, read_map, write_map
 from featcache.reporting.learning_curves import plot_learning_curves
 from featcache.reporting.page import picture, write_page
 from featcache.reporting.per_class import class_scores, write_class_scores
+from featcache.reporting.plots import run_label
 from featcache.reporting.ranking_curves import plot_precision_recall, plot_roc
 from featcache.reporting.redo import redo_command
 from featcache.reporting.reliability import plot_reliability, reliability
@@ -117,6 +118,7 @@ def write_run_page(
         folder / FILE,
         "report.html.j2",
         run=run,
+        label=run_label(run),
         facts=contents.facts,
         standing=standing(run, among),
         leaky=contents.facts.get("leaky"),
@@ -163,12 +165,12 @@ def standing(run: Run, among: Sequence[Run]) -> str:
         return ""
     if place == 0:
         ties = sum(one.tie for one in family)
-        said = f"The best of {len(family)} runs on the same rows"
+        said = f"The best of {counted(len(family), 'run')} on the same rows"
         if ties:
             return f"{said}; {ties} of them can't be told from it (paired test, Holm, 5 %)."
         return f"{said}."
     p = family[place].p
-    where = f"Number {place + 1} of {len(family)} runs on the same rows; the best is "
+    where = f"Number {place + 1} of {counted(len(family), 'run')} on the same rows; the best is "
     said = f"{where}{family[0].name} with {family[0].metric('accuracy'):.4f}"
     if p is None:
         return f"{said}."
@@ -281,5 +283,5 @@ def _times(contents: Contents, cache: Path | None) -> list[tuple[str, float | No
     predicts = [f.get("predict_seconds") for f in contents.folds]
     numbers = [[t for t in times if isinstance(t, int | float)] for times in (fits, predicts)]
     rows.append(("fit", sum(numbers[0]), f"{len(fits)} × {contents.run.fit_seconds:.2f} s"))
-    rows.append(("predict", sum(numbers[1]), f"{contents.run.tested:,} test images"))
+    rows.append(("predict", sum(numbers[1]), counted(contents.run.tested, "test image")))
     return rows

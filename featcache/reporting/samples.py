@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featcache.errors import DataError
 from featcache.images.decode import BadImage, decode
-from featcache.images.manifest import Content
+from featcache.images.manifest import Content, Images
 from featcache.images.origin import Reader
 from featcache.reporting.contents import Contents
 from featcache.reporting.files import data_uri
+from featcache.reporting.predictions import read_outcomes
+from featcache.reporting.run_folder import Run
 
 WRONG, RIGHT = 24, 12  # how many are shown
 _SIDE = 112  # pixels; shown at most at this size
@@ -62,6 +65,36 @@ def right_samples(contents: Contents, reader: Reader | None, most: int = RIGHT) 
         turn[label] = turn.get(label, -1) + 1
         order.append((turn[label], label, row))
     return _make(contents, [row for *_, row in sorted(order)[:most]], reader)
+
+
+def runs_on(images: Images, runs: Sequence[Run]) -> list[Run]:
+    """Those of the runs that were tested on these images.
+
+    They are known by the data set's name; if none has that, by the ids of what was tested.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    named = [run for run in runs if run.data == images.name]
+    ids = set(images.ids.tolist())
+    found = named or [run for run in runs if _tested(run) <= ids]
+    if not found:
+        raise DataError(
+            f"no run on {', '.join(sorted({run.data for run in runs})) or 'these rows'} was tested "
+            f"on the images of {images.name}",
+            "Pass with --data what the runs' images were extracted from, wherever it is now.",
+        )
+    return found
+
+
+def _tested(run: Run) -> set[str]:
+    """The ids of the tested images; one that no image has if they can't be read."""
+    try:
+        return set(read_outcomes(run.folder / "predictions.csv").ids)
+    except DataError:
+        return {""}
 
 
 def _once(contents: Contents, rows: NDArray[np.intp]) -> list[int]:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from featcache.errors import DataError
-from featcache.fitting.statistics import corrected_t_test, holm, mcnemar
-from featcache.reporting.predictions import Outcomes, read_outcomes
+from featcache.errors import counted
+from featcache.fitting.statistics import holm
+from featcache.reporting.predictions import p_value, read_tested
 from featcache.reporting.run_folder import Run
 
 _METHOD = "(paired test, Holm, 5 %)"
 _WORTH_SAYING = 1.1  # times faster
 _ENOUGH_FOLDS = 5
 _MANY_FOLDS = 10
-
-
-@dataclass(frozen=True)
-class _Folds:
-    """What the t-test over folds needs: one accuracy for each, in the order of their names."""
-
-    names: tuple[str, ...]
-    accuracy: tuple[float, ...]
-    train: float
-    test: float
 
 
 def mark_ties(runs: Sequence[Run]) -> list[Run]:
@@ -81,7 +70,7 @@ def verdict(runs: Sequence[Run]) -> str:
     untested = sum(run.p is None for run in others)
     said += f"{name(best)} {_standing(len(ties), len(others), untested)}"
     if 0 < untested < len(others):
-        said += f" {untested} {_others(untested)} not tested: the predictions are not there."
+        said += f" {counted(untested, 'other')} not tested: the predictions are not there."
     cheapest = min(ties, key=lambda run: run.fit_seconds, default=best)
     faster = best.fit_seconds / max(cheapest.fit_seconds, 1e-9)
     if faster >= _WORTH_SAYING:
@@ -101,7 +90,7 @@ def leaky_note(runs: Sequence[Run]) -> str:
     count = sum(run.leaky for run in runs)
     if not count:
         return ""
-    which = "all runs" if count == len(runs) else f"{count} of {len(runs)} runs"
+    which = "all runs" if count == len(runs) else f"{count} of {counted(len(runs), 'run')}"
     return (
         f"LEAKY PROTOCOL: in {which} views, equal images and groups were free to go to both sides "
         "of the split. The numbers don't say how well new images are classified."
@@ -127,11 +116,12 @@ def _families(runs: Sequence[Run]) -> list[list[int]]:
 def _standing(ties: int, others: int, untested: int) -> str:
     """What follows the best one's name."""
     if untested == others:
-        return f"is best, not tested against the {_others(others)}: the predictions are not there."
+        rest = "the other" if others == 1 else "the others"
+        return f"is best, not tested against {rest}: the predictions are not there."
     if not ties:
         return f"is best, by more than chance {_METHOD}."
     if ties < others:
-        return f"is best; {ties} {_others(ties)} can't be told from it {_METHOD}."
+        return f"is best; {counted(ties, 'other')} can't be told from it {_METHOD}."
     none_of = "the other one can't" if ties == 1 else f"none of the {ties} others can"
     return f"is best, but {none_of} be told from it {_METHOD}."
 
@@ -149,39 +139,9 @@ def _is_weak(best: Run, ties: Sequence[Run]) -> bool:
     return _folds(best) < (_MANY_FOLDS if apart else _ENOUGH_FOLDS)
 
 
-def _others(count: int) -> str:
-    return "other" if count == 1 else "others"
-
-
 def _against(best: Path, others: Sequence[Path]) -> list[float | None]:
     """The p-value of each of the others; None where one can't be had."""
     if not others:
         return []
-    reference = _read(best)
-    return [None if reference is None else _p_value(reference, _read(path)) for path in others]
-
-
-def _p_value(best: Outcomes | _Folds, other: Outcomes | _Folds | None) -> float | None:
-    if isinstance(best, Outcomes) and isinstance(other, Outcomes) and best.ids == other.ids:
-        return mcnemar(best.right, other.right, best.groups or other.groups)
-    if isinstance(best, _Folds) and isinstance(other, _Folds) and best.names == other.names:
-        return corrected_t_test(best.accuracy, other.accuracy, best.train, best.test)
-    return None
-
-
-def _read(folder: Path) -> Outcomes | _Folds | None:
-    """What a run folder has to be tested with; None where that is missing or unreadable."""
-    try:
-        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        folds = sorted(scores["folds"], key=lambda fold: str(fold["name"]))
-        if len(folds) == 1:
-            return read_outcomes(folder / "predictions.csv")
-        return _Folds(
-            names=tuple(fold["name"] for fold in folds),
-            accuracy=tuple(float(fold["metrics"]["accuracy"]) for fold in folds),
-            # Views add rows, but nothing independent of their images.
-            train=sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds),
-            test=sum(fold["test"] for fold in folds) / len(folds),
-        )
-    except (DataError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return None
+    reference = read_tested(best)
+    return [None if reference is None else p_value(reference, read_tested(path)) for path in others]

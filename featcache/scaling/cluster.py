@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from featcache.errors import ClusterError, RecipeError, first_line
+from featcache.errors import ClusterError, RecipeError, counted, first_line
 
 log = logging.getLogger("featcache")
 
@@ -73,7 +73,12 @@ class Cluster:
         if self._client is None:
             self._client = self._connect()
             seen = len(self._client.nthreads())
-            log.info("%s: %d workers, dashboard %s", self.where, seen, self._client.dashboard_link)
+            log.info(
+                "%s: %s, dashboard %s",
+                self.where,
+                counted(seen, "worker"),
+                self._client.dashboard_link,
+            )
         return self._client
 
     def _connect(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from featcache.errors import counted
 from featcache.extraction.work import Embed, Work
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.intake import Intake
@@ -91,7 +92,11 @@ def _note(work: Work, tally: Tally) -> None:
     unequal = [said for said in tally.workers.values() if not said["identical"]]
     if unequal:
         least = min(said["cosine"] for said in unequal)
-        log.info("%d workers round otherwise than this machine: cosine %.6f", len(unequal), least)
+        log.info(
+            "rounding otherwise than this machine: %s, cosine %.6f",
+            counted(len(unequal), "worker"),
+            least,
+        )
     log.info(
         "workers that helped: %d, refused: %d; ranges that lost theirs: %d, rows done again: %d",
         len(tally.workers), len(tally.refused), tally.lost, tally.again,

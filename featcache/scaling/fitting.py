@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from featcache.errors import ClusterError, FeatcacheError, first_line
+from featcache.errors import ClusterError, FeatcacheError, counted, first_line
 from featcache.fitting.crew import Common, FoldFit, Outcome, Task
 from featcache.fitting.reuse import Parts
 from featcache.scaling.cluster import Cluster
@@ -196,7 +196,7 @@ def _go_on(fallen: Sequence[FoldFit], times: Counter[FoldFit]) -> None:
                 f"workers were lost {_TRIES} times over {fit.candidate.name}, fold {fit.fold + 1}",
                 "Look at their logs: memory may have run out. What is fitted is kept.",
             )
-    log.warning("%d fits were lost with their workers; they go to others", len(fallen))
+    log.warning("%s lost with a worker: done by another", counted(len(fallen), "fit"))
 
 
 def _refuse_others(cluster: Cluster, workers: Sequence[str], row: Stored | None) -> None:

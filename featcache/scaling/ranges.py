@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
-from featcache.errors import ClusterError, FeatcacheError, first_line
+from featcache.errors import ClusterError, FeatcacheError, counted, first_line
 from featcache.extraction.job import Job
 from featcache.extraction.loading import Problem
 from featcache.extraction.work import Work
@@ -146,7 +146,7 @@ class Ranges:
         if there and there <= set(self.tally.refused) and now - self._missed > _GRACE:
             reasons = [f"{address}: {self.tally.refused[address]}" for address in sorted(there)]
             raise ClusterError(
-                f"none of the {len(there)} workers at {self._cluster.where} may help; "
+                f"none of {counted(len(there), 'worker')} at {self._cluster.where} may help; "
                 f"{'; '.join(reasons[:3])}",
                 "Give the workers what this machine has: the same versions, weights and folders. "
                 "What is done is kept.",
@@ -239,7 +239,11 @@ class Ranges:
         self._intake.take_left(span.rows, span.name)
         left = self._left(span)
         self._progress(len(span.rows) - len(left))
-        log.info("a worker was lost; of its %d rows %d are done again", len(span.rows), len(left))
+        log.info(
+            "a worker was lost; of its %s %d are done again",
+            counted(len(span.rows), "row"),
+            len(left),
+        )
         if left:
             self._give_again(span, left, fell, "were lost with")
 
@@ -269,7 +273,7 @@ class Ranges:
         left = self._left(span)
         self._progress(len(span.rows) - len(left))
         if left:
-            log.warning("%d vectors came back damaged; they are made again", len(left))
+            log.warning("%s came back damaged: made again", counted(len(left), "vector"))
             self._give_again(span, left, True, "gave damaged vectors of")
 
     def _left(self, span: Range) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheMissing, CacheRefused, CacheUnwritable, unknown
+from featcache.errors import CacheMissing, CacheRefused, CacheUnwritable, counted, unknown
 from featcache.images.manifest import (
     IMAGES_CSV,
     Images,
@@ -252,7 +252,9 @@ class Cache:
         if absent.any():
             self._refuse_absent(images, absent, entries, views[1:])
         if absent.all():
-            raise CacheRefused(f"not one of {len(images)} images of {images.name} has a vector")
+            raise CacheRefused(
+                f"not one of {counted(len(images), 'image')} of {images.name} has a vector"
+            )
         keep = np.flatnonzero(~absent)
         seen = tuple(read_trained_on(entry.path) for entry in entries)
         return Features(
@@ -275,13 +277,14 @@ class Cache:
         unexplained = [row for row in rows if str(images.sha256[row]) not in known_bad]
         if unexplained:
             raise CacheRefused(
-                f"{len(unexplained)} of {len(images)} images of {images.name} have no vector yet "
+                f"{len(unexplained)} of {counted(len(images), 'image')} of {images.name} have no "
+                "vector yet "
                 f"(for instance {images.ids[unexplained[0]]})",
                 extract_commands(entries, images.source, view, images.options),
             )
         log.warning(
-            "%d images could not be decoded and are left out (%s)",
-            len(rows), self.folder / images.name / FAILED_CSV,
+            "%s could not be decoded: left out (%s)",
+            counted(len(rows), "image"), self.folder / images.name / FAILED_CSV,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError, unknown
+from featcache.errors import DataError, counted, unknown
 from featcache.hashing import sha256_json
 from featcache.store.key import Key
 from featcache.store.stored import Stored
@@ -80,12 +80,15 @@ class Features:
             object.__setattr__(self, "view", np.full(n, NO_VIEW))
         for name in ("y", "sha256", "groups", "split", "view"):
             if len(getattr(self, name)) != n:
-                raise DataError(f"{name} has {len(getattr(self, name))} rows, ids has {n}")
+                raise DataError(
+                    f"{name} has {counted(len(getattr(self, name)), 'row')}, ids has {n}"
+                )
         if self.X.shape != (n, sum(self.blocks)):
             raise DataError(f"X has shape {self.X.shape}, ids and blocks {(n, sum(self.blocks))}")
         if not len(self.blocks) == len(self.names) == len(self.keys):
             raise DataError(
-                f"{len(self.blocks)} blocks, {len(self.names)} names, {len(self.keys)} keys"
+                f"{counted(len(self.blocks), 'block')}, {counted(len(self.names), 'name')}, "
+                f"{counted(len(self.keys), 'key')}"
             )
         if len(set(self.names)) < len(self.names):
             raise DataError(f"the same backbone twice in {', '.join(self.names)}")
@@ -244,7 +247,7 @@ def _positions(first: Features, other: Features) -> NDArray[np.intp]:
         example = missing[0] if missing else next(iter(set(where) - set(first.ids.tolist())))
         raise DataError(
             f"{first.names[0]} and {other.names[0]} were extracted from different images: "
-            f"{len(missing)} ids are only in the first, {extra} only in the second "
+            f"{counted(len(missing), 'id')} only in the first, {extra} only in the second "
             f"(for instance {example})",
             "Extract both backbones from the same images.",
         )

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheDenied, CacheRefused
+from featcache.errors import CacheDenied, CacheRefused, counted
 from featcache.replacing import replacing
 from featcache.store.disk import check_space, guard_writes, sync
 from featcache.store.key import FORMAT, Key, read_key
@@ -178,7 +178,9 @@ class FeatureFile:
             return
         missing = int((~self.done()).sum())
         if missing:
-            raise CacheRefused(f"{self.path}: {missing} of {len(self)} rows were not written")
+            raise CacheRefused(
+                f"{self.path}: {missing} of {counted(len(self), 'row')} were not written"
+            )
         self._refuse_infinite()
         with guard_writes(final):
             self._file.attrs["complete"] = True
@@ -228,7 +230,7 @@ def create(path: Path, key: Key, digests: Digests, dim: int) -> FeatureFile:
         Width of a vector.
     """
     row = dim * np.dtype(key.dtype).itemsize + 64  # bytes, with digest, mark and checksum
-    check_space(path, f"{len(digests):,} vectors of {key.backbone}", len(digests) * row)
+    check_space(path, f"{counted(len(digests), 'vector')} of {key.backbone}", len(digests) * row)
     with guard_writes(path), replacing(path) as temporary:
         _lay_out(temporary, key, digests, dim)
     return FeatureFile(path, writable=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from featcache.errors import RecipeError
+from featcache.errors import RecipeError, counted
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
 from featcache.store.entry import Entry
@@ -80,7 +80,8 @@ def why_streamed(rows: int, dims: Sequence[int], memory: str = AUTO, jobs: int =
         return ""
     said = "are free" if limit is None else "are given"
     return (
-        f"{rows:,} rows of {sum(dims):,} columns would take {_size(need)} to fit and "
+        f"{counted(rows, 'row')} of {counted(sum(dims), 'column')} would take {_size(need)} to "
+        "fit and "
         f"{_size(have)} {said}: they stay on disk and are read block by block"
     )
 

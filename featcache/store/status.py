@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.errors import counted
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
 from featcache.store.file import to_digests
@@ -38,10 +39,11 @@ class Status:
     differences: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        images = counted(self.want, "image")
         if self.state == "HIT":
-            return f"{self.backbone}: HIT, {self.want:,} images, {self.path}"
+            return f"{self.backbone}: HIT, {images}, {self.path}"
         if self.state == "PARTIAL":
-            return f"{self.backbone}: PARTIAL, {self.have:,} of {self.want:,} images, {self.path}"
+            return f"{self.backbone}: PARTIAL, {self.have:,} of {images}, {self.path}"
         if self.nearest is None:
             return f"{self.backbone}: MISS, never extracted"
         return f"{self.backbone}: MISS, {self.nearest} differs: {'; '.join(self.differences)}"

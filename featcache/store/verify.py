@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.errors import CacheDenied, CacheMissing, CacheRefused, DataError
+from featcache.errors import CacheDenied, CacheMissing, CacheRefused, DataError, counted
 from featcache.store.cache import Cache
 from featcache.store.file import FeatureFile, to_hex
 from featcache.store.writing import hold
@@ -38,7 +38,7 @@ class Finding:
 
     def __str__(self) -> str:
         if not self.problem:
-            return f"ok       {self.path}, {self.rows:,} rows"
+            return f"ok       {self.path}, {counted(self.rows, 'row')}"
         if not self.readable:
             return f"DENIED   {self.path}: {self.problem}"
         shown = ", ".join(self.damaged[:5]) + (", …" if len(self.damaged) > 5 else "")
@@ -64,7 +64,9 @@ def verify_file(path: Path, ids: dict[str, str]) -> Finding:
                 return Finding(path, len(file))
             damaged = tuple(ids.get(sha, sha) for sha in to_hex(file.digests[bad]))
             rows = ", ".join(str(row) for row in bad[:5]) + (", …" if len(bad) > 5 else "")
-            problem = f"{len(bad)} of {len(file)} rows don't fit their checksum (rows {rows})"
+            problem = (
+                f"{len(bad)} of {counted(len(file), 'row')} don't fit their checksum (rows {rows})"
+            )
             return Finding(path, len(file), problem, damaged)
     except CacheDenied:
         return Finding(path, 0, "no permission to read it", readable=False)
@@ -88,7 +90,7 @@ def repair(finding: Finding) -> str:
     with hold(path):  # a writer at work would put the file back in its place
         if finding.damaged:
             path.replace(path.with_name(f".{path.name}.partial"))
-            return f"{len(finding.damaged)} rows of {path.name} will be embedded again"
+            return f"{counted(len(finding.damaged), 'row')} of {path.name} will be embedded again"
         path.replace(path.with_name(f"{path.name}.damaged"))
     return f"{path.name} was renamed to {path.name}.damaged; it will be extracted again"
 

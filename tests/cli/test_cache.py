@@ -60,7 +60,7 @@ def test_verify_finds_a_flipped_bit_and_repairs(
 
 def test_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "prune", "--max-size", "0", "--dry-run"]) == 0
-    assert "would delete 1 files" in capsys.readouterr().out
+    assert "would delete 1 file," in capsys.readouterr().out
     assert _file(here).exists()
     assert run(["cache", "prune", "--max-size", "0"]) == 0
     assert list(here.glob("cache/digits/*.h5")) == []
@@ -100,7 +100,7 @@ def test_a_data_set_without_images_csv_is_listed_verified_and_pruned(
         (["cache", "ls"], "squeezenet1_1@"),
         (["cache", "verify"], "1,797 rows"),
         (["cache", "verify", "--data", "digits"], "1,797 rows"),
-        (["cache", "prune", "--max-size", "0"], "deleted 1 files"),
+        (["cache", "prune", "--max-size", "0"], "deleted 1 file,"),
     ):
         capsys.readouterr()
         assert run(command) == 0

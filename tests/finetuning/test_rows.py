@@ -10,7 +10,7 @@ from featcache.finetuning.rows import table, validation_rows
 from featcache.fitting.leaks import refuse_trained
 from featcache.fitting.splits import components, make_folds
 from featcache.images.arrays import from_arrays
-from featcache.reporting.run_folder import rows_digest
+from featcache.reporting.digest import rows_digest
 
 
 @pytest.mark.parametrize("options", [{}, {"folds": 3}])

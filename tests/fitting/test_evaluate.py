@@ -187,7 +187,7 @@ def test_broken_features_are_refused(features):
     [
         (Fold(np.arange(9), np.arange(0), "a"), "a has no test rows"),
         (Fold(np.arange(0, 9, 3), np.arange(9, 20), "b"), "b has 3 training rows of 1 class"),
-        (Fold(np.arange(9), np.arange(8, 20), "c"), "1 rows of c are in both"),
+        (Fold(np.arange(9), np.arange(8, 20), "c"), "1 row of c both in"),
     ],
 )
 def test_folds_that_cannot_be_scored(features, fold, message):

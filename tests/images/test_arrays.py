@@ -16,5 +16,5 @@ def test_equal_pixels_have_equal_digests_and_another_shape_another():
 
 
 def test_lengths_must_agree():
-    with pytest.raises(DataError, match="sha256 has 1 rows, ids has 2"):
+    with pytest.raises(DataError, match="sha256 has 1 row, ids has 2"):
         from_arrays("x", [np.zeros((2, 2), np.uint8)], ids=["a", "b"], labels=["", ""])

@@ -133,7 +133,7 @@ def test_a_test_image_that_is_not_listed_is_left_out_and_said(tmp_path, caplog):
     [
         ([("UID_57_29_1_all.bmp", "1.bmp", "0")], None, r"line 2: .*_all\.bmp' and label '0'"),
         ([("57", "1.bmp", "1")], None, "line 2: '57' and label '1'"),
-        ([*PRELIMINARY, ("UID_58_1_1_all.bmp", "9.bmp", "1")], None, r"lists 1 images \(9\.bmp\)"),
+        ([*PRELIMINARY, ("UID_58_1_1_all.bmp", "9.bmp", "1")], None, r"lists 1 image \(9\.bmp\)"),
         (PRELIMINARY, "id,name,label", "no column Patient_ID, new_names, labels"),
         ([("UID_57_29_1_all.bmp", "1.bmp")], None, "label ''"),
     ],
@@ -175,7 +175,7 @@ def test_files_that_are_no_images_and_hidden_ones_do_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["fold_0/all/copy.bmp"], r"1 images \(.*copy\.bmp\) below .* have no name of C-NMC 2019"),
+        (["fold_0/all/copy.bmp"], r"1 image \(.*copy\.bmp\) below .* have no name of C-NMC 2019"),
         (["fold_0/all/UID_5_1_1.bmp"], "have no name"),
         (["fold_0/all/UID_5_1_1_all_rot90.bmp"], "have no name"),
         (["fold_0/hem/UID_5_1_1_hem.bmp"], "have no name"),  # healthy ones have an H

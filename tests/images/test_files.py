@@ -162,7 +162,7 @@ def test_names_that_are_no_utf8_are_refused(tmp_path):
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     ids = list_images(tmp_path)
-    with pytest.raises(DataError, match=r"1 file names are not valid UTF-8.*udce9"):
+    with pytest.raises(DataError, match=r"1 file name not valid UTF-8.*udce9"):
         from_files("d", [tmp_path / i for i in ids], ids=ids, labels=ids)
 
 

@@ -129,7 +129,7 @@ def test_distinct_takes_the_first_of_each_content_in_order():
 
 def test_describe():
     images = small(split=["train", "train", "test"], groups=["p1", "p1", ""])
-    assert images.describe() == "small: 3 images, 2 classes, 2 train, 1 test, 1 groups"
+    assert images.describe() == "small: 3 images, 2 classes, 2 train, 1 test, 1 group"
     assert repr(images) == f"Images({images.describe()})"
 
 

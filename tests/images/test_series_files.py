@@ -96,7 +96,7 @@ def test_a_pickle_is_never_read(tmp_path):
     [
         ("a.tsv", "", "is empty"),
         ("a.tsv", "\n  \n", "is empty"),
-        ("a.tsv", "1\t2\t3\n1\t2\n", "line 2: 1 values, and 2 above"),
+        ("a.tsv", "1\t2\t3\n1\t2\n", "line 2: 1 value, and 2 above"),
         ("a.tsv", "1\t2\t3\n1\t2\tx\n", "line 2: not all cells after the label are numbers"),
         ("a.csv", "1,2,\n1,2,3\n1,2,\n", "line 3: not all cells"),
         ("a.npz", "not a zip", "can't be read as time series"),
@@ -119,7 +119,7 @@ def test_text_that_is_not_utf8(tmp_path):
     [
         ({"X": np.zeros((2, 9))}, "no array 'y'"),
         ({"y": [0]}, "no array 'X'"),
-        ({"X": np.zeros((2, 9)), "y": [0]}, r"shape \(2, 9\), and y has 1 labels"),
+        ({"X": np.zeros((2, 9)), "y": [0]}, r"shape \(2, 9\), and y has 1 label"),
         ({"X": np.zeros(9), "y": [0] * 9}, "X has shape"),
         ({"X": np.full((2, 9), "a"), "y": [0, 1]}, "X is <U1"),
         ({"X": np.zeros((1, 9)), "y": [0], "split": ["later"]}, "'later' is no split"),

@@ -81,7 +81,7 @@ def test_group_by_the_folder_an_image_stands_in(tmp_path):
     [
         ([], "no images below"),
         (["a/readme.txt"], "no images below"),
-        (["a/1.png", "2.png"], r"1 images below .* no class folder, for instance 2\.png"),
+        (["a/1.png", "2.png"], r"1 image below .* no class folder, for instance 2\.png"),
         (["train/a/1.png", "test/2.png"], r"for instance test/2\.png"),
         (["train/a/1.png", "test/a/2.png", "cat/3.png"], r"mixes split .*test, train.*\(cat\)"),
     ],

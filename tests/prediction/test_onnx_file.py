@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from sklearn.svm import SVC
 
-from featcache.errors import FeatcacheError, UnknownName
+from featcache.errors import DataError, FeatcacheError, UnknownName
 from featcache.fitting.classifier import make_classifier
 from featcache.prediction import onnx_file
+from featcache.prediction.copies import copy_model
 from featcache.prediction.graph import FUSIONS, HEADS, as_module
 from featcache.prediction.model import load_model
 from featcache.prediction.onnx_file import TOLERANCE, export_onnx
@@ -122,6 +123,19 @@ def test_a_graph_that_says_otherwise_is_not_left_behind(
     with pytest.raises(FeatcacheError, match="differ from ours"):
         export_onnx(made.run, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_not_written_over(made: Made, tmp_path: Path) -> None:
+    """As `copy_model` does, with the same words."""
+    target = tmp_path / "m.onnx"
+    target.write_text("mine")
+    with pytest.raises(DataError, match="is there already") as onnx_said:
+        export_onnx(made.run, target)
+    with pytest.raises(DataError, match="is there already") as folder_said:
+        copy_model(made.run, target)
+    assert str(onnx_said.value) == str(folder_said.value)
+    assert "remove it" in onnx_said.value.remedy
+    assert target.read_text() == "mine"
 
 
 def test_a_missing_library_gets_its_pip_line(

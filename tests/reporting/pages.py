@@ -13,7 +13,8 @@ from featcache.fitting.evaluate import Result
 from featcache.fitting.fold_result import FoldResult
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.splits import Fold, make_folds
-from featcache.reporting.run_folder import Run, rows_digest, save_run
+from featcache.reporting.digest import rows_digest
+from featcache.reporting.run_folder import Run, save_run
 from featcache.store.features import Features
 
 HOSTILE = "<script>alert(1)</script>"

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ from featcache.fitting.splits import make_folds
 from featcache.fitting.statistics import corrected_t_test, mcnemar
 from featcache.reporting.ablation import ablation, write_ablation
 from featcache.reporting.compare import compare
+from featcache.reporting.ties import mark_ties
 
 from .conftest import make_features, make_run, own_split
 
@@ -46,6 +48,26 @@ def test_over_folds(tmp_path):
     assert found.p == pytest.approx(corrected_t_test(a, b, 160, 40))
     assert found.low < found.adds < found.high
     assert (found.low > 0 or found.high < 0) == (found.p < 0.05)  # the interval is the test's
+
+
+def test_an_addition_is_tested_as_the_table_tests_it(tmp_path):
+    """Views train, but are no further images: with four of each the spread is that of 160."""
+    features = make_features(200)
+    folds = make_folds(features, folds=5)
+    rng = np.random.default_rng(1)
+    both, alone = rng.random(200) < 0.9, rng.random(200) < 0.75
+    runs = pair(tmp_path, features, folds, both, alone)
+    for run in runs:
+        path = run.folder / "metrics.json"
+        scores = json.loads(path.read_text())
+        for fold in scores["folds"]:
+            fold["train_images"], fold["train"] = fold["train"], 5 * fold["train"]
+        path.write_text(json.dumps(scores))
+    (found,) = ablation(runs)
+    assert found.p == mark_ties(runs)[1].p
+    a, b = ([right[fold.test].mean() for fold in folds] for right in (both, alone))
+    assert found.p == pytest.approx(corrected_t_test(a, b, 160, 40))
+    assert (found.low > 0 or found.high < 0) == (found.p < 0.05)
 
 
 def test_holm_over_all_additions(tmp_path):

@@ -15,7 +15,8 @@ from featcache.fitting.metrics import interval
 from featcache.fitting.splits import make_folds
 from featcache.reporting import guard as module
 from featcache.reporting.compare import compare
-from featcache.reporting.run_folder import read_run, rows_digest
+from featcache.reporting.digest import rows_digest
+from featcache.reporting.run_folder import read_run
 
 from .conftest import make_features, make_run
 

@@ -54,7 +54,7 @@ def test_one_whole_file_with_every_part(made, tmp_path):
     assert f"{low:.4f} … {high:.4f}" in page.text
     assert "95 % interval of" in page.text.replace("\N{NO-BREAK SPACE}", " ")
     wrong = sum(f["test"] for f in json.loads((run.folder / "metrics.json").read_text())["folds"])
-    assert f"of {wrong} test images are predicted wrong" in page.text
+    assert f"of {wrong} test images predicted wrong" in page.text
     pictures = [img for img in page.all("img") if "plot" not in (img.get("class") or "")]
     assert len(pictures) > 12
     assert all((img["src"] or "").startswith("data:image/") for img in pictures)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fitting.conftest import make_features
+from sklearn.naive_bayes import GaussianNB
 from stored import blobs, store
 
 from featcache.errors import ClusterError, DataError, RecipeError
@@ -64,6 +65,14 @@ def untimed(value: Any) -> Any:
         kept = {k: v for k, v in value.items() if not any(word in k for word in _TIMED)}
         return {name: untimed(inside) for name, inside in kept.items()}
     return [untimed(one) for one in value] if isinstance(value, list) else value
+
+
+def test_an_object_of_the_users_travels(cluster: Cluster, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"head": GaussianNB(var_smoothing=0.1), "folds": 2}
+    features = make_features(n=60, blocks=(6, 4))
+    one = compare(features, reports=tmp_path / "one", **options)
+    many = compare(features, reports=tmp_path / "many", crew=DaskCrew(cluster), **options)
+    assert {run.name: run.metrics for run in many} == {run.name: run.metrics for run in one}
 
 
 @pytest.mark.parametrize("split", [None, ["train"] * 60 + ["test"] * 30], ids=["folds", "split"])

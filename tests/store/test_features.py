@@ -36,12 +36,12 @@ PER_ROW = ("y", "ids", "sha256", "groups", "split")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": np.array(["a"])}, "y has 1 rows, ids has 4"),
+        ({"y": np.array(["a"])}, "y has 1 row, ids has 4"),
         ({"split": np.array(["a"] * 5)}, "split has 5 rows"),
         ({"X": np.zeros((4, 4), np.float32)}, r"X has shape \(4, 4\), ids and blocks \(4, 5\)"),
         ({"X": np.zeros((3, 5), np.float32)}, r"X has shape \(3, 5\)"),
         ({"blocks": (2, 4)}, "X has shape"),
-        ({"names": ("one",)}, "2 blocks, 1 names"),
+        ({"names": ("one",)}, "2 blocks, 1 name,"),
         ({"names": ("one", "one")}, "the same backbone twice"),
         ({"ids": np.array(list("abca"))}, "image ids repeat"),
     ],
@@ -120,9 +120,9 @@ OTHER = features(widths=(3,), names=("other",))
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (features("abcx", (3,), ("other",)), r"1 ids are only in the first, 1 only in the second"),
-        (features("abc", (3,), ("other",)), r"1 ids are only in the first, 0 .*instance d"),
-        (features("abcde", (3,), ("other",)), r"0 ids are .* 1 only in the second .*instance e"),
+        (features("abcx", (3,), ("other",)), r"1 id only in the first, 1 only in the second"),
+        (features("abc", (3,), ("other",)), r"1 id only in the first, 0 .*instance d"),
+        (features("abcde", (3,), ("other",)), r"0 ids .* 1 only in the second .*instance e"),
         (replace(OTHER, y=np.array(["ya", "ZZ", "yc", "yd"])), "y of b is 'yb' .* 'ZZ' for other"),
         (replace(OTHER, sha256=np.array(list("wxyz"))), "sha256 of a"),
         (replace(OTHER, groups=np.array(list("wxyz"))), "groups of a"),

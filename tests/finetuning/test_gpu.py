@@ -93,8 +93,8 @@ def test_the_saved_backbone_embeds_there_and_on_the_processor(device: str, tmp_p
 def test_a_batch_that_does_not_fit_is_cut_and_learned_from(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Before the second stage of resnet18 there are ten maps of 128 x 64 x 56 x 56 x 4 bytes and
-    two of four times that to keep for the gradient: more than 1.8 GB."""
+    """Before the second stage of resnet18 there are nine maps of 128 x 64 x 56 x 56 x 4 bytes and
+    two of four times that to keep for the gradient: 1.7 GB."""
     side, count = (224, 128) if device != "cpu" else (32, 16)
     options = Options(epochs=1, freeze_epochs=0, batch_size=count, validation=0, mixup=0.2)
     with short_of_memory(device, 1_600_000_000):

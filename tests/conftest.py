@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,13 @@ import pytest
 from noise import noise
 
 from featcache.extraction import precision
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without `-m gpu`, a machine with a card runs the tests as others do: on the processor."""
+    chosen = config.option.markexpr
+    if "gpu" not in chosen or "not gpu" in chosen:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks, and for child processes
 
 
 @pytest.fixture(autouse=True)

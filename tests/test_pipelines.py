@@ -16,7 +16,12 @@ PIPELINES = sorted(FOLDER.glob("*.yaml"))
 EVERY_TIME = {
     "cnmc_resnet18_vgg16", "rehman2025_filters_vit_vgg16", "shi_yan_series_as_images", "stand_in",
 }  # fmt: skip
-NEEDS = {"hasanaath2024_three_networks": "timm", "amin2021_hsv_nsga_svm": "pymoo"}
+NEEDS = {
+    "amin2021_hsv_nsga_svm": ("pymoo",),
+    "cifar10_resnet18_mobilenetv2": ("xgboost",),
+    "digits": ("xgboost",),
+    "hasanaath2024_three_networks": ("timm", "xgboost"),
+}
 STUDIES = (
     "cifar10", "cnmc", "leukaemia", "hasanaath2024", "amin2021", "anilkumar2021", "rehman2025",
     "kaya2025", "wang2023", "shi_yan",
@@ -26,8 +31,8 @@ each = pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 
 
 def _needed(path: Path) -> None:
-    if path.stem in NEEDS:
-        pytest.importorskip(NEEDS[path.stem])
+    for package in NEEDS.get(path.stem, ()):
+        pytest.importorskip(package)
 
 
 def test_every_study_has_its_recipe() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packages import XGBOOST, needs_xgboost
 
 from featcache.cli.main import run as command
 from featcache.errors import FeatcacheError, RecipeError, UnknownName
@@ -406,7 +407,11 @@ def test_fine_tuning_that_is_not_in_the_recipe_is_an_error(
         ({"head": "logreg", "set": {"logreg.C": -1}}, "logreg can't be fitted"),
         ({"head": "svm", "set": {"svm.kernel": "cubic"}}, "unknown kernel"),
         ({"head": "knn", "set": {"knn.n_neighbors": 0}}, "n_neighbors is 0"),
-        ({"head": "xgboost", "set": {"xgboost.max_depth": -3}}, "xgboost can't be fitted"),
+        pytest.param(
+            {"head": "xgboost", "set": {"xgboost.max_depth": -3}},
+            "xgboost can't be fitted",
+            marks=needs_xgboost,
+        ),
         ({"finetune": {"device": "cuda:99"}}, "no device cuda:99"),
         ({"protocols": {"a": {"set": {"mlp.dropout": 7}}}}, "dropout is 7"),
     ],
@@ -419,11 +424,12 @@ def test_a_dry_run_finds_what_would_fail_later(
         check_here(recipe)
 
 
-def test_settings_that_want_more_rows_than_a_probe_has_are_let_through() -> None:
+@pytest.mark.parametrize("head", ["knn", "svm", "mlp", "forest", XGBOOST])
+def test_settings_that_want_more_rows_than_a_probe_has_are_let_through(head: str) -> None:
     settings = {"knn.n_neighbors": 500, "concat.pca": 256, "svm.cv": 20, "mlp.hidden": [64, 64]}
     check_here(make_recipe({
         "backbone": ["resnet18", "alexnet"], "set": settings, "select": "anova:2000",
-        "head": ["knn", "svm", "mlp", "xgboost", "forest"], "fusion": ["concat", "stack", "gated"],
+        "head": head, "fusion": ["concat", "stack", "gated"],
     }))  # fmt: skip
 
 

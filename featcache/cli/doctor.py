@@ -23,8 +23,8 @@ def doctor(
 ) -> None:
     """Look at this machine: what works, what does not, and how to mend it.
 
-    Versions, processor, GPU, engines, precision, folders, weights, extras. Exit code 1 where
-    something is broken.
+    Versions, processor, GPU, engines, precision, folders, weights, extras. Exit code 1 if
+    something is broken that every stage needs; what only some of it needs is a warning.
 
     \b
     Example:

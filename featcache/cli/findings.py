@@ -14,13 +14,18 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from featcache.errors import counted
+from featcache.errors import counted, first_line
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 COMMON = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "vgg16",
           "convnext_tiny", "vit_b_16")  # fmt: skip
-_NEEDED = ("numpy", "torch", "torchvision", "scikit-learn", "xgboost", "h5py", "matplotlib",
-           "jinja2", "safetensors", "pandas", "pydantic")  # fmt: skip
+_NEEDED = ("numpy", "torch", "torchvision", "scikit-learn", "h5py", "matplotlib", "jinja2",
+           "safetensors", "pandas")  # fmt: skip
+_WITHOUT = {  # a machine can do without these: what it then can't do
+    "pydantic": "recipes can't be run",
+    "skops": "fitted classifiers can't be kept, nor those of others used",
+    "xgboost": "the head xgboost can't be fitted, nor models with it used",
+}
 _MODULES = {"scikit-learn": "sklearn"}
 _EXTRAS = {
     "pyarrow": "Parquet tables",
@@ -30,6 +35,7 @@ _EXTRAS = {
     "onnxruntime": "checking exported ONNX files",
     "accelerate": "fine-tuning",
     "optuna": "tuning",
+    "pymoo": "the selection nsga",
     "distributed": "many machines (--dask)",
     "fsspec": "images and parts at URLs",
 }
@@ -44,7 +50,7 @@ class Finding:
     Attributes
     ----------
     level : {"OK", "WARN", "FAIL"}
-        FAIL: something does not work; WARN: it works, but slower or not all of it.
+        FAIL: what everybody needs does not work; WARN: it works, but slower or not all of it.
     name : str
     text : str
         What was found.
@@ -77,8 +83,11 @@ def examine(cache: str, reports: str, weights_dir: str | None = None) -> list[Fi
 def _safely(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
+    except ModuleNotFoundError as error:
+        return [Finding(FAIL, name, f"can't be checked without {error.name}",
+                        f"pip install {error.name}")]  # fmt: skip
     except Exception as error:  # noqa: BLE001  (a doctor must not die of what it looks for)
-        first = (str(error).splitlines() or [""])[0]
+        first = first_line(error)
         fix = "Install it again: pip install --force-reinstall featcache"
         return [Finding(FAIL, name, f"can't be checked: {type(error).__name__} {first}", fix)]
 
@@ -106,15 +115,18 @@ def _machine() -> Iterator[Finding]:
 
 def _libraries() -> Iterator[Finding]:
     good = []
-    for name in ("featcache", *_NEEDED):
+    for name in ("featcache", *_NEEDED, *_WITHOUT):
+        module = _MODULES.get(name, name)
+        level, then = (WARN, f": {_WITHOUT[name]}") if name in _WITHOUT else (FAIL, "")
         try:
-            importlib.import_module(_MODULES.get(name, name))
-            good.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            good.append(name)
+            importlib.import_module(module)
+            good.append(f"{name} {_version(name)}")
+        except ModuleNotFoundError as error:
+            own = error.name == module
+            text = "not installed" if own else f"can't be imported without {error.name}"
+            yield Finding(level, name, text + then, f"pip install {name if own else error.name}")
         except Exception as error:  # noqa: BLE001  (a broken library raises anything)
-            first = (str(error).splitlines() or [""])[0]
-            yield Finding(FAIL, name, f"can't be imported: {first}",
+            yield Finding(level, name, f"can't be imported ({first_line(error)}){then}",
                           f"pip install --force-reinstall {name}")  # fmt: skip
     yield Finding(OK, "libraries", ", ".join(good))
 

@@ -94,6 +94,14 @@ def run(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         say_error("interrupted", "What is done is kept: the same command goes on from there.")
         return 130
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("featcache"):
+            raise
+        say_error(
+            f"this needs the package {error.name}, which is not installed",
+            f"pip install {error.name}. featcache doctor shows what else is missing.",
+        )
+        return 1
     except MemoryError as error:
         first = (str(error).splitlines() or [""])[0]
         say_error(

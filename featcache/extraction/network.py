@@ -18,6 +18,7 @@ from featcache.extraction.forward import FORWARDS, Forward
 log = logging.getLogger("featcache")
 
 Vectors = NDArray[np.float32]
+_NO_MEMORY = ("out of memory", "can't allocate", "alloc_failed", "unable to find an engine")
 
 
 class Network:
@@ -90,7 +91,7 @@ class Network:
             try:
                 parts.append((self._batch(pixels[:size]), min(size, len(pixels))))
             except (RuntimeError, MemoryError) as error:
-                if not _no_memory(error) or size == 1:
+                if not no_memory(error) or size == 1:
                     raise
                 self._halve()
                 continue
@@ -159,6 +160,10 @@ def _exact(on_gpu: bool) -> Iterator[Any]:
         yield
 
 
-def _no_memory(error: Exception) -> bool:
+def no_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the processor or a GPU.
+
+    cuDNN and cuBLAS say it in words of their own if there is no room for what they work in.
+    """
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from featcache.errors import FeatcacheError
+from featcache.extraction.network import no_memory
 from featcache.finetuning.augment import mixer
 from featcache.finetuning.network import FusedNetwork
 from featcache.finetuning.options import Options
@@ -91,7 +92,9 @@ class Stepper:
         while True:
             try:
                 return self._attempt(x, y, whole)
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not no_memory(error):
+                    raise
                 self._cut(len(x))
 
     def _cut(self, images: int) -> None:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-import xgboost
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from xgboost import XGBClassifier
 
-from featcache.errors import RecipeError, unknown
+from featcache.errors import FeatcacheError, RecipeError, unknown
 from featcache.fitting.stream import Stream
 from featcache.fitting.training import validation_rows
+
+try:
+    import xgboost
+    from xgboost import XGBClassifier
+except ModuleNotFoundError as error:
+    if error.name != "xgboost":
+        raise
+    raise FeatcacheError(
+        "the head 'xgboost' needs the package xgboost, which is not installed",
+        "pip install 'xgboost>=2.1'",
+    ) from error
 
 _PAGE = 2**26  # bytes of float32 that XGBoost is handed at a time
 _BINS = 2**28  # numbers, a byte each, up to which the bins stay in memory
@@ -206,6 +216,13 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             n_jobs=self.n_jobs,
             random_state=seed,
         )
+
+
+def read_booster(path: Path) -> XGBClassifier:
+    """The fitted booster that a file holds, as `XGBClassifier.save_model` wrote it."""
+    booster = XGBClassifier()
+    booster.load_model(path)
+    return booster
 
 
 class _Blocks(xgboost.DataIter):

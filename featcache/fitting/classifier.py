@@ -9,7 +9,7 @@ from typing import Any
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from featcache.errors import RecipeError, did_you_mean, unknown
+from featcache.errors import FeatcacheError, RecipeError, did_you_mean, unknown
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.heads import HEADS
@@ -220,7 +220,7 @@ def _apply(
         )
     if where not in steps and where != names[role]:
         # Not this candidate's; but a misspelt parameter is an error in all of them.
-        _check(_named_fusion(where, 0) if role == "fusion" else _named_head(where, 0), key)
+        _check_other(where, role, key)
     elif joint is None or role == "head":
         _set(steps[role], key, parameter.replace(".", "__"), value)
     else:
@@ -243,6 +243,16 @@ def _apply_joint(head: Any, key: str, value: Any, joint: str) -> None:
     log.warning(
         "%s has no effect with mlp: both are trained in one loop, see mlp.%s", key, parameter
     )
+
+
+def _check_other(name: str, role: str, key: str) -> None:
+    """Check a setting of a fusion or head that the candidate has not."""
+    try:
+        step = _named_fusion(name, 0) if role == "fusion" else _named_head(name, 0)
+    except FeatcacheError as error:  # its package is not installed, so its parameters are unknown
+        log.debug("setting %r is not checked: %s", key, error.problem)
+        return
+    _check(step, key)
 
 
 def _check(step: Any, key: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from featcache.errors import FeatcacheError
-
 
 def mlp(seed: int) -> Any:
     """`mlp.MLPHead`."""
@@ -28,17 +26,10 @@ def xgboost(seed: int) -> Any:
     Raises
     ------
     FeatcacheError
-        Where xgboost is not installed.
+        If xgboost is not installed.
     """
-    try:
-        from featcache.fitting.boosting import XGBHead
-    except ModuleNotFoundError as error:
-        if error.name != "xgboost":
-            raise
-        raise FeatcacheError(
-            "the head 'xgboost' needs the package xgboost, which is not installed",
-            "pip install 'xgboost>=2.1'",
-        ) from error
+    from featcache.fitting.boosting import XGBHead
+
     return XGBHead(random_state=seed)
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -31,7 +30,13 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.tree._tree import Tree
 from torch import Tensor, nn
 
-from featcache.errors import DataError, FeatcacheError
+from featcache.errors import DataError, FeatcacheError, first_line
+
+try:
+    import skops.io
+except ModuleNotFoundError as error:
+    problem = f"fitted classifiers are kept with the package {error.name}, which is not installed"
+    raise FeatcacheError(problem, f"pip install {error.name}") from error
 
 log = logging.getLogger("featcache")
 
@@ -137,9 +142,8 @@ def load_pipeline(folder: Path, parts: Sequence[Mapping[str, Any]]) -> Any:
     except FeatcacheError:
         raise
     except (SafetensorError, Exception) as error:
-        first = (str(error).splitlines() or [""])[0]
         raise DataError(
-            f"{folder} holds no readable model: {type(error).__name__} {first}",
+            f"{folder} holds no readable model: {type(error).__name__} {first_line(error)}",
             "Copy the whole folder again, or fit it again.",
         ) from error
     return pipeline
@@ -298,7 +302,9 @@ def _put_back(
     if place[last] is not None:
         raise DataError(f"{folder}: the place of part {number} is taken")
     if part["kind"] == "booster":
-        place[last] = _read_booster(folder / Path(part["file"]).name)
+        from featcache.fitting.boosting import read_booster
+
+        place[last] = read_booster(folder / Path(part["file"]).name)
         return
     with torch.device("meta"):  # no memory and no draws for weights that are replaced at once
         network = owner.untrained()
@@ -310,11 +316,3 @@ def _put_back(
 
 def _inside(owner: Any) -> Any:
     return owner if isinstance(owner, (list, tuple, dict)) else vars(owner)
-
-
-def _read_booster(path: Path) -> Any:
-    from xgboost import XGBClassifier
-
-    booster = XGBClassifier()
-    booster.load_model(path)
-    return booster

@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 from uuid import uuid4
@@ -240,7 +239,9 @@ def _refuse_others(cluster: Cluster, workers: Sequence[str], row: Stored | None)
 def _look(row: Stored | None) -> dict[str, str]:
     """What scores depend on, and must be the same everywhere; the row is read, if there is one."""
     from featcache.hashing import sha256_bytes
+    from featcache.reporting.keep import library_versions
     from featcache.scaling.plan import versions
 
-    found = versions() | {name: version(name) for name in ("scikit-learn", "xgboost")}
+    here = library_versions()
+    found = versions() | {name: here.get(name, "none") for name in ("scikit-learn", "xgboost")}
     return found if row is None else found | {"first row": sha256_bytes(row[:].tobytes())[:8]}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from packages import needs_xgboost
 from PIL import Image
 
 from featcache.cli import main as cli_main
@@ -310,7 +311,9 @@ def test_demo_says_in_one_line_that_weights_are_random(
     ("args", "code", "part"),
     [
         (["--head", "logreg", "--set", "logreg.C=-1"], 2, "logreg"),
-        (["--head", "xgboost", "--set", "head.subsample=7"], 2, "xgboost"),
+        pytest.param(
+            ["--head", "xgboost", "--set", "head.subsample=7"], 2, "xgboost", marks=needs_xgboost
+        ),
         (["--head", "logreg", "--set", "head.C=2020-01-01"], 2, "plain value"),
         (["--head", "logreg", "--set", "head.C=2020-99-99"], 2, "YAML"),
         (["--head", "logreg", "--seed", "-1"], 2, "seed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,11 +65,33 @@ def test_a_check_that_breaks_is_a_finding(here: Path, monkeypatch: pytest.Monkey
     assert (one.level, "driver mismatch" in one.text) == (FAIL, True)
 
 
-def test_a_library_that_can_not_be_imported(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "_NEEDED", ("numpy", "no_such_library"))
-    one = named(examine("cache", "reports"), "no_such_library")
-    assert one.level == FAIL
-    assert "pip install" in one.fix
+def test_what_everybody_needs_fails_and_what_some_need_warns(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("xgboost", "torchvision"):
+        monkeypatch.setitem(sys.modules, name, None)
+    found = examine("cache", "reports")
+    trees, images = named(found, "xgboost"), named(found, "torchvision")
+    assert (trees.level, trees.fix) == (WARN, "pip install xgboost")
+    assert "the head xgboost can't be fitted" in trees.text
+    assert (images.level, images.text, images.fix) == (
+        FAIL, "not installed", "pip install torchvision"
+    )  # fmt: skip
+
+
+def test_a_library_that_breaks_is_installed_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "broken.py").write_text("raise OSError('libgomp.so.1: cannot open')")
+    (here / "lacking.py").write_text("import no_such_library")
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setattr(findings, "_NEEDED", ("numpy", "broken", "lacking"))
+    found = examine("cache", "reports")
+    broken, lacking = named(found, "broken"), named(found, "lacking")
+    assert broken.level == lacking.level == FAIL
+    assert "libgomp.so.1" in broken.text
+    assert broken.fix == "pip install --force-reinstall broken"
+    assert lacking.fix == "pip install no_such_library"
 
 
 def test_no_compiler_and_a_full_disk_are_warnings(

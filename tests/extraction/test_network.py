@@ -15,24 +15,36 @@ def pixels(n, side=SIDE, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 3, side, side), dtype=np.uint8)
 
 
-def short_of_memory(most):
+CPU = "DefaultCPUAllocator: can't allocate memory: 9 TB"
+
+
+def short_of_memory(most, words=CPU):
     """A backbone whose network takes at most so many images at once."""
     backbone = tiny_backbone()
 
     class Net(TinyNet):
         def forward(self, x):
             if len(x) > most:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 TB")
+                raise RuntimeError(words)
             return super().forward(x)
 
     backbone.__dict__["build"] = lambda: Net(5, 0, None)
     return backbone
 
 
-def test_short_of_memory_it_goes_on_with_smaller_batches_and_loses_nothing(caplog):
+@pytest.mark.parametrize(
+    "words",
+    [
+        CPU,
+        "CUDA out of memory. Tried to allocate 9 TiB.",
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_short_of_memory_it_goes_on_with_smaller_batches_and_loses_nothing(caplog, words):
     x = pixels(21)
     wanted = Engine(batch_size=16).load(tiny_backbone()).run(x)
-    found = Engine(batch_size=16).load(short_of_memory(5)).run(x)
+    found = Engine(batch_size=16).load(short_of_memory(5, words)).run(x)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert "going on with batches of 4" in caplog.text
 

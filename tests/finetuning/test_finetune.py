@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +26,8 @@ from featcache.reporting.bundle import read_facts
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import write_comparison
 from featcache.reporting.run_folder import Run
+
+from .killing import finetune_in_a_process
 
 FEW = Options(epochs=2, freeze_epochs=1, batch_size=8, lr=1e-2)
 NET = {"backbone": "resnet18", "weights": "random:0", "image_size": 32}
@@ -229,45 +229,13 @@ def test_another_backbone_is_not_in_the_run(tuned: tuple[Path, Run]) -> None:
         open_backbone("mobilenet_v2", weights=str(tuned[1].folder))
 
 
-_SCRIPT = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from small import coloured, small_backbone
-from featcache.finetuning import steps
-from featcache.finetuning.finetune import finetune
-from featcache.finetuning.options import Options
-import torch
-torch.set_num_threads(1)
-count, step = 0, steps.Stepper.step
-def counted(self, *batch):
-    global count
-    count += 1
-    if count == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, *batch)
-steps.Stepper.step = counted
-finetune(coloured(), backbone=[small_backbone(), small_backbone("b", 4)], fusion="attention",
-         settings={{"attention.dim": 8}},
-         options=Options(epochs=3, freeze_epochs=1, batch_size=8, lr=1e-2),
-         device="cpu", workers=2, reports=sys.argv[1], cache=sys.argv[1] + "/cache", minutes=1e-9)
-"""
-
-
 @pytest.mark.slow  # three interpreters
 def test_sigkill_and_the_same_command_again(tmp_path: Path) -> None:
-    script = tmp_path / "go.py"
-    script.write_text(_SCRIPT.format(path=[str(Path(__file__).parent.parent)]))
-
-    def go(reports: str, kill: int) -> int:
-        command = [sys.executable, str(script), str(tmp_path / reports), str(kill)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, env=env, check=False, capture_output=True).returncode
-
-    assert go("whole", 0) == 0
-    assert go("killed", 8) == -signal.SIGKILL
+    assert finetune_in_a_process(tmp_path / "whole") == 0
+    assert finetune_in_a_process(tmp_path / "killed", kill=8) == -signal.SIGKILL
     assert not list((tmp_path / "killed").glob("*/*/run.json"))
     assert list((tmp_path / "killed").glob("*/.*.partial/test/checkpoint.pt"))
-    assert go("killed", 0) == 0
+    assert finetune_in_a_process(tmp_path / "killed") == 0
     files = [
         next((tmp_path / reports).glob(f"*/*/{name}")).read_bytes()
         for name in ("predictions.csv", "model/network.safetensors", "model/weights/b.safetensors")
@@ -284,15 +252,6 @@ def test_half_precision_trains_and_scores(tmp_path: Path) -> None:
     facts = json.loads((run.folder / "run.json").read_text())
     assert facts["settings"]["precision"] == "bf16"
     assert 0 <= run.metric("accuracy") <= 1
-
-
-@pytest.mark.gpu
-def test_on_a_gpu(tmp_path: Path) -> None:
-    options = Options(epochs=12, freeze_epochs=1, batch_size=8, lr=1e-2, mixup=0.2)
-    run = tune(tmp_path, device="cuda", options=options)
-    facts = json.loads((run.folder / "run.json").read_text())
-    assert facts["cost"]["gpu_seconds"] > 0
-    assert run.metric("accuracy") > 0.8
 
 
 def test_the_order_of_the_backbones_makes_no_other_run(

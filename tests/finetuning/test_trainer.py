@@ -208,8 +208,16 @@ def test_a_loss_that_is_no_number_stops_with_where_and_what_to_try() -> None:
     assert "--lr" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_out_of_memory_cuts_the_batch_and_changes_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {"norm": False, "dropout": 0.0, "epochs": 2, "freeze_epochs": 0, **PLAIN}
     whole = make_trainer(**options)
@@ -219,7 +227,7 @@ def test_out_of_memory_cuts_the_batch_and_changes_nothing_else(
 
     def small_only(*pixels: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and len(pixels[0]) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return forward(*pixels)
 
     monkeypatch.setattr(trainer.network, "forward", small_only)

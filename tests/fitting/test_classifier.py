@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from packages import EACH_HEAD
 from sklearn.base import clone, is_classifier
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -10,7 +11,6 @@ from featcache.errors import RecipeError, UnknownName
 from featcache.fitting.classifier import describe, make_classifier, with_blocks
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.fusion import FUSIONS
-from featcache.fitting.heads import HEADS
 from featcache.fitting.late import StackFusion, VoteFusion
 from featcache.fitting.learned import AttentionFusion
 from featcache.fitting.mlp import MLPHead
@@ -19,7 +19,7 @@ LATE = ("vote", "stack")
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", EACH_HEAD)
 def test_every_pair(fusion, head):
     made = make_classifier(fusion, head, blocks=(6, 4), seed=3)
     names = ["fusion"] if fusion in LATE else ["fusion", "head"]

@@ -7,7 +7,6 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featcache.fitting.bilinear import BilinearFusion
-from featcache.fitting.boosting import XGBHead
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
 from featcache.fitting.late import StackFusion, VoteFusion
@@ -36,7 +35,6 @@ ESTIMATORS = [
     MLPHead(hidden=16, epochs=12, lr=0.03),
     MLPHead(hidden=16, epochs=12, lr=0.03, fusion="attention", dim=8, heads=2),
     MLPHead(hidden=16, epochs=12, lr=0.03, fusion="gated", dim=8, schedule="cosine"),
-    XGBHead(n_estimators=10, colsample_bytree=1.0, n_jobs=1),
     SVMHead(),
     SVMHead(kernel="linear"),
     KNNHead(),
@@ -50,6 +48,10 @@ ESTIMATORS = [
     PrincipalComponents(2),
     *([NSGASelection(population=4, generations=2)] if find_spec("pymoo") else []),
 ]
+if find_spec("xgboost"):
+    ESTIMATORS.append(
+        HEADS["xgboost"](0).set_params(n_estimators=10, colsample_bytree=1.0, n_jobs=1)
+    )
 
 
 TORCH = (AttentionFusion, GatedFusion, MLPHead)

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from packages import EACH_HEAD
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_validate
 from sklearn.neighbors import KNeighborsClassifier
@@ -11,7 +12,6 @@ from featcache.errors import CacheRefused, DataError
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.evaluate import evaluate
 from featcache.fitting.fusion import FUSIONS
-from featcache.fitting.heads import HEADS
 from featcache.fitting.metrics import interval
 from featcache.fitting.splits import Fold, make_folds
 
@@ -97,7 +97,7 @@ def test_interval_draws_linked_rows_together():
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", EACH_HEAD)
 def test_signal_is_found_and_permuted_labels_are_at_chance(fusion, head):
     features = make_features(n=180)
     least = 0 if head == "dummy" else 0.6 if fusion in LOSSY else 0.9

@@ -1,13 +1,12 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
+from packages import EACH_HEAD, XGBOOST, hide, needs_xgboost
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName
-from featcache.fitting.boosting import XGBHead
+from featcache.fitting.classifier import make_classifier
 from featcache.fitting.heads import HEADS
 from featcache.fitting.mlp import MLPHead
 from featcache.fitting.svm import SVMHead
@@ -30,7 +29,7 @@ def least(name, classes):
 
 
 @pytest.mark.parametrize("classes", [("a", "b"), ("zebra", "ape", "yak"), tuple("abcdefghijkl")])
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", EACH_HEAD)
 def test_string_labels(name, classes):
     features = make_features(n=40 * len(classes), classes=classes)
     half = 20 * len(classes)
@@ -46,7 +45,7 @@ def test_string_labels(name, classes):
     np.testing.assert_array_equal(head.classes_[proba.argmax(axis=1)], pred)
 
 
-@pytest.mark.parametrize("name", ["mlp", "xgboost", "svm", "forest"])
+@pytest.mark.parametrize("name", ["mlp", XGBOOST, "svm", "forest"])
 def test_seeds(name):
     features = make_features(signal=0.3)
 
@@ -59,7 +58,7 @@ def test_seeds(name):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", EACH_HEAD)
 def test_a_class_of_one_row(name):
     features = make_features(n=60)
     keep = np.flatnonzero((features.y != "owl") | (np.arange(60) == 2))
@@ -71,7 +70,7 @@ def test_a_class_of_one_row(name):
     assert (head.predict(features.X[keep]) == features.y[keep]).mean() > least(name, 3)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", EACH_HEAD)
 def test_constant_columns_and_tiny_data(name):
     features = make_features(n=6)
     X = features.X.copy()
@@ -155,7 +154,10 @@ def test_unknown_fusion_in_the_head(features):
         MLPHead(fusion="concat").fit(features.X, features.y)
 
 
+@needs_xgboost
 def test_boosting_stops_early():
+    from featcache.fitting.boosting import XGBHead
+
     features = make_features(n=300, signal=0.2)
     head = XGBHead(n_jobs=1, patience=3).fit(features.X, features.y)
     losses = head.history_["val_loss"]
@@ -165,7 +167,10 @@ def test_boosting_stops_early():
     assert everything.booster_.get_booster().num_boosted_rounds() == 7
 
 
+@needs_xgboost
 def test_boosting_share_out_of_range(features):
+    from featcache.fitting.boosting import XGBHead
+
     with pytest.raises(RecipeError, match="validation"):
         XGBHead(validation=1.5).fit(features.X, features.y)
 
@@ -196,14 +201,15 @@ def test_logreg_is_sklearns():
 
 
 def test_without_xgboost(monkeypatch):
-    monkeypatch.setitem(sys.modules, "xgboost", None)
-    monkeypatch.delitem(sys.modules, "featcache.fitting.boosting")
+    hide(monkeypatch, "xgboost", "featcache.fitting.boosting")
     with pytest.raises(FeatcacheError, match="xgboost") as caught:
         HEADS["xgboost"](0)
     assert "pip install" in caught.value.remedy
     HEADS["mlp"](0)
+    make_classifier(head="mlp", settings={"xgboost.max_depth": 3})  # of use to another candidate
 
 
+@needs_xgboost
 def test_device_of_the_trees(monkeypatch, features):
     from featcache.fitting import boosting
 
@@ -214,4 +220,4 @@ def test_device_of_the_trees(monkeypatch, features):
     assert boosting._device("auto") == "cpu"
     assert boosting._device("cuda:1") == "cuda:1"
     with pytest.raises(UnknownName, match="device 'gpu'"):
-        XGBHead(device="gpu").fit(features.X, features.y)
+        boosting.XGBHead(device="gpu").fit(features.X, features.y)

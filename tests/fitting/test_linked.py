@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from packages import needs_xgboost
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featcache.fitting import boosting, grouped, late, training
+from featcache.fitting import grouped, late, training
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.evaluate import evaluate
 from featcache.fitting.linked import fit_linked
@@ -41,7 +42,7 @@ def test_groups_reach_what_asks_for_them_and_nothing_else():
         ("concat", "mlp", [training]),
         ("attention", "logreg", [training]),
         ("gated", "mlp", [training]),
-        ("concat", "xgboost", [boosting]),
+        pytest.param("concat", "xgboost", [training], marks=needs_xgboost),
         ("vote", "mlp", [training]),
         ("stack", "logreg", [late]),
     ],
@@ -56,7 +57,7 @@ def test_what_is_held_back_in_a_fit_never_divides_an_image_from_its_views(
         seen.append((groups, part))
         return part
 
-    for module in {training if module is boosting else module for module in modules}:
+    for module in modules:
         monkeypatch.setattr(module, "stratified_groups", noted)
     features = add(make_features(), "hflip", "rot90")
     classifier = make_classifier(fusion, head, settings=QUICK)

@@ -2,6 +2,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from packages import EACH_HEAD
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, f_classif, mutual_info_classif
 
@@ -9,7 +10,6 @@ from featcache.errors import RecipeError, UnknownName
 from featcache.fitting.classifier import describe, make_classifier
 from featcache.fitting.evaluate import evaluate
 from featcache.fitting.fusion import FUSIONS
-from featcache.fitting.heads import HEADS
 from featcache.fitting.selection import BestColumns, PrincipalComponents, make_selection
 
 from .conftest import make_features
@@ -115,7 +115,7 @@ def test_variance_sees_columns_before_they_are_scaled():
     assert make_classifier("concat", "svm", select="anova:5")["fusion"].scale == "standard"
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", EACH_HEAD)
 def test_selection_of_one_column(head):
     features = make_features(n=60)
     made = make_classifier("concat", head, settings=QUICK, select="anova:1")

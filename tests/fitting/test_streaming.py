@@ -8,13 +8,14 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from packages import XGBOOST
 from scipy.special import logsumexp
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from stored import blobs, store
 
 from featcache.errors import CacheRefused, RecipeError
-from featcache.fitting import batches, boosting, leaks, stream, streamed_linear
+from featcache.fitting import batches, leaks, stream, streamed_linear
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.concat import ConcatFusion
 from featcache.fitting.evaluate import evaluate
@@ -35,7 +36,6 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(batches, "_BUFFER", 100 * 40)
     monkeypatch.setattr(batches, "_RUN", 4 * 40)
     monkeypatch.setattr(batches, "_CHUNK", 64)
-    monkeypatch.setattr(boosting, "_PAGE", 60 * 40)
     monkeypatch.setattr(streamed_linear, "_SAMPLE", 90 * 40)
 
 
@@ -174,8 +174,18 @@ def test_shuffling_reaches_every_row_once_and_mixes_the_classes(both):
     assert sorted(torch.cat([part for _, part in held]).tolist()) == rows.tolist()
 
 
+@pytest.fixture
+def boosting(monkeypatch):
+    """The module, in which XGBoost is handed 60 rows at a time."""
+    pytest.importorskip("xgboost")
+    from featcache.fitting import boosting
+
+    monkeypatch.setattr(boosting, "_PAGE", 60 * 40)
+    return boosting
+
+
 @pytest.mark.parametrize("bins", [2**28, 0])
-def test_xgboost_is_as_good_with_bins_in_memory_or_on_disk(both, monkeypatch, bins):
+def test_xgboost_is_as_good_with_bins_in_memory_or_on_disk(both, boosting, monkeypatch, bins):
     monkeypatch.setattr(boosting, "_BINS", bins)
     settings = {"head.colsample_bytree": 1.0, "head.n_estimators": 30, "head.n_jobs": 1}
     one, other = accuracies(both, "xgboost", **settings)
@@ -186,6 +196,7 @@ def test_xgboost_is_as_good_with_bins_in_memory_or_on_disk(both, monkeypatch, bi
     assert head.booster_.n_classes_ == 3
 
 
+@pytest.mark.usefixtures("boosting")
 def test_xgboost_with_the_same_quantiles_is_the_same(both):
     # Without draws and with a bin for every value there is nothing left to differ in.
     settings = {
@@ -325,7 +336,7 @@ def test_leaks_are_those_found_in_memory(both, monkeypatch, caplog):
     assert "near duplicates are not looked for" in caplog.text
 
 
-@pytest.mark.parametrize("head", ["mlp", "logreg", "xgboost", "nearest_mean"])
+@pytest.mark.parametrize("head", ["mlp", "logreg", XGBOOST, "nearest_mean"])
 def test_what_was_fitted_can_be_kept(both, tmp_path, head):
     loaded, lazy = both
     wanted = make_classifier("concat", head, blocks=loaded.blocks)

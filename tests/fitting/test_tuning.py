@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from packages import EACH_HEAD
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -106,7 +107,7 @@ def test_finds_a_better_setting_than_a_bad_default():
 
 @pytest.mark.parametrize("select", ["", "anova:3"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", EACH_HEAD)
 def test_every_space_fits_its_classifier(fusion, head, select):
     made = make_classifier(fusion, head, tune=3, select=select)
     assert isinstance(made, TunedClassifier)

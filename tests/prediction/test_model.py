@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packages import EACH_HEAD, needs_xgboost
 from PIL import Image
 from tiny import SIDE, tiny_backbone
 
@@ -17,7 +18,6 @@ from featcache.errors import DataError, WeightsError
 from featcache.extraction.extract import extract
 from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.grid import Candidate, fit_candidate
-from featcache.fitting.heads import HEADS
 from featcache.fitting.splits import make_folds
 from featcache.prediction.model import Model, load_model
 from featcache.reporting.bundle import FACTS
@@ -52,7 +52,8 @@ def _same_as_told(made: Made, model: Model, tolerance: float = 1e-5) -> None:
 # Each fusion and each head in a pair that no other covers; all pairs are in the slow test.
 @pytest.mark.parametrize(
     ("fusion", "head"),
-    [("concat", "svm"), ("attention", "mlp"), ("gated", "mlp"), ("stack", "xgboost"),
+    [("concat", "svm"), ("attention", "mlp"), ("gated", "mlp"),
+     pytest.param("stack", "xgboost", marks=needs_xgboost),
      ("vote", "ridge"), ("bilinear", "knn"), ("sum", "forest"), ("hadamard", "nearest_mean")],
 )  # fmt: skip
 def test_predictions_are_those_of_the_evaluation(fusion: str, head: str, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_predictions_are_those_of_the_evaluation(fusion: str, head: str, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", EACH_HEAD)
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_so_they_are_for_every_fusion_and_head(fusion: str, head: str, tmp_path: Path) -> None:
     made = make(tmp_path, fusion, head, settings=QUICK)

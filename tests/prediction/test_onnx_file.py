@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from packages import needs_xgboost
 from PIL import Image
 from sklearn.svm import SVC
 
@@ -78,7 +79,8 @@ def test_a_class_that_was_not_trained_on_gets_0() -> None:
 @pytest.mark.parametrize(
     ("fusion", "head", "name"),
     [("sum", "logreg", "SumFusion"), ("concat", "svm", "SVMHead"), ("vote", "logreg", "VoteFusion"),
-     ("concat", "ridge", "RidgeClassifier"), ("concat", "xgboost", "XGBHead")],
+     ("concat", "ridge", "RidgeClassifier"),
+     pytest.param("concat", "xgboost", "XGBHead", marks=needs_xgboost)],
 )  # fmt: skip
 def test_what_can_t_be_written_is_named_with_what_can(fusion: str, head: str, name: str) -> None:
     features = _features()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from sklearn.naive_bayes import GaussianNB
 from stored import blobs, store
 
 from featcache.errors import ClusterError, DataError, RecipeError
+from featcache.reporting import keep
 from featcache.reporting.compare import compare
+from featcache.scaling import fitting
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.fitting import DaskCrew
 
@@ -199,3 +202,16 @@ def test_the_features_are_mapped_by_workers_here(tmp_path: Path) -> None:
 
 def _maps(common: Any) -> bool:
     return isinstance(common.features.X, np.memmap)
+
+
+def test_a_machine_without_xgboost_is_told_from_one_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(name: str) -> str:
+        if name == "xgboost":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(keep, "version", absent)
+    found = fitting._look(None)
+    assert (found["xgboost"], found["scikit-learn"]) == ("none", "1.0")

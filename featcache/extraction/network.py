@@ -134,7 +134,7 @@ class Network:
             self._prepare()
 
     def _cannot_run(self, error: Exception) -> FeatcacheError:
-        if _no_memory(error):
+        if no_memory(error):
             remedy = "Choose a smaller --batch-size."
         elif self._precision == "fp32":
             remedy = "Choose another --image-size: the network may need larger images."

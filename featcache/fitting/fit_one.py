@@ -76,7 +76,7 @@ def predict_all(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDAr
         return _predict_stored(fitted, X, classes)
     if not hasattr(fitted, "predict_proba"):
         return np.asarray(fitted.predict(X)).astype(classes.dtype), None
-    known = fitted.predict_proba(X)  # (n, known classes)
+    known = _sum_to_one(fitted.predict_proba(X))  # (n, known classes)
     if _says_the_most_probable(fitted):
         pred: Strings = fitted.classes_[known.argmax(axis=1)].astype(classes.dtype)  # (n,)
     else:
@@ -84,6 +84,15 @@ def predict_all(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDAr
     proba = np.zeros((len(X), len(classes)), dtype=known.dtype)  # (n, classes)
     proba[:, np.searchsorted(classes, fitted.classes_)] = known
     return pred, proba
+
+
+def _sum_to_one(proba: NDArray[Any]) -> NDArray[Any]:
+    """Probabilities (n, classes); those of some classifiers miss 1 in float32, as GaussianNB's."""
+    total = proba.sum(axis=1, dtype=np.float64, keepdims=True)  # (n, 1)
+    if np.allclose(total, 1) or not (total > 0).all():
+        return proba
+    exact: NDArray[Any] = proba / total  # (n, classes)
+    return exact
 
 
 def backbone_weights(fitted: Any, X: Floats, true: Strings) -> dict[str, list[float]] | None:

@@ -211,6 +211,8 @@ def _fuse(
         return
     shape = [batch_size, *source.meta["tensor_meta"].shape[1:]]
     fused = _FusedConv(conv, activation, limits, shape, dtype)
+    if other is not None and not _takes_sum(fused, source, other, dtype):
+        return
     name = f"fused_{str(node.target).replace('.', '_')}_{node.name}"
     graph.add_module(name, fused)
     with graph.graph.inserting_after(node):
@@ -237,6 +239,18 @@ def _summand(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if None in shapes or shapes[0] != shapes[1]:
         return None
     return other if order.index(other) < order.index(node) else None
+
+
+def _takes_sum(
+    fused: _FusedConv, source: fx.Node, other: fx.Node, dtype: torch.dtype
+) -> bool:  # fmt: skip
+    """Whether oneDNN adds maps of these shapes: that of torch 2.11 can't if they are 1 x 1."""
+    maps = [torch.zeros(one.meta["tensor_meta"].shape, dtype=dtype) for one in (source, other)]
+    try:
+        fused(*(one.to(memory_format=torch.channels_last) for one in maps))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _activation(

@@ -226,7 +226,8 @@ class Preprocess:
 
         mean = torch.tensor(self.mean) * 255
         variance = (torch.tensor(self.std) * 255) ** 2
-        return torch.nn.functional.batch_norm(batch.bfloat16(), mean, variance, eps=0.0)
+        # torch 2.11 wants an eps above 0; this one is lost in the rounding of the variance.
+        return torch.nn.functional.batch_norm(batch.bfloat16(), mean, variance, eps=1e-12)
 
 
 def from_plain(plain: Mapping[str, Any]) -> Preprocess:

@@ -151,3 +151,23 @@ def test_in_bf16_real_architectures_stay_close_to_fp32(name):
     wanted = backbone.build().eval()(x)
     fused = fuse_for_cpu(fold(backbone.build().eval(), x), x[:1], torch.bfloat16, 4)
     assert cosine(np.asarray(wanted), np.asarray(fused(x.bfloat16()).float())).min() > 0.999
+
+
+@torch.no_grad()
+def test_a_sum_of_single_pixels_is_fused_or_left_alone():
+    """oneDNN of torch 2.11 adds maps of any size but 1 x 1."""
+    torch.manual_seed(0)
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            y = torch.relu(self.first(x).mean((2, 3), keepdim=True))  # (n, 4, 1, 1)
+            return torch.relu(self.second(y) + y).flatten(1)
+
+    net = Residual().eval()
+    fused = fuse_for_cpu(fold(copy.deepcopy(net), X), X[:1], torch.float32, 4)
+    found = fused(X.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, net(X), rtol=1e-5, atol=1e-5)

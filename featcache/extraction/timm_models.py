@@ -16,10 +16,10 @@ from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.hub import on_hub
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.quiet import quiet
-from featcache.extraction.state import difference, of_another
+from featcache.extraction.state import difference, fit_state, of_another, read_state
 from featcache.extraction.torchvision_models import Size
 from featcache.extraction.tuned import file_stem, read_tuned
-from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
+from featcache.extraction.weights import Published, Weights, find_weights
 
 if TYPE_CHECKING:
     import torch

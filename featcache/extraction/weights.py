@@ -1,21 +1,16 @@
-"""Weights: find the file, check it, read it safely; never fall back to random ones."""
+"""Weights: find the file and check it; never fall back to random ones."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from featcache.errors import RecipeError, WeightsError, first_line
 from featcache.extraction.tuned import TAG, file_stem, in_run, read_tuned
 from featcache.hashing import sha256_file
-
-if TYPE_CHECKING:
-    import torch
 
 VARIABLE = "FEATCACHE_WEIGHTS"
 _OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
@@ -159,54 +154,6 @@ def hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
-    """Read a weight file, as tensors and nothing else, in float32.
-
-    Raises
-    ------
-    WeightsError
-        Where it is no such file. A pickle that holds anything but tensors is refused.
-    """
-    import pickle
-    import struct
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, struct.error, OSError, RuntimeError,
-            ValueError, LookupError, TypeError, AttributeError, AssertionError,
-            EOFError) as error:  # fmt: skip
-        first = first_line(error)
-        raise WeightsError(
-            f"{path} can't be read as weights: {first}",
-            "Pass a .safetensors file, or a .pth file that holds a state dict of tensors only.",
-        ) from None
-    for name in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and torch.is_tensor(v) for name, v in state.items()
-    ):
-        raise WeightsError(f"{path} holds no state dict of tensors")
-    plain = OrderedDict(
-        (name.removeprefix("module."), v.float() if v.is_floating_point() else v)
-        for name, v in state.items()
-    )
-    if hasattr(state, "_metadata"):  # layer versions, which some layers need to read old files
-        plain._metadata = OrderedDict(  # type: ignore[attr-defined]
-            ("" if name == "module" else name.removeprefix("module."), v)
-            for name, v in state._metadata.items()
-        )
-    return plain
-
-
 def _random(spec: str) -> Weights:
     _, _, seed = spec.partition(":")
     if seed and not seed.isdecimal():
@@ -286,33 +233,3 @@ def _download(architecture: str, wanted: Published, own: Path | None) -> Weights
             "- or pass --weights random:0 to try the pipeline with untrained features",
         ) from None
     return _checked(path, wanted)
-
-
-def fit_state(
-    state: OrderedDict[str, torch.Tensor], module: torch.nn.Module, dropped: tuple[str, ...]
-) -> OrderedDict[str, torch.Tensor]:
-    """The part of a state dict that a network without its classifier needs.
-
-    Parameters
-    ----------
-    state : state dict
-    module : torch.nn.Module
-        The network, its last layer already taken away.
-    dropped : tuple of str
-        Prefixes of what was taken away.
-    """
-    wanted = module.state_dict()
-    kept = OrderedDict(
-        (name, value) for name, value in _renamed(state) if not name.startswith(dropped)
-    )
-    for name, value in wanted.items():
-        if name.endswith("num_batches_tracked"):  # absent from old files, unused in eval
-            kept.setdefault(name, value)
-    kept._metadata = getattr(state, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
-    return kept
-
-
-def _renamed(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """DenseNet files of old spell `norm.1.weight` for `norm1.weight`."""
-    for name, value in state.items():
-        yield re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name), value

@@ -49,7 +49,9 @@ def cached_features(
             )
         images = store.images(data or name)
     else:
-        images = open_images(data, name=name, data_root=data_root, group=group, cache=cache)
+        images = open_images(
+            data, name=name, data_root=data_root, group=group, cache=cache, download=False
+        )
     entries = store.choose(images.name, backbone)
     note(images.describe())
     for entry in entries:
@@ -95,7 +97,12 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
         note(f"{known.name}: its images are not where they were; taking the list in the cache")
         return known
     return open_images(
-        where, name=known.name, data_root=data_root, cache=store.folder, rehash=rehash
+        where,
+        name=known.name,
+        data_root=data_root,
+        cache=store.folder,
+        rehash=rehash,
+        download=False,
     )
 
 

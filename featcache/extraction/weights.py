@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from featcache.errors import RecipeError, WeightsError, first_line
 from featcache.extraction.tuned import TAG, file_stem, in_run, read_tuned
 from featcache.hashing import sha256_file
 
 VARIABLE = "FEATCACHE_WEIGHTS"
+NOT_AT_HAND = "not at hand:"
+Absent = Literal["download", "refuse", "name"]
 _OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
 
@@ -87,7 +90,7 @@ class Weights:
     tag : str
         The library's tag where the file is that file, "local" for any other, or "random".
     sha256 : str
-        Hex digest of the file, or "random:SEED".
+        Hex digest of the file, "random:SEED", or "not at hand:" and what the digest begins with.
     path : Path or None
     seed : int or None
         For random weights.
@@ -100,7 +103,11 @@ class Weights:
 
 
 def find_weights(
-    architecture: str, spec: str, published: Mapping[str, Published], folder: Path | None = None
+    architecture: str,
+    spec: str,
+    published: Mapping[str, Published],
+    folder: Path | None = None,
+    absent: Absent = "download",
 ) -> Weights:
     """Find the weights that `spec` means.
 
@@ -114,6 +121,9 @@ def find_weights(
         What the library offers, the default first.
     folder : Path, optional
         Searched first; by default the folder that FEATCACHE_WEIGHTS names.
+    absent : {"download", "refuse", "name"}, default "download"
+        What to do if a published file is on none of the disks: "name" gives `Weights` without a
+        file, from which a key can be made and no network. Only "download" uses the network.
 
     Returns
     -------
@@ -122,7 +132,7 @@ def find_weights(
     Raises
     ------
     WeightsError
-        Where there are none; it names the file, its hash, the folders searched and the remedies.
+        If there are none; it names the file, its hash, the folders searched and the remedies.
     """
     if spec.split(":")[0] == "random":
         return _random(spec)
@@ -144,7 +154,18 @@ def find_weights(
         )
     if kept := wanted.kept():
         return _checked(kept, wanted)
-    return _download(architecture, wanted, own)
+    if absent == "name":
+        return Weights(wanted.tag, f"{NOT_AT_HAND}{wanted.hash_prefix}")
+    if absent == "refuse":
+        raise _not_found(
+            architecture, wanted, own, "they are not at hand (extract and predict download them)"
+        )
+    try:
+        path = wanted.fetch()
+    except (OSError, RuntimeError) as error:
+        why = f"they can't be downloaded: {first_line(error)}"
+        raise _not_found(architecture, wanted, own, why) from None
+    return _checked(path, wanted)
 
 
 def hub_folder() -> Path:
@@ -214,22 +235,17 @@ def _from_environment() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def _download(architecture: str, wanted: Published, own: Path | None) -> Weights:
-    try:
-        path = wanted.fetch()
-    except (OSError, RuntimeError) as error:
-        stem = file_stem(architecture)
-        place = own or (wanted.place if wanted.plain else "a folder of your own")
-        known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
-        searched = [str(folder) for folder in (own, wanted.place) if folder]
-        raise WeightsError(
-            f"{architecture} needs the weights {wanted.file}{known}, and they can't be "
-            f"downloaded: {first_line(error)}\n"
-            f"searched: {', '.join(searched)}",
-            f"- fetch {wanted.url} elsewhere and put it into {place}"
-            f"{'' if wanted.plain else f' as {wanted.file}'}\n"
-            f"- or keep weights in a folder of your own ({stem}.safetensors or "
-            f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
-            "- or pass --weights random:0 to try the pipeline with untrained features",
-        ) from None
-    return _checked(path, wanted)
+def _not_found(architecture: str, wanted: Published, own: Path | None, why: str) -> WeightsError:
+    stem = file_stem(architecture)
+    place = own or (wanted.place if wanted.plain else "a folder of your own")
+    known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
+    searched = [str(folder) for folder in (own, wanted.place) if folder]
+    return WeightsError(
+        f"{architecture} needs the weights {wanted.file}{known}, and {why}\n"
+        f"searched: {', '.join(searched)}",
+        f"- fetch {wanted.url} elsewhere and put it into {place}"
+        f"{'' if wanted.plain else f' as {wanted.file}'}\n"
+        f"- or keep weights in a folder of your own ({stem}.safetensors or "
+        f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
+        "- or pass --weights random:0 to try the pipeline with untrained features",
+    )

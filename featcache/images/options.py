@@ -30,6 +30,8 @@ class Options:
         The cache folder, which knows the digests of unchanged files.
     rehash : bool
         Take every digest again.
+    download : bool
+        Let torchvision download a data set that is not there.
     """
 
     source: str
@@ -38,6 +40,7 @@ class Options:
     group: str | None = None
     cache: Path | None = None
     rehash: bool = False
+    download: bool = True
 
     def refuse_group(self, kind: str) -> None:
         """For a source that has no columns to group by."""

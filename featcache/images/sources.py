@@ -31,6 +31,7 @@ def open_images(
     group: str | None = None,
     cache: str | Path | None = "cache",
     rehash: bool = False,
+    download: bool = True,
 ) -> Images:
     """Open a set of images.
 
@@ -54,6 +55,8 @@ def open_images(
         Where an earlier run noted the digests of unchanged files.
     rehash : bool, default False
         Distrust those notes.
+    download : bool, default True
+        Let torchvision download a data set that is not there.
 
     Returns
     -------
@@ -76,6 +79,7 @@ def open_images(
         cache=None if cache is None else Path(cache),
         rehash=rehash,
         source=str(data),
+        download=download,
     )
     images = SOURCES[kind](argument, options)
     if not len(images):
@@ -200,7 +204,7 @@ def torchvision(argument: str, options: Options) -> Images:
             f"torchvision keeps its data in a folder, not at {options.root}",
             "Name a folder with --data-root.",
         )
-    arrays, labels, split = load(argument, Path(options.root or "data"))
+    arrays, labels, split = load(argument, Path(options.root or "data"), options.download)
     return from_arrays(
         options.name or check_name(argument.lower()),
         arrays,

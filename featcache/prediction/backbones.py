@@ -13,7 +13,7 @@ from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.registry import family_of, open_backbone
 from featcache.extraction.tuned import file_stem
-from featcache.extraction.weights import VARIABLE, hub_folder
+from featcache.extraction.weights import VARIABLE, Absent, hub_folder
 from featcache.hashing import sha256_file
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def open_recorded(
     bundled: Path | None = None,
     weights_dir: str | Path | None = None,
     own: Backbone | None = None,
+    absent: Absent = "download",
 ) -> Backbone:
     """The backbone of one entry of a bundle's `backbones`.
 
@@ -40,6 +41,8 @@ def open_recorded(
         A folder of weight files, searched first (default: FEATCACHE_WEIGHTS).
     own : Backbone, optional
         An object of the user's own under that name, in place of a registered one.
+    absent : {"download", "refuse"}, default "download"
+        What to do if published weights are not at hand.
 
     Raises
     ------
@@ -65,6 +68,7 @@ def open_recorded(
         weights_dir=weights_dir,
         layer=layer or PENULTIMATE,
         image_size=preprocess.crop,
+        absent=absent,
     )
     if bundled is None and opened.weights_sha256 != wanted:
         raise _other_weights(name, tag, wanted, [f"{opened.weights_sha256[:8]}… was found"])
@@ -82,14 +86,18 @@ def open_recorded(
 def whole_network(
     recorded: Mapping[str, Any], weights_dir: str | Path | None = None
 ) -> torch.nn.Module:
-    """The network of a recorded backbone up to its classifier, whatever layer is taken from it."""
-    same = open_recorded(recorded, None, weights_dir)
+    """The network of a recorded backbone up to its classifier, whatever layer is taken from it.
+
+    Its weights must be at hand.
+    """
+    same = open_recorded(recorded, None, weights_dir, absent="refuse")
     tag = recorded["weights"]
     return open_backbone(
         same.name,
         weights=str(_search(same.name, same.weights_sha256, tag, weights_dir)),
         weights_dir=weights_dir,
         image_size=same.preprocess.crop,
+        absent="refuse",
     ).build()
 
 

@@ -12,7 +12,8 @@ from featcache.extraction.loading import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
 from featcache.store.cache import FAILED_CSV, Cache
-from featcache.store.file import Digests, to_digests
+from featcache.store.checksum import Digests
+from featcache.store.file import to_digests
 
 
 class Content:

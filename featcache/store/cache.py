@@ -22,12 +22,13 @@ from featcache.images.manifest import (
 )
 from featcache.images.origin import read_origin
 from featcache.images.url import is_url, without_secrets
+from featcache.store.checksum import Digests
 from featcache.store.choice import choose
 from featcache.store.command import extract_commands
 from featcache.store.disk import guard_writes
 from featcache.store.entry import Entry
 from featcache.store.features import NO_VIEW, Features
-from featcache.store.file import Digests, FeatureFile, to_digests
+from featcache.store.file import FeatureFile, to_digests
 from featcache.store.key import Key
 from featcache.store.positions import positions
 from featcache.store.spec import names_of

@@ -59,6 +59,11 @@ def commands_for_absent(entries: Sequence[Entry], data: str, source: str, wanted
     return shlex.join(words + (_cache(entries[0]) if entries else []))
 
 
+def in_cache(words: Sequence[str], entry: Entry) -> str:
+    """A command as one line, for the cache folder that a file stands in."""
+    return shlex.join([*words, *_cache(entry)])
+
+
 def _start(source: str, data: str) -> list[str]:
     return ["featcache", "extract", "--data", source or data]
 

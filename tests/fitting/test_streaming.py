@@ -8,7 +8,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from stored import blobs, store
+from stored import blobs, reseal, store
 
 from featcache.errors import CacheRefused, RecipeError
 from featcache.fitting import batches, boosting, leaks, stream, streamed_linear
@@ -272,6 +272,7 @@ def test_the_gate_sees_what_it_sees_in_memory(tmp_path):
     cache, images = store(tmp_path, np.where(np.isinf(X), 7, X), y, (6, 4))
     with h5py.File(cache.choose("toy")[0].path, "r+") as file:
         file["features"][7, 1] = np.nan
+    reseal(cache.choose("toy")[0].path)
     said = []
     for lazy in (False, True):
         features = cache.features(images, cache.choose("toy"), lazy=lazy)
@@ -287,6 +288,7 @@ def test_nan_that_the_gate_let_through_is_an_error_without_a_traceback(tmp_path)
     cache, images = store(tmp_path, X, y, (6, 4))
     with h5py.File(cache.choose("toy")[0].path, "r+") as file:
         file["features"][7, 1] = np.nan
+    reseal(cache.choose("toy")[0].path)
     lazy = cache.features(images, cache.choose("toy"), lazy=True)
     for head in ("mlp", "logreg"):
         with pytest.raises(RecipeError, match="contains NaN"):

@@ -20,7 +20,7 @@ from featcache.fitting.splits import Fold, describe_folds, folds_to_json, is_lea
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
 from featcache.reporting.bundle import FOLDER, Writer, try_to_write
 from featcache.reporting.checked import check_run_types
-from featcache.reporting.fold_facts import finite, fold_facts, most_memory
+from featcache.reporting.fold_facts import finite, fold_facts
 from featcache.reporting.placing import place
 from featcache.reporting.predictions import write_predictions
 from featcache.reporting.rows import rows_json
@@ -65,8 +65,6 @@ class Run:
         The selection of columns before the head; "" for none.
     tune : int
         Settings tried in the inner loop; 0 where nothing was tuned.
-    memory : int or None
-        Bytes that a fit added to the process at its peak, in the hungriest fold.
     """
 
     folder: Path
@@ -86,7 +84,6 @@ class Run:
     leaky: bool = False
     select: str = ""
     tune: int = 0
-    memory: int | None = None
 
     @property
     def tie(self) -> bool:
@@ -210,7 +207,6 @@ def save_run(
         leaky=is_leaky(folds),
         select=settings.get("select", ""),
         tune=settings.get("tune", 0),
-        memory=most_memory(result.folds),
     )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -261,7 +257,6 @@ def read_run(folder: Path) -> Run:
             leaky=facts.get("leaky") is True,
             select=facts.get("select") or "",
             tune=int(facts.get("tune") or 0),
-            memory=facts.get("memory"),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise DataError(

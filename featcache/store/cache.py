@@ -25,6 +25,7 @@ from featcache.images.url import is_url, without_secrets
 from featcache.store.checksum import Digests
 from featcache.store.choice import choose
 from featcache.store.command import extract_commands
+from featcache.store.coverage import Coverage
 from featcache.store.disk import guard_writes
 from featcache.store.entry import Entry
 from featcache.store.features import NO_VIEW, Features
@@ -239,7 +240,7 @@ class Cache:
                 where.append(positions(digests, file.digests))
         absent = np.any([w < 0 for w in where], axis=0)
         if absent.any():
-            self._refuse_absent(images, absent, entries, views[1:])
+            self._check_absent(images, absent, entries, views[1:])
         if absent.all():
             raise CacheRefused(f"not one of {len(images)} images of {images.name} has a vector")
         keep = np.flatnonzero(~absent)
@@ -255,7 +256,7 @@ class Cache:
             origins=tuple(entry.key for entry in entries),
         )
 
-    def _refuse_absent(
+    def _check_absent(
         self, images: Images, absent: NDArray[np.bool_], entries: Sequence[Entry],
         view: Sequence[str],
     ) -> None:  # fmt: skip
@@ -269,9 +270,11 @@ class Cache:
                 extract_commands(entries, images.source, view),
             )
         log.warning(
-            "%d images could not be decoded and are left out (%s)",
-            len(rows), self.folder / images.name / FAILED_CSV,
-        )  # fmt: skip
+            "%s: %s; those that failed are left out (%s)",
+            images.name,
+            Coverage.of(images, ~absent, known_bad),
+            self.folder / images.name / FAILED_CSV,
+        )
 
 
 def _finished(path: Path) -> FeatureFile:

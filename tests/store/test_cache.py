@@ -261,7 +261,7 @@ class TestFeatures:
         found = full.features(more, full.choose("tiny"))
         assert found.ids.tolist() == more.ids.tolist()[:12]
         np.testing.assert_array_equal(found.X, vectors(more)[:12])
-        assert "2 images could not be decoded" in caplog.text
+        assert "14 images: 12 embedded, 2 failed" in caplog.text
 
     def test_images_that_could_not_be_read_are_not_left_out_silently(self, full):
         more = tiny_images(13)

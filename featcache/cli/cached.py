@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
-from featcache.errors import DataError, RecipeError, unknown
+from featcache.errors import CacheMissing, DataError, RecipeError, unknown
 from featcache.images.options import KINDS
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def cached_features(
         images = open_images(
             data, name=name, data_root=data_root, group=group, cache=cache, download=False
         )
-    entries = store.choose(images.name, backbone)
+    try:
+        entries = store.choose(images.name, backbone)
+    except CacheMissing:
+        _refuse_unknown(backbone)
+        raise
     note(images.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
@@ -65,6 +69,15 @@ def cached_features(
     if memory is None:
         return store.features(images, entries, view)
     return load(store, images, entries, view, memory, jobs)
+
+
+def _refuse_unknown(backbone: Sequence[str]) -> None:
+    """Raises UnknownName for what no extraction could be asked for."""
+    from featcache.extraction.registry import family_of
+    from featcache.store.spec import parse_spec, split_key
+
+    for wanted in backbone:
+        family_of(parse_spec(split_key(wanted)[0]).name)
 
 
 def names_data_set(store: Cache, data: str) -> bool:

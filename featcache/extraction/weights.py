@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from featcache.errors import RecipeError, WeightsError, first_line
+from featcache.errors import RecipeError, UnknownWeights, WeightsError, first_line
 from featcache.extraction.tuned import TAG, file_stem, in_run, read_tuned
 from featcache.hashing import sha256_file
 
@@ -146,7 +146,7 @@ def find_weights(
         if own != hub_folder() and spec == "auto" and (path := _own(architecture, own)):
             return _given_path(architecture, path, published)
     elif own is not None and own != hub_folder():
-        raise WeightsError(f"no weights folder {own}", f"Check --weights-dir/{VARIABLE}.")
+        raise UnknownWeights(f"no weights folder {own}", f"Check --weights-dir/{VARIABLE}.")
     if wanted is None:
         raise WeightsError(
             f"no weights of {architecture} are published in a form that is safe to read",
@@ -193,7 +193,7 @@ def _given_path(architecture: str, path: Path, published: Mapping[str, Published
             )
         path = tuned
     if not path.is_file():
-        raise WeightsError(
+        raise UnknownWeights(
             f"{architecture} has no weights {str(path)!r}",
             f"Pass auto, random[:SEED], a file, or one of its tags: {', '.join(published)}.",
         )

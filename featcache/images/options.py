@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import DataError
+from featcache.errors import UnknownData
 
 # Words that say how to split, and no column: by equal images alone, or by the data's own groups.
 KINDS = ("image", "subject")
@@ -45,7 +45,7 @@ class Options:
     def refuse_group(self, kind: str) -> None:
         """For a source that has no columns to group by."""
         if self.group not in (None, *KINDS):
-            raise DataError(
+            raise UnknownData(
                 f"{kind} has no column {self.group!r} to group by",
                 "Groups by column need a CSV or Parquet file: path,label,group.",
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.errors import DataError, did_you_mean, unknown
+from featcache.errors import DataError, UnknownData, did_you_mean, unknown
 from featcache.images.arrays import from_arrays, row_ids
 from featcache.images.cnmc import cnmc
 from featcache.images.files import SUFFIXES
@@ -107,7 +107,7 @@ def _parse(data: str) -> tuple[str, str]:
     if colon and len(kind) > 1 and "/" not in kind:
         raise unknown("data source", kind, SOURCES)
     near = "" if "/" in data else did_you_mean(data, ("digits",)) + " "
-    raise DataError(
+    raise UnknownData(
         f"no folder or file {data!r}",
         f"{near}Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.",
     )
@@ -120,7 +120,7 @@ def _root(data_root: str | Path) -> str | Path:
 def folder(argument: str, options: Options) -> Images:
     """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
     if not is_url(argument) and not Path(argument).expanduser().is_dir():
-        raise DataError(f"no folder {argument!r}")
+        raise UnknownData(f"no folder {argument!r}", "Check --data.")
     root = open_place(argument)
     ids = root.list_images()
     if not ids:

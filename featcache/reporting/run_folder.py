@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import DataError, RecipeError
+from featcache.errors import DataError, RecipeError, UnknownData
 from featcache.fitting.evaluate import Result
 from featcache.fitting.grid import Candidate
 from featcache.fitting.splits import Fold, describe_folds, folds_to_json, is_leaky
@@ -234,8 +234,10 @@ def read_run(folder: Path) -> Run:
     Raises
     ------
     DataError
-        Where it is no run folder.
+        If it is no run folder; UnknownData if it is not there.
     """
+    if not folder.is_dir():
+        raise UnknownData(f"no run folder {folder}", "Name one below reports/.")
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -64,18 +64,20 @@ def _agree(digests: Digests, features: NDArray[Any], stored: NDArray[np.uint32])
     odd = _sums(np.ones((len(words), 1), np.uint32))[:, 0]  # 1 for a sum of an odd number of rows
     zeros = np.uint32(zlib.crc32(bytes(digests.shape[1] + vectors[:1].nbytes)))
     expected = _sums(stored[:, None])[:, 0] ^ (zeros * (1 - odd))
-    return np.array_equal(checksums(_sums(digests), _sums(words)), expected)
+    return np.array_equal(
+        checksums(_sums(digests.view(np.uint64)).view(np.uint8), _sums(words)), expected
+    )
 
 
 def _sums(rows: NDArray[Any]) -> NDArray[Any]:
     """XOR of the rows in each line of the grid, and in each of its columns."""
-    lines = []
-    columns = np.zeros((_LINE, rows.shape[1]), rows.dtype)
-    for start in range(0, len(rows), _LINE):
-        line = rows[start : start + _LINE]
-        lines.append(np.bitwise_xor.reduce(line, axis=0))
-        columns[: len(line)] ^= line
-    return np.concatenate([lines, columns])
+    short = -len(rows) % _LINE
+    if short:
+        rows = np.concatenate([rows, np.zeros((short, rows.shape[1]), rows.dtype)])
+    grid = rows.reshape(-1, _LINE, rows.shape[1])  # (lines, columns, width)
+    return np.concatenate(
+        [np.bitwise_xor.reduce(grid, axis=1), np.bitwise_xor.reduce(grid, axis=0)]
+    )
 
 
 def refuse_damaged(path: Path, key: Key, rows: Sequence[int], digests: Digests) -> CacheRefused:

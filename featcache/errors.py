@@ -4,7 +4,9 @@ FeatcacheError              exit 1
 ├── UnknownName             exit 2   no such backbone, fusion, head, option (ValueError)
 ├── RecipeError             exit 2   a recipe or a setting that can't be read (ValueError)
 ├── DataError               exit 1   images, tables or labels that can't be used (ValueError)
+│   └── UnknownData         exit 2   no folder, file, table, column or run of that name
 ├── WeightsError            exit 1   weights absent, unreadable or of another architecture (OSError)
+│   └── UnknownWeights      exit 2   no tag, file or folder of weights of that name
 ├── ClusterError            exit 1   no scheduler, or no worker that may help (ConnectionError)
 ├── CacheMissing            exit 1   nothing was extracted yet (FileNotFoundError)
 ├── CacheUnwritable         exit 1   no permission, or the disk is full (OSError)
@@ -58,8 +60,20 @@ class DataError(FeatcacheError, ValueError):
     """Images, tables or labels that can't be used."""
 
 
+class UnknownData(DataError):
+    """No folder, file, table, column or run folder of the name that was given."""
+
+    exit_code = 2
+
+
 class WeightsError(FeatcacheError, OSError):
     """Weights that are absent, unreadable or belong to another architecture."""
+
+
+class UnknownWeights(WeightsError):
+    """No tag, file or folder of weights of the name that was given."""
+
+    exit_code = 2
 
 
 class ClusterError(FeatcacheError, ConnectionError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from featcache.images.manifest import Images, strings
 from featcache.store.cache import Cache
+from featcache.store.checksum import checksums
 from featcache.store.file import create, to_digests
 from featcache.store.key import Key
 
@@ -58,6 +60,12 @@ def store(
                 file.write(np.arange(len(order)), values.astype(dtype))
                 file.finish(path)
     return cache, images
+
+
+def reseal(path: Path) -> None:
+    """Make the checksums of a file fit its vectors again, after these were changed by hand."""
+    with h5py.File(path, "r+") as file:
+        file["checksum"][...] = checksums(file["sha256"][...], file["features"][...])
 
 
 def blobs(

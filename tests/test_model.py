@@ -140,6 +140,10 @@ class CacheModel(RuleBasedStateMachine):
         known = dict(zip(self._listed.sha256.tolist(), self._listed.ids.tolist(), strict=True))
         sha = contents[at // row_bytes]
         assert findings[0].damaged == (known.get(sha, sha),)
+        if sha in known and set(known) <= set(contents):
+            cache = self._cache()
+            with pytest.raises(CacheRefused, match="fit its checksum"):
+                cache.features(self._listed, cache.choose("images"))
         repair(findings[0])
         self.stored = {content for content in self.stored if self._sha(content) != sha}
 

@@ -95,11 +95,13 @@ def status(
     Example:
       featcache cache status --data photos --backbone resnet18 --image-size 320
     """
+    from featcache.extraction.backbone import as_cached
     from featcache.extraction.content import Content
     from featcache.extraction.engine import open_engine
     from featcache.extraction.extract import with_views
     from featcache.extraction.precision import likely_precision
     from featcache.extraction.registry import open_backbones
+    from featcache.extraction.weights import NOT_AT_HAND
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.spec import names_of
@@ -116,18 +118,24 @@ def status(
             group=group,
             cache=cache,
             rehash=rehash,
+            download=False,
         )
     note(images.describe())
+    keys = [entry.key for entry in store.entries(images.name)]
     if backbone:
         which = ("weights", "weights_dir", "layer", "image_size", "colour", "filter", "scale")
         how = ("device", "precision", "engine", "batch_size")
         engine = open_engine(*(options[name] for name in how))
-        chosen = open_backbones(backbone, **{name: options[name] for name in which})
+        opened = open_backbones(backbone, **{name: options[name] for name in which}, absent="name")
+        for one in opened:
+            if one.weights_sha256.startswith(NOT_AT_HAND):
+                note(
+                    f"{one.name}: its weights {one.weights} are not at hand; extract downloads them"
+                )
+        chosen = [as_cached(one, keys) for one in opened]
         chosen += with_views(chosen, options["view"])
         content = Content(images, store)
         keys = [one.key(likely_precision(engine, one, store, content)) for one in chosen]
-    else:
-        keys = [entry.key for entry in store.entries(images.name)]
     for key, called in zip(keys, names_of(keys), strict=True):
         click.echo(replace(status_of(store, images, key), backbone=called))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
-from featcache.errors import DataError, RecipeError, unknown
+from featcache.errors import CacheMissing, DataError, RecipeError, unknown
 from featcache.images.options import KINDS, Options
 
 if TYPE_CHECKING:
@@ -49,8 +49,14 @@ def cached_features(
             )
         images = store.images(data or name)
     else:
-        images = open_images(data, name=name, data_root=data_root, group=group, cache=cache)
-    entries = store.choose(images, backbone, view)
+        images = open_images(
+            data, name=name, data_root=data_root, group=group, cache=cache, download=False
+        )
+    try:
+        entries = store.choose(images, backbone, view)
+    except CacheMissing:
+        _refuse_unknown(backbone)
+        raise
     note(images.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
@@ -76,6 +82,15 @@ def how_opened(
         return []
     rest = Options(source=data, root=data_root, group=group).words
     return ["--data", data, *(["--name", name] if name else []), *rest]
+
+
+def _refuse_unknown(backbone: Sequence[str]) -> None:
+    """Raises UnknownName for what no extraction could be asked for."""
+    from featcache.extraction.registry import family_of
+    from featcache.store.spec import parse_spec, split_key
+
+    for wanted in backbone:
+        family_of(parse_spec(split_key(wanted)[0]).name)
 
 
 def names_data_set(store: Cache, data: str) -> bool:
@@ -108,7 +123,12 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
         note(f"{known.name}: its images are not where they were; taking the list in the cache")
         return known
     return open_images(
-        where, name=known.name, data_root=data_root, cache=store.folder, rehash=rehash
+        where,
+        name=known.name,
+        data_root=data_root,
+        cache=store.folder,
+        rehash=rehash,
+        download=False,
     )
 
 

@@ -136,12 +136,11 @@ def show_runs(runs: Sequence[Run], title: str = "", said: str = "") -> None:
             f"{run.interval[0]:.4f} … {run.interval[1]:.4f}",
             *(_number(run.metric(name)) for name in ("balanced_accuracy", "f1", "auc")),
             f"{run.fit_seconds:.2f} s",
-            _memory(run.memory),
         )
         for place, run in enumerate(runs, 1)
     ]
     columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
-               "F1", "AUC", "one fit", "memory")  # fmt: skip
+               "F1", "AUC", "one fit")  # fmt: skip
     if leaky_note(runs):
         click.echo(leaky_note(runs))
     show_table(columns, rows, title)
@@ -161,16 +160,9 @@ def _head(run: Run) -> str:
     return f"{run.head} ({', '.join(asides)})" if asides else run.head
 
 
-def _memory(size: int | None) -> str:
-    """Bytes that a fit added; the least that is told apart is a megabyte."""
-    if size is None:
-        return "–"
-    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else "<1 MB"
-
-
 def _number(value: float) -> str:
     return "–" if value != value else f"{value:.4f}"
 
 
 def _looks_numeric(text: str) -> bool:
-    return text.removeprefix(f"{_TIE} ").removeprefix("<")[:1].isdigit() or text == "–"
+    return text.removeprefix(f"{_TIE} ")[:1].isdigit() or text == "–"

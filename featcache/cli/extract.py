@@ -95,6 +95,8 @@ def show_report(report: Report, cache: str) -> None:
     for done, name in zip(report.outcomes, names, strict=True):
         what = f"{done.computed:,} computed" if done.computed else "nothing to compute"
         click.echo(f"{name}: {done.path}, {counted(done.rows, 'vector')}, {what}")
+    if report.coverage is not None and report.coverage.found > report.coverage.distinct:
+        note(f"{report.data}: {report.coverage}")
     note(report.time_line())
     if report.failed:
         click.secho(

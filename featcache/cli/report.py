@@ -85,7 +85,7 @@ def _images(data: str | None, data_root: str | None, cache: str) -> Images | Non
         return None
     from featcache.images.sources import open_images
 
-    return open_images(data, data_root=data_root, cache=cache)
+    return open_images(data, data_root=data_root, cache=cache, download=False)
 
 
 def _pages(

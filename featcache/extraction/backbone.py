@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from featcache.errors import FeatcacheError, unknown
 from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.weights import NOT_AT_HAND
 from featcache.store.key import Key
 
 if TYPE_CHECKING:
@@ -62,6 +63,27 @@ class Backbone:
             precision=precision,
             dtype=dtype,
         )
+
+
+def as_cached(backbone: Backbone, keys: Iterable[Key]) -> Backbone:
+    """A backbone whose weights are not at hand, under the key that its published weights made.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Returned as it is, if its weights are at hand or no key has the sha256 that is published.
+    keys : iterable of Key
+        Of the cache's files.
+    """
+    begins = backbone.weights_sha256.removeprefix(NOT_AT_HAND)
+    if not begins or begins == backbone.weights_sha256:
+        return backbone
+    same = (backbone.name, backbone.library, backbone.weights)
+    for key in keys:
+        made = (key.backbone, key.library, key.weights)
+        if made == same and key.weights_sha256.startswith(begins):
+            return replace(backbone, weights_sha256=key.weights_sha256)
+    return backbone
 
 
 def at_layer(network: torch.nn.Module, layer: str) -> torch.nn.Module:

@@ -12,7 +12,9 @@ from featcache.extraction.loading import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
 from featcache.store.cache import FAILED_CSV, Cache
-from featcache.store.file import Digests, to_digests
+from featcache.store.checksum import Digests
+from featcache.store.coverage import Coverage
+from featcache.store.file import to_digests
 
 
 class Content:
@@ -63,3 +65,6 @@ class Content:
         }
         self._store.note_failed(self.images, {row: (p.kind, p.text) for row, p in rows.items()})
         report.failed = {str(self.images.ids[row]): p.text for row, p in rows.items()}
+        there = np.ones(len(self.images), np.bool_)
+        there[list(rows)] = False
+        report.coverage = Coverage.of(self.images, there, broken)

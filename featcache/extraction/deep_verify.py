@@ -74,7 +74,7 @@ def deep_verify(
     WeightsError
         Where the weights of a file can't be found again.
     """
-    images = open_images(data, cache=cache)
+    images = open_images(data, cache=cache, download=False)
     for entry in Cache(cache).entries(images.name):
         yield _check(entry, _reopen(entry, weights_dir), images, rows, seed)
 
@@ -89,6 +89,7 @@ def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
         weights_dir=weights_dir,
         layer=key.layer.removesuffix(":mean"),
         image_size=key.preprocess["crop"],
+        absent="refuse",
         **{name: made[name] for name in ("colour", "filter", "scale")},
     )
     found = backbone.key(key.precision, key.dtype)

@@ -15,6 +15,7 @@ from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.timm_models import PREFIX, Timm
 from featcache.extraction.torchvision_models import Torchvision
+from featcache.extraction.weights import NOT_AT_HAND, Absent
 from featcache.store.spec import Spec, parse_spec
 
 
@@ -28,6 +29,7 @@ def open_backbone(
     colour: str | None = None,
     filter: str | None = None,
     scale: str | None = None,
+    absent: Absent = "download",
 ) -> Backbone:
     """Find a backbone by name, with its weights and its own preprocessing.
 
@@ -47,6 +49,9 @@ def open_backbone(
         Side of the square that the network sees, in pixels; its own by default.
     colour, filter, scale : str, optional
         See `Preprocess.changed`.
+    absent : {"download", "refuse", "name"}, default "download"
+        What to do if its weights are not at hand, see `find_weights`; with "name" the backbone
+        has a key, and `build` raises WeightsError.
 
     Raises
     ------
@@ -60,7 +65,7 @@ def open_backbone(
     if isinstance(backbone, Backbone):
         return backbone
     usual = _said(weights, layer, image_size, colour, filter, scale)
-    return _open(_filled(backbone, usual), weights_dir)
+    return _open(_filled(backbone, usual), weights_dir, absent)
 
 
 def open_backbones(
@@ -73,11 +78,14 @@ def open_backbones(
     colour: str | None = None,
     filter: str | None = None,
     scale: str | None = None,
+    absent: Absent = "download",
 ) -> list[Backbone]:
     """`open_backbone` for one or several; one name may come again with other options."""
     usual = _said(weights, layer, image_size, colour, filter, scale)
     specs = _several(backbone, usual)
-    opened = [one if isinstance(one, Backbone) else _open(one, weights_dir) for one in specs]
+    opened = [
+        one if isinstance(one, Backbone) else _open(one, weights_dir, absent) for one in specs
+    ]
     _refuse_repeats(opened, [one.key().digest for one in opened])
     return opened
 
@@ -174,7 +182,7 @@ def _refuse_repeats(backbones: Sequence[Spec | Backbone], marks: Sequence[str]) 
         )
 
 
-def _open(spec: Spec, weights_dir: str | Path | None) -> Backbone:
+def _open(spec: Spec, weights_dir: str | Path | None, absent: Absent = "download") -> Backbone:
     """The backbone of a spec that says its weights and layer."""
     said = spec.options
     family = family_of(spec.name)
@@ -182,7 +190,10 @@ def _open(spec: Spec, weights_dir: str | Path | None) -> Backbone:
     Preprocess().changed(**words)  # refused before a weight file is looked for
     folder = None if weights_dir is None else Path(weights_dir).expanduser()
     size = int(said["size"]) if "size" in said else None
-    opened = family.open(spec.name, said["weights"], folder, said["layer"], size)
+    what = (spec.name, said["weights"], folder, said["layer"], size)
+    opened = family.open(*what, absent)
+    if opened.weights_sha256.startswith(NOT_AT_HAND):  # never a network of random weights instead
+        opened = replace(opened, build=lambda: family.open(*what, "refuse").build())
     return replace(opened, preprocess=opened.preprocess.changed(**words))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featcache.errors import counted
+from featcache.store.coverage import Coverage
 from featcache.store.key import Key
 
 _PARTS = ("total", "prepare", "compute", "wait", "blocked", "read", "decode", "write")
@@ -58,6 +59,8 @@ class Report:
     outcomes : list of Outcome
     failed : dict of id to problem
         Images without a vector.
+    coverage : Coverage or None
+        Of the images, known at the end.
     seconds : dict
         "total"; "prepare" (building networks, and the checks before the first batch); "compute";
         what the networks waited for, "wait" (decoded images) and "blocked" (the writer); and
@@ -72,6 +75,7 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
     workers: int = 1
+    coverage: Coverage | None = None
 
     @property
     def selectors(self) -> list[str]:

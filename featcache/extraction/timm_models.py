@@ -16,10 +16,10 @@ from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.hub import on_hub
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.quiet import quiet
-from featcache.extraction.state import difference, of_another
+from featcache.extraction.state import difference, fit_state, of_another, read_state
 from featcache.extraction.torchvision_models import Size
 from featcache.extraction.tuned import read_tuned
-from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
+from featcache.extraction.weights import Absent, Published, Weights, find_weights
 from featcache.store.weights_folder import file_stem
 
 if TYPE_CHECKING:
@@ -63,7 +63,13 @@ class Timm:
         return width, Size(parameters / 1e6, math.nan, math.nan, side, tag)
 
     def open(
-        self, name: str, weights: str, folder: Path | None, layer: str, image_size: int | None
+        self,
+        name: str,
+        weights: str,
+        folder: Path | None,
+        layer: str,
+        image_size: int | None,
+        absent: Absent = "download",
     ) -> Backbone:
         """The backbone with these weights and the preprocessing that belongs to them.
 
@@ -71,11 +77,11 @@ class Timm:
         ----------
         name : str
             "timm:MODEL" or "timm:MODEL.TAG"; without a tag timm's default.
-        weights, folder, layer, image_size
+        weights, folder, layer, image_size, absent
             See `open_backbone`.
         """
         configs = _configs(name)
-        found = find_weights(name, weights, self.published(name), folder)
+        found = find_weights(name, weights, self.published(name), folder, absent)
         config = configs.get(found.tag) or next(iter(configs.values()))
         preprocess = _preprocess(name, config, image_size)
         _warn_of_squares(name, config)

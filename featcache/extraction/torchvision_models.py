@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import RecipeError
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.preprocess import Preprocess, from_plain
-from featcache.extraction.state import load_exactly
+from featcache.extraction.state import fit_state, load_exactly, read_state
 from featcache.extraction.tuned import read_tuned
-from featcache.extraction.weights import Published, Weights, find_weights, fit_state, read_state
+from featcache.extraction.weights import Absent, Published, Weights, find_weights
 
 if TYPE_CHECKING:
     import torch
@@ -82,12 +82,18 @@ class Torchvision:
         )
 
     def open(
-        self, name: str, weights: str, folder: Path | None, layer: str, image_size: int | None
+        self,
+        name: str,
+        weights: str,
+        folder: Path | None,
+        layer: str,
+        image_size: int | None,
+        absent: Absent = "download",
     ) -> Backbone:
         """The backbone with these weights and the preprocessing that belongs to them."""
         from torchvision.models import get_model_weights
 
-        found = find_weights(name, weights, self.published(name), folder)
+        found = find_weights(name, weights, self.published(name), folder, absent)
         enum = get_model_weights(name)
         own = enum[found.tag] if found.tag in enum.__members__ else enum.DEFAULT
         tuned = read_tuned(found.path)

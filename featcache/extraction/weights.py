@@ -1,22 +1,20 @@
-"""Weights: find the file, check it, read it safely; never fall back to random ones."""
+"""Weights: find the file and check it; never fall back to random ones."""
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
-from featcache.errors import RecipeError, WeightsError, first_line
+from featcache.errors import RecipeError, UnknownWeights, WeightsError, first_line
 from featcache.extraction.tuned import TAG, in_run, read_tuned
 from featcache.hashing import sha256_file
 from featcache.store.weights_folder import VARIABLE, file_stem, weights_folder
 
-if TYPE_CHECKING:
-    import torch
-
+NOT_AT_HAND = "not at hand:"
+Absent = Literal["download", "refuse", "name"]
 _OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
 
@@ -91,7 +89,7 @@ class Weights:
     tag : str
         The library's tag where the file is that file, "local" for any other, or "random".
     sha256 : str
-        Hex digest of the file, or "random:SEED".
+        Hex digest of the file, "random:SEED", or "not at hand:" and what the digest begins with.
     path : Path or None
     seed : int or None
         For random weights.
@@ -104,7 +102,11 @@ class Weights:
 
 
 def find_weights(
-    architecture: str, spec: str, published: Mapping[str, Published], folder: Path | None = None
+    architecture: str,
+    spec: str,
+    published: Mapping[str, Published],
+    folder: Path | None = None,
+    absent: Absent = "download",
 ) -> Weights:
     """Find the weights that `spec` means.
 
@@ -118,6 +120,9 @@ def find_weights(
         What the library offers, the default first.
     folder : Path, optional
         Searched first; by default the folder that FEATCACHE_WEIGHTS names.
+    absent : {"download", "refuse", "name"}, default "download"
+        What to do if a published file is on none of the disks: "name" gives `Weights` without a
+        file, from which a key can be made and no network. Only "download" uses the network.
 
     Returns
     -------
@@ -126,7 +131,7 @@ def find_weights(
     Raises
     ------
     WeightsError
-        Where there are none; it names the file, its hash, the folders searched and the remedies.
+        If there are none; it names the file, its hash, the folders searched and the remedies.
     """
     if spec.split(":")[0] == "random":
         return _random(spec)
@@ -140,7 +145,7 @@ def find_weights(
         if own != hub_folder() and spec == "auto" and (path := _own(architecture, own)):
             return _given_path(architecture, path, published)
     elif own is not None and own != hub_folder():
-        raise WeightsError(f"no weights folder {own}", f"Check --weights-dir/{VARIABLE}.")
+        raise UnknownWeights(f"no weights folder {own}", f"Check --weights-dir/{VARIABLE}.")
     if wanted is None:
         raise WeightsError(
             f"no weights of {architecture} are published in a form that is safe to read",
@@ -148,7 +153,18 @@ def find_weights(
         )
     if kept := wanted.kept():
         return _checked(kept, wanted)
-    return _download(architecture, wanted, own)
+    if absent == "name":
+        return Weights(wanted.tag, f"{NOT_AT_HAND}{wanted.hash_prefix}")
+    if absent == "refuse":
+        raise _not_found(
+            architecture, wanted, own, "they are not at hand (extract and predict download them)"
+        )
+    try:
+        path = wanted.fetch()
+    except (OSError, RuntimeError) as error:
+        why = f"they can't be downloaded: {first_line(error)}"
+        raise _not_found(architecture, wanted, own, why) from None
+    return _checked(path, wanted)
 
 
 def hub_folder() -> Path:
@@ -156,54 +172,6 @@ def hub_folder() -> Path:
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def read_state(path: Path) -> OrderedDict[str, torch.Tensor]:
-    """Read a weight file, as tensors and nothing else, in float32.
-
-    Raises
-    ------
-    WeightsError
-        Where it is no such file. A pickle that holds anything but tensors is refused.
-    """
-    import pickle
-    import struct
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, struct.error, OSError, RuntimeError,
-            ValueError, LookupError, TypeError, AttributeError, AssertionError,
-            EOFError) as error:  # fmt: skip
-        first = first_line(error)
-        raise WeightsError(
-            f"{path} can't be read as weights: {first}",
-            "Pass a .safetensors file, or a .pth file that holds a state dict of tensors only.",
-        ) from None
-    for name in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and torch.is_tensor(v) for name, v in state.items()
-    ):
-        raise WeightsError(f"{path} holds no state dict of tensors")
-    plain = OrderedDict(
-        (name.removeprefix("module."), v.float() if v.is_floating_point() else v)
-        for name, v in state.items()
-    )
-    if hasattr(state, "_metadata"):  # layer versions, which some layers need to read old files
-        plain._metadata = OrderedDict(  # type: ignore[attr-defined]
-            ("" if name == "module" else name.removeprefix("module."), v)
-            for name, v in state._metadata.items()
-        )
-    return plain
 
 
 def _random(spec: str) -> Weights:
@@ -224,7 +192,7 @@ def _given_path(architecture: str, path: Path, published: Mapping[str, Published
             )
         path = tuned
     if not path.is_file():
-        raise WeightsError(
+        raise UnknownWeights(
             f"{architecture} has no weights {str(path)!r}",
             f"Pass auto, random[:SEED], a file, or one of its tags: {', '.join(published)}.",
         )
@@ -261,52 +229,17 @@ def _own(architecture: str, folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _download(architecture: str, wanted: Published, own: Path | None) -> Weights:
-    try:
-        path = wanted.fetch()
-    except (OSError, RuntimeError) as error:
-        stem = file_stem(architecture)
-        place = own or (wanted.place if wanted.plain else "a folder of your own")
-        known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
-        searched = [str(folder) for folder in (own, wanted.place) if folder]
-        raise WeightsError(
-            f"{architecture} needs the weights {wanted.file}{known}, and they can't be "
-            f"downloaded: {first_line(error)}\n"
-            f"searched: {', '.join(searched)}",
-            f"- fetch {wanted.url} elsewhere and put it into {place}"
-            f"{'' if wanted.plain else f' as {wanted.file}'}\n"
-            f"- or keep weights in a folder of your own ({stem}.safetensors or "
-            f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
-            "- or pass --weights random:0 to try the pipeline with untrained features",
-        ) from None
-    return _checked(path, wanted)
-
-
-def fit_state(
-    state: OrderedDict[str, torch.Tensor], module: torch.nn.Module, dropped: tuple[str, ...]
-) -> OrderedDict[str, torch.Tensor]:
-    """The part of a state dict that a network without its classifier needs.
-
-    Parameters
-    ----------
-    state : state dict
-    module : torch.nn.Module
-        The network, its last layer already taken away.
-    dropped : tuple of str
-        Prefixes of what was taken away.
-    """
-    wanted = module.state_dict()
-    kept = OrderedDict(
-        (name, value) for name, value in _renamed(state) if not name.startswith(dropped)
+def _not_found(architecture: str, wanted: Published, own: Path | None, why: str) -> WeightsError:
+    stem = file_stem(architecture)
+    place = own or (wanted.place if wanted.plain else "a folder of your own")
+    known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
+    searched = [str(folder) for folder in (own, wanted.place) if folder]
+    return WeightsError(
+        f"{architecture} needs the weights {wanted.file}{known}, and {why}\n"
+        f"searched: {', '.join(searched)}",
+        f"- fetch {wanted.url} elsewhere and put it into {place}"
+        f"{'' if wanted.plain else f' as {wanted.file}'}\n"
+        f"- or keep weights in a folder of your own ({stem}.safetensors or "
+        f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
+        "- or pass --weights random:0 to try the pipeline with untrained features",
     )
-    for name, value in wanted.items():
-        if name.endswith("num_batches_tracked"):  # absent from old files, unused in eval
-            kept.setdefault(name, value)
-    kept._metadata = getattr(state, "_metadata", wanted._metadata)  # type: ignore[attr-defined]
-    return kept
-
-
-def _renamed(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """DenseNet files of old spell `norm.1.weight` for `norm1.weight`."""
-    for name, value in state.items():
-        yield re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", name), value

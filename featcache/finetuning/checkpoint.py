@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcache.errors import FeatcacheError, first_line
+from featcache.errors import FeatcacheError, WeightsError, first_line
+from featcache.extraction.state import read_pickled
 from featcache.replacing import replacing
 from featcache.store.disk import guard_writes, sync
 
@@ -90,11 +90,9 @@ def load(folder: Path) -> Progress | None:
     if not path.is_file():
         return None
     try:
-        return Progress(**torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, OSError, TypeError, ValueError, EOFError,
-            KeyError) as error:  # fmt: skip
-        first = first_line(error)
+        return Progress(**read_pickled(path))
+    except (WeightsError, TypeError) as error:
         raise FeatcacheError(
-            f"{path} can't be read as a checkpoint: {first}",
+            f"{path} is no checkpoint that can be read: {first_line(error)}",
             f"Delete {folder}, and the training begins again.",
         ) from None

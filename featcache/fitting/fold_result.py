@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from featcache.fitting.fit_one import backbone_weights, fit_timed, predict_all
-from featcache.fitting.memory import PeakMemory
 from featcache.fitting.metrics import scores
 from featcache.fitting.reuse import Parts
 from featcache.fitting.splits import Fold, Rows
@@ -48,8 +47,6 @@ class FoldResult:
         The head's losses an epoch, where it keeps any.
     classifier : fitted classifier, or None
         Only where `evaluate` was told to keep it.
-    memory : int or None
-        Bytes that the fit added to the process at its peak, see `memory.PeakMemory`.
     tuned : dict or None
         What a search among settings came to, see `tuning.TunedClassifier`.
     attention : dict or None
@@ -69,7 +66,6 @@ class FoldResult:
     history: dict[str, list[float]] | None = None
     classifier: Any = None
     train_images: int = 0
-    memory: int | None = None
     tuned: dict[str, Any] | None = None
     attention: dict[str, list[float]] | None = None
 
@@ -99,10 +95,9 @@ def run_fold(
     if threads is not None:
         torch.set_num_threads(threads)
     mine = None if groups is None else groups[fold.train]
-    with PeakMemory() as memory:
-        fitted, seconds, parts = fit_timed(
-            classifier, take(X, fold.train), y[fold.train], mine, keys, given or {}
-        )
+    fitted, seconds, parts = fit_timed(
+        classifier, take(X, fold.train), y[fold.train], mine, keys, given or {}
+    )
     trained = time.perf_counter()
     tested = take(X, fold.test)
     pred, proba = predict_all(fitted, tested, classes)
@@ -121,7 +116,6 @@ def run_fold(
         train_size=len(fold.train),
         history=_history(head),
         classifier=fitted if keep else None,
-        memory=memory.bytes,
         tuned=getattr(fitted, "tuned_", None),
         attention=backbone_weights(fitted, tested, true),
     )

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import DataError, counted
+from featcache.errors import DataError, UnknownData, counted
 from featcache.images.files import from_files, list_images
 from featcache.images.manifest import Images
 from featcache.images.options import Options
@@ -56,7 +56,9 @@ def cnmc(argument: str, options: Options) -> Images:
     """The data of the C-NMC 2019 challenge below a folder, each subject one group."""
     root = Path(argument).expanduser()
     if not argument or not root.is_dir():
-        raise DataError(f"no folder {argument!r}", "For instance --data cnmc:C-NMC_training_data.")
+        raise UnknownData(
+            f"no folder {argument!r}", "For instance --data cnmc:C-NMC_training_data."
+        )
     options.refuse_group("C-NMC")
     ids = list_images(root)
     cells = [*_training(root, ids), *_test(root, ids)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import DataError
+from featcache.errors import UnknownData
 
 # Words that say how to split, and no column: by equal images alone, or by the data's own groups.
 KINDS = ("image", "subject")
@@ -30,6 +30,8 @@ class Options:
         The cache folder, which knows the digests of unchanged files.
     rehash : bool
         Take every digest again.
+    download : bool
+        Let torchvision download a data set that is not there.
     """
 
     source: str
@@ -38,6 +40,7 @@ class Options:
     group: str | None = None
     cache: Path | None = None
     rehash: bool = False
+    download: bool = True
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -49,7 +52,7 @@ class Options:
     def refuse_group(self, kind: str) -> None:
         """For a source that has no columns to group by."""
         if self.group not in (None, *KINDS):
-            raise DataError(
+            raise UnknownData(
                 f"{kind} has no column {self.group!r} to group by",
                 "Groups by column need a CSV or Parquet file: path,label,group.",
             )

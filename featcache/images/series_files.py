@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError, counted
+from featcache.errors import DataError, UnknownData, counted
 from featcache.images.manifest import SPLITS
 
 _HALF = re.compile(r"(.+)_(TRAIN|TEST)", re.IGNORECASE)
@@ -57,7 +57,7 @@ def read_series(path: Path) -> Series:
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():
-        raise DataError(f"no file {str(path)!r}", "For instance series:GunPoint_TRAIN.tsv.")
+        raise UnknownData(f"no file {str(path)!r}", "For instance series:GunPoint_TRAIN.tsv.")
     halves = _halves(path)
     parts = [_read(half, split) for split, half in halves.items()]
     lengths = {part.values.shape[1:] for part in parts}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featcache.errors import DataError, counted, did_you_mean, unknown
+from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
 from featcache.images.arrays import from_arrays, row_ids
 from featcache.images.cnmc import cnmc
 from featcache.images.files import SUFFIXES
@@ -32,6 +32,7 @@ def open_images(
     group: str | None = None,
     cache: str | Path | None = "cache",
     rehash: bool = False,
+    download: bool = True,
 ) -> Images:
     """Open a set of images.
 
@@ -55,6 +56,8 @@ def open_images(
         Where an earlier run noted the digests of unchanged files.
     rehash : bool, default False
         Distrust those notes.
+    download : bool, default True
+        Let torchvision download a data set that is not there.
 
     Returns
     -------
@@ -77,6 +80,7 @@ def open_images(
         cache=None if cache is None else Path(cache),
         rehash=rehash,
         source=str(data),
+        download=download,
     )
     images = SOURCES[kind](argument, options)
     if not len(images):
@@ -104,7 +108,7 @@ def _parse(data: str) -> tuple[str, str]:
     if colon and len(kind) > 1 and "/" not in kind:
         raise unknown("data source", kind, SOURCES)
     near = "" if "/" in data else did_you_mean(data, ("digits",)) + " "
-    raise DataError(
+    raise UnknownData(
         f"no folder or file {data!r}",
         f"{near}Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.",
     )
@@ -117,7 +121,7 @@ def _root(data_root: str | Path) -> str | Path:
 def folder(argument: str, options: Options) -> Images:
     """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
     if not is_url(argument) and not Path(argument).expanduser().is_dir():
-        raise DataError(f"no folder {argument!r}")
+        raise UnknownData(f"no folder {argument!r}", "Check --data.")
     root = open_place(argument)
     ids = root.list_images()
     if not ids:
@@ -202,7 +206,7 @@ def torchvision(argument: str, options: Options) -> Images:
             f"torchvision keeps its data in a folder, not at {options.root}",
             "Name a folder with --data-root.",
         )
-    arrays, labels, split = load(argument, Path(options.root or "data"))
+    arrays, labels, split = load(argument, Path(options.root or "data"), options.download)
     return from_arrays(
         options.name or check_name(argument.lower()),
         arrays,

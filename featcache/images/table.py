@@ -9,7 +9,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from featcache.errors import DataError, counted, did_you_mean
+from featcache.errors import DataError, UnknownData, counted, did_you_mean
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.options import KINDS, Options
 from featcache.images.place import Place, open_place
@@ -102,9 +102,9 @@ def _opened(path: str) -> BinaryIO:
         try:
             return BytesIO(UrlFolder(folder).read(name))
         except FileNotFoundError:
-            raise DataError(f"there is no {path}") from None
+            raise UnknownData(f"there is no {path}") from None
     if not Path(path).is_file():
-        raise DataError(f"no file {path!r}")
+        raise UnknownData(f"no file {path!r}", "Check --data.")
     return Path(path).open("rb")
 
 
@@ -135,7 +135,8 @@ def _need_columns(path: str, frame: pd.DataFrame, needed: Sequence[str]) -> None
     for column in needed:
         if column not in frame.columns:
             have = ", ".join(str(name) for name in frame.columns)
-            raise DataError(
+            kind = DataError if column in ("path", "label") else UnknownData  # a --group's name
+            raise kind(
                 f"{path} has no column {column!r}",
                 f"It has: {have}. {did_you_mean(column, [str(c) for c in frame.columns])}",
             )

@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 _SPLITS = (("train", "train"), ("valid", "val"), ("val", "val"), ("test", "test"))
 
 
-def load(name: str, root: Path) -> tuple[list[Pixels], list[str], list[str]]:
+def load(name: str, root: Path, download: bool = True) -> tuple[list[Pixels], list[str], list[str]]:
     """Read every split of `torchvision.datasets.<name>`.
 
     Parameters
@@ -25,6 +25,8 @@ def load(name: str, root: Path) -> tuple[list[Pixels], list[str], list[str]]:
         As torchvision spells it: "CIFAR10", "MNIST", "SVHN", "Flowers102", …
     root : Path
         Where its files are, or go when they are downloaded.
+    download : bool, default True
+        Download them if they are not there.
 
     Returns
     -------
@@ -39,7 +41,7 @@ def load(name: str, root: Path) -> tuple[list[Pixels], list[str], list[str]]:
     UnknownName
         Where torchvision has no such data set.
     DataError
-        Where it can't be downloaded, or its targets are no classes.
+        If it is not there and can't be downloaded, or its targets are no classes.
     """
     import torchvision.datasets as library
 
@@ -49,7 +51,7 @@ def load(name: str, root: Path) -> tuple[list[Pixels], list[str], list[str]]:
     arrays: list[Pixels] = []
     labels: list[str] = []
     split: list[str] = []
-    for part, dataset in _splits(name, getattr(library, name), root):
+    for part, dataset in _splits(name, getattr(library, name), root, download):
         names = _class_names(dataset)
         for i in range(len(dataset)):
             image, target = dataset[i]
@@ -61,11 +63,11 @@ def load(name: str, root: Path) -> tuple[list[Pixels], list[str], list[str]]:
     return arrays, labels, split
 
 
-def _splits(name: str, cls: Any, root: Path) -> Iterator[tuple[str, Any]]:
+def _splits(name: str, cls: Any, root: Path, download: bool) -> Iterator[tuple[str, Any]]:
     accepted = inspect.signature(cls.__init__).parameters
     options: dict[str, Any] = {"root": str(root)} if "root" in accepted else {}
     if "download" in accepted:
-        options["download"] = True
+        options["download"] = download
     if "train" in accepted:
         yield "train", _construct(name, cls, root, {**options, "train": True})
         yield "test", _construct(name, cls, root, {**options, "train": False})
@@ -93,6 +95,12 @@ def _construct(name: str, cls: Any, root: Path, options: dict[str, Any]) -> Any:
     except TypeError as error:
         raise DataError(f"torchvision's {name} can't be opened by name: {error}") from None
     except (OSError, RuntimeError, ValueError) as error:
+        if options.get("download") is False:
+            raise DataError(
+                f"torchvision's {name} is not below {root.resolve()}",
+                f"featcache extract downloads it. Features that are in the cache are found by the "
+                f"data set's name: --data {name.lower()}",
+            ) from None
         raise DataError(
             f"torchvision's {name} is not below {root.resolve()} and can't be downloaded: {error}",
             "Download it on a machine with a network, copy its files there, and pass that folder "

@@ -11,7 +11,7 @@ from featcache.errors import DataError, RecipeError, WeightsError
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.registry import family_of, open_backbone
-from featcache.extraction.weights import hub_folder
+from featcache.extraction.weights import Absent, hub_folder
 from featcache.hashing import sha256_file
 from featcache.store.weights_folder import VARIABLE, files_of, weights_folder
 
@@ -24,6 +24,7 @@ def open_recorded(
     bundled: Path | None = None,
     weights_dir: str | Path | None = None,
     own: Backbone | None = None,
+    absent: Absent = "download",
 ) -> Backbone:
     """The backbone of one entry of a bundle's `backbones`.
 
@@ -37,6 +38,8 @@ def open_recorded(
         A folder of weight files, searched first (default: FEATCACHE_WEIGHTS).
     own : Backbone, optional
         An object of the user's own under that name, in place of a registered one.
+    absent : {"download", "refuse"}, default "download"
+        What to do if published weights are not at hand.
 
     Raises
     ------
@@ -62,6 +65,7 @@ def open_recorded(
         weights_dir=weights_dir,
         layer=layer or PENULTIMATE,
         image_size=preprocess.crop,
+        absent=absent,
     )
     if bundled is None and opened.weights_sha256 != wanted:
         raise _other_weights(name, tag, wanted, [f"{opened.weights_sha256[:8]}… was found"])
@@ -79,14 +83,18 @@ def open_recorded(
 def whole_network(
     recorded: Mapping[str, Any], weights_dir: str | Path | None = None
 ) -> torch.nn.Module:
-    """The network of a recorded backbone up to its classifier, whatever layer is taken from it."""
-    same = open_recorded(recorded, None, weights_dir)
+    """The network of a recorded backbone up to its classifier, whatever layer is taken from it.
+
+    Its weights must be at hand.
+    """
+    same = open_recorded(recorded, None, weights_dir, absent="refuse")
     tag = recorded["weights"]
     return open_backbone(
         same.name,
         weights=str(_search(same.name, same.weights_sha256, tag, weights_dir)),
         weights_dir=weights_dir,
         image_size=same.preprocess.crop,
+        absent="refuse",
     ).build()
 
 

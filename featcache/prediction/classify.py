@@ -13,6 +13,7 @@ from featcache.errors import DataError
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.engine import Engine
 from featcache.extraction.preprocess import Pixels, Preprocess
+from featcache.extraction.weights import Absent
 from featcache.prediction.backbones import open_recorded, preprocess_of
 
 Said = tuple[NDArray[np.str_], NDArray[Any] | None]
@@ -29,8 +30,9 @@ def open_backbones_of(
     facts: Mapping[str, Any],
     weights_dir: str | Path | None = None,
     own: Sequence[Backbone] = (),
+    absent: Absent = "download",
 ) -> list[Backbone]:
-    """A bundle's backbones, with its own weights where it stands alone."""
+    """A bundle's backbones, with its own weights if it stands alone; see `open_recorded`."""
     bundled = facts.get("weights") or {}
     if facts["kind"] == "finetuned":
         # The tuned network brings its own weights; only the preprocessing is taken from here.
@@ -44,6 +46,7 @@ def open_backbones_of(
             folder / bundled[entry["selector"]] if entry.get("selector") in bundled else None,
             weights_dir,
             {one.name: one for one in own}.get(entry["name"]),
+            absent,
         )
         for entry in facts["backbones"]
     ]

@@ -87,7 +87,7 @@ def export_onnx(
     folder, target = find_model(run, reports), Path(file).expanduser()
     refuse_existing(target)
     facts = model_facts(folder)
-    backbones = open_backbones_of(folder, facts, weights_dir)
+    backbones = open_backbones_of(folder, facts, weights_dir, absent="refuse")
     preprocesses = [backbone.preprocess for backbone in backbones]
     ours = classifier_of(
         folder, facts, backbones, [open_engine("cpu", "fp32", "eager", _CHECKED)] * len(backbones)

@@ -51,9 +51,8 @@ def check_run_types(facts: Any, scores: Any) -> None:
         _need(value is None or isinstance(value, kind), name, value, called)
     keys = facts.get("keys") or {}
     _need(all(isinstance(key, str) for key in keys.values()), "keys", keys, "text by name")
-    for name in ("memory", "tune"):
-        value = facts.get(name)
-        _need(value is None or _is_number(value), name, value, "a number")
+    tune = facts.get("tune")
+    _need(tune is None or _is_number(tune), "tune", tune, "a number")
 
 
 def _need(good: bool, name: str, value: Any, kind: str) -> None:

@@ -24,7 +24,7 @@ log = logging.getLogger("featcache")
 
 COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
-    "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds", "memory_mb",
+    "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds",
     "select", "tuned", "view", "balance", "run",
 )  # fmt: skip
 
@@ -161,7 +161,6 @@ def _row(run: Run) -> dict[str, str]:
         "tie": "yes" if run.tie else "",
         **{name: f"{run.metric(name):.4f}".replace("nan", "") for name in numbers},
         "fit_seconds": f"{run.fit_seconds:.2f}",
-        "memory_mb": "" if run.memory is None else f"{run.memory / 1e6:.0f}",
         "select": run.select,
         "tuned": str(run.tune or ""),
         "view": "+".join(run.view),

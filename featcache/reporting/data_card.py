@@ -12,6 +12,7 @@ import numpy as np
 from featcache.fitting.numbered import numbered
 from featcache.images.manifest import SPLITS, Images
 from featcache.reporting.contents import Contents
+from featcache.store.coverage import Coverage
 
 _FAILED_CSV = "failed.csv"  # written by the cache, beside images.csv
 
@@ -32,6 +33,8 @@ class DataCard:
         Different groups; 0 without any.
     duplicates : int
         Images that repeat the bytes of another.
+    coverage : Coverage or None
+        How many have a vector; None if only the tested images are known.
     conflicts : int
         Contents that come with two labels.
     failed : list of (id, problem)
@@ -42,6 +45,7 @@ class DataCard:
     counts: dict[str, list[int]]
     groups: int = 0
     duplicates: int = 0
+    coverage: Coverage | None = None
     conflicts: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
 
@@ -65,6 +69,9 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
     if images is None:
         tested = Counter(contents.true.tolist())
         return DataCard(False, ["tested"], {name: [n] for name, n in sorted(tested.items())})
+    failed = [] if folder is None else read_failed(folder)
+    broken = {id_ for id_, _ in failed}
+    bad = np.array([id_ in broken for id_ in images.ids.tolist()], np.bool_)
     labels, split = images.labels.tolist(), images.split.tolist()
     splits = [name for name in (*SPLITS, "") if name in set(split)]
     table = Counter(zip(labels, split, strict=True))
@@ -78,7 +85,8 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
         groups=len(set(images.groups.tolist()) - {""}),
         duplicates=len(images) - len(np.unique(content)),
         conflicts=int((np.bincount(named) > 1).sum()),
-        failed=[] if folder is None else read_failed(folder),
+        failed=failed,
+        coverage=Coverage.of(images, ~bad, set(images.sha256[bad].tolist())),
     )
 
 

@@ -11,9 +11,8 @@ from featcache.fitting.fold_result import FoldResult
 def fold_facts(fold: FoldResult, backbones: Sequence[str]) -> dict[str, Any]:
     """A fold as plain JSON values.
 
-    `memory` is in bytes, see `PeakMemory`; `tuned` is what a search among settings came to, and
-    `attention` the mean weight (classes, backbones) of each backbone for the test rows of each
-    class; each is left out where there is none.
+    `tuned` is what a search among settings came to, and `attention` the mean weight (classes,
+    backbones) of each backbone for the test rows of each class; each is left out if there is none.
     """
     facts: dict[str, Any] = {
         "name": fold.name,
@@ -25,8 +24,6 @@ def fold_facts(fold: FoldResult, backbones: Sequence[str]) -> dict[str, Any]:
         "predict_seconds": fold.predict_seconds,
         "history": fold.history,
     }
-    if fold.memory is not None:
-        facts["memory"] = fold.memory
     if fold.tuned is not None:
         facts["tuned"] = fold.tuned
     if fold.attention is not None:
@@ -41,8 +38,3 @@ def fold_facts(fold: FoldResult, backbones: Sequence[str]) -> dict[str, Any]:
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     """JSON knows no NaN."""
     return {name: None if value != value else float(value) for name, value in values.items()}
-
-
-def most_memory(folds: Sequence[FoldResult]) -> int | None:
-    """Bytes of the hungriest fold; None where none was measured."""
-    return max((fold.memory for fold in folds if fold.memory is not None), default=None)

@@ -58,7 +58,6 @@ def _environment() -> Environment:
         seconds=seconds,
         count=count,
         counted=counted,
-        megabytes=megabytes,
         p_value=p_value,
     )
     return environment
@@ -98,11 +97,6 @@ def p_value(value: float | None) -> str:
     if value is None:
         return ""
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
-
-
-def megabytes(value: float | None) -> str:
-    """Bytes as 120 MB."""
-    return "–" if value is None or not _is_number(value) else f"{value / 1e6:,.0f} MB"
 
 
 def _is_number(value: Any) -> bool:

@@ -13,14 +13,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import DataError
+from featcache.errors import DataError, UnknownData
 from featcache.fitting.evaluate import Result
 from featcache.fitting.grid import Candidate
 from featcache.fitting.splits import Fold, describe_folds, folds_to_json, is_leaky
 from featcache.reporting.bundle import FOLDER, Writer, try_to_write
 from featcache.reporting.checked import check_run_types
 from featcache.reporting.digest import FORMAT, run_name
-from featcache.reporting.fold_facts import finite, fold_facts, most_memory
+from featcache.reporting.fold_facts import finite, fold_facts
 from featcache.reporting.placing import place
 from featcache.reporting.predictions import write_predictions
 from featcache.store.features import Features
@@ -62,8 +62,6 @@ class Run:
         The selection of columns before the head; "" for none.
     tune : int
         Settings tried in the inner loop; 0 where nothing was tuned.
-    memory : int or None
-        Bytes that a fit added to the process at its peak, in the hungriest fold.
     view : tuple of str
         The views that trained beside their images, sorted.
     balance : bool
@@ -88,7 +86,6 @@ class Run:
     leaky: bool = False
     select: str = ""
     tune: int = 0
-    memory: int | None = None
     view: tuple[str, ...] = ()
     balance: bool = False
 
@@ -168,7 +165,6 @@ def save_run(
         leaky=is_leaky(folds),
         select=settings.get("select", ""),
         tune=settings.get("tune", 0),
-        memory=most_memory(result.folds),
         view=_names((facts or {}).get("view")),
         balance=bool((facts or {}).get("balance")),
     )
@@ -198,8 +194,10 @@ def read_run(folder: Path) -> Run:
     Raises
     ------
     DataError
-        Where it is no run folder.
+        If it is no run folder; UnknownData if it is not there.
     """
+    if not folder.is_dir():
+        raise UnknownData(f"no run folder {folder}", "Name one below reports/.")
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -221,7 +219,6 @@ def read_run(folder: Path) -> Run:
             leaky=facts.get("leaky") is True,
             select=facts.get("select") or "",
             tune=int(facts.get("tune") or 0),
-            memory=facts.get("memory"),
             view=_names(facts.get("view")),
             balance=facts.get("balance") is True,
         )

@@ -22,12 +22,14 @@ from featcache.images.manifest import (
 )
 from featcache.images.origin import reopening
 from featcache.images.url import is_url, without_secrets
+from featcache.store.checksum import Digests
 from featcache.store.choice import choose
 from featcache.store.command import commands_for_absent, extract_commands
+from featcache.store.coverage import Coverage
 from featcache.store.disk import guard_writes
 from featcache.store.entry import Entry
 from featcache.store.features import NO_VIEW, Features, canonical
-from featcache.store.file import Digests, FeatureFile, to_digests
+from featcache.store.file import FeatureFile, to_digests
 from featcache.store.key import Key
 from featcache.store.positions import positions
 from featcache.store.spec import names_of
@@ -250,7 +252,7 @@ class Cache:
                 where.append(positions(digests, file.digests))
         absent = np.any([w < 0 for w in where], axis=0)
         if absent.any():
-            self._refuse_absent(images, absent, entries, views[1:])
+            self._check_absent(images, absent, entries, views[1:])
         if absent.all():
             raise CacheRefused(
                 f"not one of {counted(len(images), 'image')} of {images.name} has a vector"
@@ -268,7 +270,7 @@ class Cache:
             origins=tuple(entry.key for entry in entries),
         )
 
-    def _refuse_absent(
+    def _check_absent(
         self, images: Images, absent: NDArray[np.bool_], entries: Sequence[Entry],
         view: Sequence[str],
     ) -> None:  # fmt: skip
@@ -283,9 +285,11 @@ class Cache:
                 extract_commands(entries, images.source, view, images.options),
             )
         log.warning(
-            "%s could not be decoded: left out (%s)",
-            counted(len(rows), "image"), self.folder / images.name / FAILED_CSV,
-        )  # fmt: skip
+            "%s: %s; those that failed are left out (%s)",
+            images.name,
+            Coverage.of(images, ~absent, known_bad),
+            self.folder / images.name / FAILED_CSV,
+        )
 
 
 def _in_order(entries: Sequence[Entry]) -> list[Entry]:

@@ -103,6 +103,11 @@ def commands_for_absent(
     return "\n".join(lines)
 
 
+def in_cache(words: Sequence[str], entry: Entry) -> str:
+    """A command as one line, for the cache folder that a file stands in."""
+    return shlex.join([*words, *_cache(str(entry.path.parent.parent))])
+
+
 def _start(source: str, data: str, options: Sequence[str]) -> list[str]:
     words = ["featcache", "extract", "--data", source or data]
     return words + (["--name", data] if source and source != data else []) + list(options)

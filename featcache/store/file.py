@@ -11,7 +11,6 @@ after a SIGKILL at any moment. A row is written, flushed, and only then marked a
 from __future__ import annotations
 
 import shlex
-import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +23,10 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheDenied, CacheRefused, counted
 from featcache.replacing import replacing
+from featcache.store.checksum import ROWS_CHECKED, Digests, checksums, damaged_rows, refuse_damaged
 from featcache.store.disk import check_space, guard_writes, sync
 from featcache.store.key import FORMAT, Key, read_key
 
-Digests = NDArray[np.uint8]
 _ROWS_AT_ONCE = 8192
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)  # all h5py's
 _AGAIN = "Delete it and run the extract command again."
@@ -42,16 +41,6 @@ def to_hex(digests: Digests) -> list[str]:
     """A uint8 array of shape (n, 32) as hex digests."""
     text = digests.tobytes().hex()
     return [text[i : i + 64] for i in range(0, len(text), 64)]
-
-
-def checksums(digests: Digests, features: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32 of each row's digest and vector, uint32 of shape (n,)."""
-    rows = np.ascontiguousarray(features).view(np.uint8)  # (n, d * itemsize)
-    return np.fromiter(
-        (zlib.crc32(row, zlib.crc32(digest)) for digest, row in zip(digests, rows, strict=True)),
-        np.uint32,
-        count=len(rows),
-    )
 
 
 class FeatureFile:
@@ -115,21 +104,37 @@ class FeatureFile:
         return np.asarray(self._file["done"][...] == 1)
 
     def read(self, rows: NDArray[np.intp], out: NDArray[Any]) -> None:
-        """Read rows into `out`, an array of shape (len(rows), dim)."""
-        source = self._file["features"]
-        if len(rows) == len(self) and bool((rows == np.arange(len(self))).all()):
-            for start in range(0, len(self), _ROWS_AT_ONCE):
-                out[start : start + _ROWS_AT_ONCE] = source[start : start + _ROWS_AT_ONCE]
-            return
+        """Read rows into `out`, an array of shape (len(rows), dim), and check each.
+
+        Raises
+        ------
+        CacheRefused
+            If one of them doesn't agree with its checksum.
+        """
+        source, stored = self._file["features"], self._file["checksum"][...]
+        in_order = bool((rows == np.arange(len(rows))).all())
         # Span by span, in the file's order, then choose: many times faster than HDF5's choosing.
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            here = slice(*np.searchsorted(ordered, (start, start + _ROWS_AT_ONCE)))
+        buffer = np.empty((min(ROWS_CHECKED, len(self)), self.dim), source.dtype)
+        damaged = [np.empty(0, np.intp)]
+        for start in range(0, len(self), ROWS_CHECKED):
+            here = slice(*np.searchsorted(ordered, (start, start + ROWS_CHECKED)))
             part = ordered[here]
-            if len(part):
-                low = int(part[0])
-                out[order[here]] = source[low : int(part[-1]) + 1][part - low]
+            if not len(part):
+                continue
+            low, high = int(part[0]), int(part[-1]) + 1
+            span = buffer[: high - low]
+            source.read_direct(span, np.s_[low:high])
+            bad = low + damaged_rows(self.digests[low:high], span, stored[low:high])
+            damaged.append(bad[np.isin(bad, part)])
+            if in_order:
+                out[low:high] = span
+            else:
+                out[order[here]] = span[part - low]
+        found = np.concatenate(damaged)
+        if len(found):
+            raise refuse_damaged(self.path, self.key, found.tolist(), self.digests[found])
 
     def good(self) -> NDArray[np.bool_]:
         """Which rows are done and agree with their checksum, shape (n,)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.store.file import Digests
+from featcache.store.checksum import Digests
 
 
 def positions(wanted: Digests, have: Digests) -> NDArray[np.intp]:

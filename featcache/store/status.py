@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.errors import counted
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
+from featcache.store.coverage import Coverage
 from featcache.store.file import to_digests
 from featcache.store.key import Key
 
@@ -20,8 +20,8 @@ class Status:
     ----------
     backbone : str
     state : {"HIT", "PARTIAL", "MISS"}
-    have, want : int
-        Distinct images with a vector, and distinct images.
+    coverage : Coverage
+        Images that can't be decoded count as failed, and are not waited for.
     path : Path
         The feature file, there or not.
     nearest : Path or None
@@ -32,18 +32,14 @@ class Status:
 
     backbone: str
     state: str
-    have: int
-    want: int
+    coverage: Coverage
     path: Path
     nearest: Path | None = None
     differences: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        images = counted(self.want, "image")
-        if self.state == "HIT":
-            return f"{self.backbone}: HIT, {images}, {self.path}"
-        if self.state == "PARTIAL":
-            return f"{self.backbone}: PARTIAL, {self.have:,} of {images}, {self.path}"
+        if self.state != "MISS":
+            return f"{self.backbone}: {self.state}, {self.coverage}, {self.path}"
         if self.nearest is None:
             return f"{self.backbone}: MISS, never extracted"
         return f"{self.backbone}: MISS, {self.nearest} differs: {'; '.join(self.differences)}"
@@ -51,16 +47,15 @@ class Status:
 
 def status(cache: Cache, images: Images, key: Key) -> Status:
     """What the cache has of these images under a key."""
-    digests = to_digests(images.sha256[images.distinct()])
     path = cache.path(images.name, key)
-    have = len(digests) - int(cache.missing(images.name, key, digests).sum())
-    if have == len(digests):
-        return Status(key.backbone, "HIT", have, have, path)
+    there = ~cache.missing(images.name, key, to_digests(images.sha256))
+    coverage = Coverage.of(images, there, cache.failed(images.name))
     if path.is_file():
-        return Status(key.backbone, "PARTIAL", have, len(digests), path)
+        state = "PARTIAL" if coverage.missing or not coverage.embedded else "HIT"
+        return Status(key.backbone, state, coverage, path)
     entries = [e for e in cache.entries(images.name) if e.key.backbone == key.backbone]
     if not entries:
-        return Status(key.backbone, "MISS", 0, len(digests), path)
+        return Status(key.backbone, "MISS", coverage, path)
     nearest = min(entries, key=lambda entry: len(entry.key.differences(key)))
     differences = tuple(nearest.key.differences(key))
-    return Status(key.backbone, "MISS", 0, len(digests), path, nearest.path, differences)
+    return Status(key.backbone, "MISS", coverage, path, nearest.path, differences)

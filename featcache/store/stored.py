@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused, FeatcacheError
+from featcache.store.checksum import damaged_rows, refuse_damaged
 from featcache.store.entry import Entry
+from featcache.store.key import Key
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -27,27 +29,34 @@ class _File:
     """Where in a file the vectors stand, and what it was when they were looked up."""
 
     path: Path
+    key: Key
     offset: int
+    digests_at: int
+    checksums_at: int
     dtype: np.dtype[Any]
     rows: int
     dim: int
     identity: tuple[int, int, int]
 
     @classmethod
-    def of(cls, path: Path) -> _File:
-        with h5py.File(path, "r", locking=False) as file:
-            dataset = file["features"]
-            offset = dataset.id.get_offset()
-            if offset is None:
-                raise CacheRefused(
-                    f"{path}: its vectors are not in one piece, as featcache writes them",
-                    "Delete it and run the extract command again, or load it: --memory 1TB.",
-                )
-            n, dim = dataset.shape
-            return cls(path, int(offset), dataset.dtype, int(n), int(dim), _identity(path.stat()))
+    def of(cls, entry: Entry) -> _File:
+        with h5py.File(entry.path, "r", locking=False) as file:
+            features = file["features"]
+            n, dim = features.shape
+            return cls(
+                path=entry.path,
+                key=entry.key,
+                offset=_offset(file, "features", entry.path),
+                digests_at=_offset(file, "sha256", entry.path),
+                checksums_at=_offset(file, "checksum", entry.path),
+                dtype=features.dtype,
+                rows=int(n),
+                dim=int(dim),
+                identity=_identity(entry.path.stat()),
+            )
 
     def read(self, rows: Rows, columns: slice, out: Floats, places: Rows) -> None:
-        """Put `columns` of the sorted `rows` at `places` of `out`.
+        """Put `columns` of the sorted `rows` at `places` of `out`, and check each row.
 
         With plain reads: the pages of a memory map would count as the process's own.
         """
@@ -59,10 +68,9 @@ class _File:
                         f"{self.path} changed while it was read", "Run the command again."
                     )
                 for first, last in _spans(rows, _GAP // width, max(1, _PIECE // width)):
-                    low = int(rows[first])
-                    span = np.empty((int(rows[last - 1]) + 1 - low, self.dim), self.dtype)
-                    file.seek(self.offset + low * width)
-                    self._fill(file, span.reshape(-1).view(np.uint8))
+                    low, high = int(rows[first]), int(rows[last - 1]) + 1
+                    span = self._part(file, self.offset, low, high, self.dtype, self.dim)
+                    self._check(file, low, rows[first:last], span)
                     steps = rows[first:last] - low
                     if len(span) != len(steps) or (steps != np.arange(len(steps))).any():
                         span = span[steps]  # with gaps, or some row twice
@@ -71,6 +79,24 @@ class _File:
             raise CacheRefused(
                 f"{self.path} can't be read: {error.strerror or error}", "Run the command again."
             ) from None
+
+    def _check(self, file: Any, low: int, rows: Rows, span: NDArray[Any]) -> None:
+        high = low + len(span)
+        digests = self._part(file, self.digests_at, low, high, np.dtype(np.uint8), 32)
+        stored = self._part(file, self.checksums_at, low, high, np.dtype(np.uint32), 1)[:, 0]
+        bad = low + damaged_rows(digests, span, stored)
+        bad = bad[np.isin(bad, rows)]
+        if len(bad):
+            raise refuse_damaged(self.path, self.key, bad.tolist(), digests[bad - low])
+
+    def _part(
+        self, file: Any, offset: int, low: int, high: int, dtype: np.dtype[Any], width: int
+    ) -> NDArray[Any]:
+        """Rows low … high of a data set of shape (n, width)."""
+        part = np.empty((high - low, width), dtype)
+        file.seek(offset + low * width * dtype.itemsize)
+        self._fill(file, part.reshape(-1).view(np.uint8))
+        return part
 
     def _fill(self, file: Any, buffer: NDArray[np.uint8]) -> None:
         done = 0
@@ -118,7 +144,8 @@ class Stored:
     Raises
     ------
     CacheRefused
-        On reading, where a file is another than before, gone or cut short.
+        On reading, if a file is another than before, gone or cut short, or a row doesn't agree
+        with its checksum.
     """
 
     ndim = 2
@@ -207,11 +234,11 @@ def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep
     Raises
     ------
     CacheRefused
-        Where a file's vectors are not in one piece.
+        If a file's vectors are not in one piece.
     """
     blocks = []
     for place in range(len(tables[0])):
-        files = tuple(_File.of(table[place].path) for table in tables)
+        files = tuple(_File.of(table[place]) for table in tables)
         starts = np.cumsum([0, *(file.rows for file in files[:-1])])
         stand = [
             where[number * len(tables[0]) + place][keep] + start
@@ -219,6 +246,17 @@ def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep
         ]
         blocks.append(_Block(files, np.concatenate(stand), slice(0, files[0].dim)))
     return Stored(blocks, np.arange(len(keep) * len(tables)))
+
+
+def _offset(file: h5py.File, name: str, path: Path) -> int:
+    """Where in the file a data set begins."""
+    offset = file[name].id.get_offset()
+    if offset is None:
+        raise CacheRefused(
+            f"{path}: its vectors are not in one piece, as featcache writes them",
+            "Delete it and run the extract command again, or load it: --memory 1TB.",
+        )
+    return int(offset)
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int, int]:

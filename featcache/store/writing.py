@@ -16,8 +16,9 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from featcache.errors import CacheBusy, CacheRefused, CacheUnwritable, RecipeError
 from featcache.store.cache import Cache
+from featcache.store.checksum import Digests
 from featcache.store.disk import guard_writes
-from featcache.store.file import Digests, FeatureFile, create
+from featcache.store.file import FeatureFile, create
 from featcache.store.key import Key
 from featcache.store.positions import positions
 

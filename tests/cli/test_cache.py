@@ -50,12 +50,21 @@ def test_verify_finds_a_flipped_bit_and_repairs(
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 16
     path.write_bytes(data)
-    capsys.readouterr()
-    assert run(["cache", "verify", "--repair"]) == 4
+    fit = ["fit", "-q", "--head", "nearest_mean", "--folds", "2"]
+    for command in (fit, [*fit, "--memory", "1KB"], ["compare", *fit[1:]], ["rank"],
+                    ["cache", "export", "out.npz"]):  # fmt: skip
+        capsys.readouterr()
+        assert run(command) == 4
+        said = capsys.readouterr().err
+        assert f"{path} is damaged: 1 row doesn't fit its checksum".replace(f"{here}/", "") in said
+        verify, extract = (line.split() for line in said.splitlines() if "  featcache " in line)
+    assert not Path("out.npz").exists()
+    assert run(verify[1:]) == 4
     assert "DAMAGED" in capsys.readouterr().out
-    assert run(["extract", *OPTIONS]) == 0
+    assert run(extract[1:]) == 0
     assert "1,797 vectors, 1 computed" in capsys.readouterr().out
     assert run(["cache", "verify"]) == 0
+    assert run(fit) == 0
 
 
 def test_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +132,7 @@ def test_status_and_verify_take_the_only_data_set(
     assert "3 images embedded again" in capsys.readouterr().out
     (pictures / "cat" / "00.png").write_bytes((pictures / "dog" / "01.png").read_bytes()[:-1])
     assert run(["cache", "status"]) == 0
-    assert "PARTIAL, 11 of 12 images" in capsys.readouterr().out
+    assert "PARTIAL, 12 images: 11 embedded, 1 missing" in capsys.readouterr().out
     pictures.rename(tmp_path / "moved")
     assert run(["cache", "status"]) == 0
     assert "not where they were" in capsys.readouterr().err
@@ -175,3 +184,35 @@ def test_memory_that_runs_out_is_one_clear_error(
     err = capsys.readouterr().err
     assert "memory ran out: Unable to allocate" in err
     assert "--batch-size" in err
+
+
+def test_every_command_counts_images_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "photos"
+    for i in range(10):
+        path = folder / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(i).save(path)
+    (folder / "dog" / "again.png").write_bytes((folder / "dog" / "1.png").read_bytes())
+    for label in ("cat", "dog"):
+        (folder / label / "broken.png").write_text(f"no {label}")
+    extract = ["extract", "--data", "photos", *OPTIONS]
+    counted = "13 images: 11 embedded (10 distinct), 2 failed"
+    for command, code in (
+        (extract, 3), (extract, 3), (["cache", "status"], 0), (["cache", "status", *OPTIONS], 0),
+        (["fit", "--head", "nearest_mean", "--folds", "2"], 0), (["rank"], 0),
+        (["compare", "--head", "dummy", "--folds", "2"], 0), (["cache", "export", "x.npz"], 0),
+    ):  # fmt: skip
+        assert run(command) == code
+        captured = capsys.readouterr()
+        assert counted in captured.out + captured.err, command
+        if command[:2] == ["cache", "status"]:
+            assert f"HIT, {counted}" in captured.out  # to extract again would embed nothing
+        if command[0] == "extract":
+            assert "10 vectors" in captured.out
+        if command[0] in ("fit", "compare"):
+            assert "11 test images" in captured.out
+    (page,) = Path("reports/photos").glob("*.nearest_mean.*/report.html")
+    assert "<dt>images embedded</dt><dd>11 (10 distinct)</dd>" in page.read_text()

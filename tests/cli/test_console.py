@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from featcache.cli.console import _looks_numeric, _memory
+from featcache.cli.console import _looks_numeric
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"),
-    [(None, "–"), (0, "<1 MB"), (999_999, "<1 MB"), (1_000_000, "1 MB"), (2.5e9, "2,500 MB")],
+    ("cell", "numeric"),
+    [("1", True), ("= 2", True), ("0.93 s", True), ("–", True), ("", False), ("resnet18", False)],
 )
-def test_memory(size: int | None, shown: str) -> None:
-    assert _memory(size) == shown
-    assert _looks_numeric(shown)
+def test_columns_of_numbers_are_told_from_text(cell: str, numeric: bool) -> None:
+    assert _looks_numeric(cell) is numeric

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import reseal
 from tiny import tiny_backbone, tiny_images
 
 from featcache.errors import CacheRefused, WeightsError
@@ -99,6 +100,7 @@ def test_deep_verify_embeds_again_and_compares(digits: Path) -> None:
 
     with h5py.File(path, "r+") as file:
         file["features"][:] = np.roll(file["features"][:], 1, axis=0)  # rows of other images
+    reseal(path)
     (checked,) = deep_verify("digits", 20, cache=digits)
     assert not checked.agrees
 

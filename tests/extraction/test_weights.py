@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
+from featcache.cli.main import run
 from featcache.errors import WeightsError
 from featcache.extraction import weights as module
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.weights import Published, find_weights, hub_folder, read_state
+from featcache.extraction.state import read_state
+from featcache.extraction.weights import Published, find_weights, hub_folder
 
 NET = "squeezenet1_1"
 URL = get_model_weights(NET).DEFAULT.url
@@ -59,6 +61,12 @@ def published(content, tag="V1"):
     """A file that the library publishes, with this content."""
     digest = hashlib.sha256(content).hexdigest()
     return {tag: Published(tag, f"https://example.org/models/net-{digest[:8]}.pth")}
+
+
+def assert_no_advice_of_torch(said):
+    """Its messages tell the reader to open the file in a way that runs what is in it."""
+    for advice in ("weights_only", "Re-running", "option", "safe_globals", "file an issue", "\x1b"):
+        assert advice not in str(said)
 
 
 def sha(path):
@@ -272,7 +280,6 @@ class TestRead:
         torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
         assert equal(built(tmp_path / "w.pth"), state)
 
-    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_a_pickle_that_would_run_code_does_not_run(self, tmp_path, monkeypatch, state):
         mark = tmp_path / "it ran"
         monkeypatch.setenv("FEATCACHE_TEST_EVIL", str(mark))
@@ -280,15 +287,28 @@ class TestRead:
             torch.save(content, tmp_path / f"{i}.pth")
             (tmp_path / f"{i}.pt").write_bytes(pickle.dumps(content))
             for path in (tmp_path / f"{i}.pth", tmp_path / f"{i}.pt"):
-                with pytest.raises(WeightsError, match="can't be read as weights"):
+                with pytest.raises(WeightsError, match="it holds Python objects") as caught:
                     read_state(path)
+                assert_no_advice_of_torch(caught.value)
         assert not mark.exists()
 
     def test_a_whole_pickled_network_is_refused(self, tmp_path, trained):
         torch.save(trained, tmp_path / "w.pth")
-        with pytest.raises(WeightsError, match="can't be read") as caught:
+        with pytest.raises(WeightsError, match=r"objects .torchvision.*SqueezeNet") as caught:
             read_state(tmp_path / "w.pth")
-        assert "state dict of tensors only" in caught.value.remedy
+        assert "save_file(network.state_dict()" in caught.value.remedy
+        assert_no_advice_of_torch(caught.value)
+
+    def test_the_command_s_refusal_is_our_own(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("FEATCACHE_TEST_EVIL", str(tmp_path / "it ran"))
+        (tmp_path / "bad.pth").write_bytes(pickle.dumps(_Evil()))
+        options = ["--backbone", NET, "--image-size", "32", "--weights", "bad.pth"]
+        assert run(["extract", *options]) == 1
+        assert not (tmp_path / "it ran").exists()
+        said = capsys.readouterr().err
+        assert "bad.pth can't be read as weights: it holds Python objects" in said
+        assert_no_advice_of_torch(said)
 
     @pytest.mark.parametrize("content", [3, [torch.zeros(1)], {"a": 3}, {0: torch.zeros(1)}, "x"])
     def test_what_is_no_state_dict(self, tmp_path, content):
@@ -300,8 +320,9 @@ class TestRead:
     @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04", bytes(100)])
     def test_what_is_no_weight_file(self, tmp_path, suffix, content):
         (tmp_path / f"w{suffix}").write_bytes(content)
-        with pytest.raises(WeightsError, match="can't be read as weights"):
+        with pytest.raises(WeightsError, match="can't be read as weights") as caught:
             read_state(tmp_path / f"w{suffix}")
+        assert_no_advice_of_torch(caught.value)
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     def test_truncated(self, tmp_path, state, suffix):
@@ -328,6 +349,7 @@ class TestRead:
                 read_state(path)
             except WeightsError as error:
                 refused = error
+                assert_no_advice_of_torch(error)
         assert refused.remedy or refused.problem
 
 

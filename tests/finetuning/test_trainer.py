@@ -158,6 +158,11 @@ def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
     (tmp_path / checkpoint.FILE).write_bytes(b"no zip")
     with pytest.raises(FeatcacheError, match="Delete"):
         make_trainer(tmp_path).resume()
+    torch.save({"epoch": Path("x")}, tmp_path / checkpoint.FILE)  # torch would advise to trust it
+    with pytest.raises(FeatcacheError, match="Delete") as caught:
+        make_trainer(tmp_path).resume()
+    assert "weights_only" not in str(caught.value)
+    assert "option" not in str(caught.value)
 
 
 def test_the_best_epoch_by_validation_is_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from packages import XGBOOST
 from scipy.special import logsumexp
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
-from stored import blobs, store
+from stored import blobs, reseal, store
 
 from featcache.errors import CacheRefused, RecipeError
 from featcache.fitting import batches, leaks, stream, streamed_linear
@@ -303,6 +303,7 @@ def test_the_gate_sees_what_it_sees_in_memory(tmp_path):
     cache, images = store(tmp_path, np.where(np.isinf(X), 7, X), y, (6, 4))
     with h5py.File(cache.choose("toy")[0].path, "r+") as file:
         file["features"][7, 1] = np.nan
+    reseal(cache.choose("toy")[0].path)
     said = []
     for lazy in (False, True):
         features = cache.features(images, cache.choose("toy"), lazy=lazy)
@@ -318,6 +319,7 @@ def test_nan_that_the_gate_let_through_is_an_error_without_a_traceback(tmp_path)
     cache, images = store(tmp_path, X, y, (6, 4))
     with h5py.File(cache.choose("toy")[0].path, "r+") as file:
         file["features"][7, 1] = np.nan
+    reseal(cache.choose("toy")[0].path)
     lazy = cache.features(images, cache.choose("toy"), lazy=True)
     for head in ("mlp", "logreg"):
         with pytest.raises(RecipeError, match="contains NaN"):

@@ -392,7 +392,7 @@ def test_no_credentials_on_disk(cache, tmp_path, capsys, monkeypatch):
         ["extract", "--cache", "s3://me:SECRET@b", "--backbone", "resnet18"],
         ["extract", "--data", "cnmc:s3://me:SECRET@b", "--backbone", "resnet18"],
     ):
-        assert run(words) == 1, words
+        assert run(words) in (1, 2), words
         assert "SECRET" not in "".join(capsys.readouterr())
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not [text for text in texts if b"SECRET" in text]

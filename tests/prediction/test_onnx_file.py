@@ -153,7 +153,7 @@ def _with_own_backbones(monkeypatch: pytest.MonkeyPatch, made: Made) -> None:
     """The tiny networks are not registered: hand them over."""
     plain = onnx_file.open_backbones_of
     monkeypatch.setattr(
-        onnx_file, "open_backbones_of", lambda *args: plain(*args, own=made.backbones)
+        onnx_file, "open_backbones_of", lambda *args, **how: plain(*args, own=made.backbones, **how)
     )
 
 

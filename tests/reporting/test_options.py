@@ -1,4 +1,4 @@
-"""Selection, tuning, memory and weights of backbones on their way into a run folder."""
+"""Selection, tuning and weights of backbones on their way into a run folder."""
 
 import json
 
@@ -13,10 +13,11 @@ from sklearn.svm import LinearSVC
 
 from featcache.errors import RecipeError, UnknownName
 from featcache.fitting.grid import Candidate
-from featcache.fitting.memory import PeakMemory
 from featcache.fitting.splits import make_folds
 from featcache.reporting.compare import compare
+from featcache.reporting.comparison import write_comparison
 from featcache.reporting.run_folder import read_run
+from featcache.reporting.run_page import write_run_page
 
 from .conftest import make_features
 
@@ -47,8 +48,7 @@ def test_runs_with_options_have_another_digest(tmp_path):
     assert (runs[1].select, runs[3].tune) == ("anova:2", 2)
     for one in runs:
         again = read_run(one.folder)
-        assert (again.name, again.select, again.tune, again.memory) == (
-            one.name, one.select, one.tune, one.memory)  # fmt: skip
+        assert (again.name, again.select, again.tune) == (one.name, one.select, one.tune)
     facts, scores = facts_of(runs[3])
     assert facts["settings"] == {"tune": 2, "tuner": "random"}
     for fold in scores["folds"]:
@@ -67,20 +67,18 @@ def test_refused_before_the_first_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_of_a_fit(tmp_path):
+def test_memory_of_older_runs_is_neither_missed_nor_shown(tmp_path):
+    """It was what a fit added to the process: the same fit four times had 49, 0, 0 and 0 MB."""
     run = compare(make_features(60), head="logreg", singles=False, folds=2, reports=tmp_path).best
     facts, scores = facts_of(run)
-    assert facts["memory"] == max(fold["memory"] for fold in scores["folds"]) >= 0
-
-
-def test_peak_memory_sees_what_is_held():
-    with PeakMemory() as seen:
-        held = np.ones(40_000_000)
-        assert held.sum() > 0
-        for _ in range(20):
-            held.sum()
-        del held
-    assert 250e6 < seen.bytes < 900e6
+    assert "memory" not in {*facts, *scores["folds"][0]}
+    (run.folder / "run.json").write_text(json.dumps({**facts, "memory": 48_700_000}))
+    assert read_run(run.folder) == run
+    write_run_page(run.folder)
+    table = write_comparison(tmp_path)
+    assert "memory_mb" not in table.rows()[0]
+    for page in (run.folder / "report.html", tmp_path / "comparison.html"):
+        assert "49 MB" not in page.read_text()
 
 
 @pytest.mark.parametrize(("fusion", "head"), [("attention", "svm"), ("gated", "logreg"),

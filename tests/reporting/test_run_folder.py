@@ -220,8 +220,6 @@ def test_many_backbones_make_a_run_that_keeps_its_full_name(tmp_path, no_plots):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"memory": "much"},
-        {"memory": [1]},
         {"tested": 10**400},
         {"tune": float("inf")},
         {"tune": "20"},

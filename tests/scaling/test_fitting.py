@@ -27,7 +27,7 @@ QUICK = {"mlp.epochs": 3, "mlp.hidden": [8], "attention.epochs": 2}
 GRID: dict[str, Any] = {
     "fusion": ["concat", "attention", "vote"], "head": ["logreg", "mlp"], "settings": QUICK,
 }  # fmt: skip
-_TIMED = ("seconds", "memory", "created")
+_TIMED = ("seconds", "created")
 _SHOWN = {".png", ".svg", ".html", ".skops"}  # plots; an archive has the time in it
 
 

@@ -49,12 +49,12 @@ def _offset(path: Path, name: str) -> int:
 class TestStatus:
     def test_hit(self, cache: Cache, images: Images) -> None:
         found = status(cache, images, tiny_backbone().key())
-        assert (found.state, found.have, found.want) == ("HIT", 12, 12)
+        assert (found.state, str(found.coverage)) == ("HIT", "12 images")
 
     def test_partial_counts_what_is_there(self, cache: Cache) -> None:
         found = status(cache, tiny_images(20), tiny_backbone().key())
-        assert (found.state, found.have, found.want) == ("PARTIAL", 12, 20)
-        assert "12 of 20" in str(found)
+        assert found.state == "PARTIAL"
+        assert str(found.coverage) == "20 images: 12 embedded, 8 missing"
 
     @pytest.mark.parametrize(
         ("change", "said"),

@@ -252,11 +252,11 @@ def test_flipped_bits_are_refused_or_seen_by_the_checksum_or_harmless(tmp_path, 
         path.write_bytes(data)
         try:
             with FeatureFile(path) as file:
-                good = file.good()
-                if len(good) == 4 and file.dim == 3 and file.key == key():
-                    out = np.empty((4, 3), np.float32)
-                    file.read(np.arange(4), out)
-                    same = (file.digests == digests(4)).all(axis=1) & (out == values).all(axis=1)
-                    assert (same | ~good).all()
+                good = np.flatnonzero(file.good())
+                if len(file) == 4 and file.dim == 3 and file.key == key():
+                    out = np.empty((len(good), 3), np.float32)
+                    file.read(good, out)
+                    np.testing.assert_array_equal(out, values[good])
+                    np.testing.assert_array_equal(file.digests[good], digests(4)[good])
         except CacheRefused:
             assert whole

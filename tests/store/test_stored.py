@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored import blobs, store
+from stored import blobs, reseal, store
 
 from featcache.errors import CacheRefused, FeatcacheError
 from featcache.fitting.stream import Stream
@@ -154,5 +154,6 @@ def test_nan_comes_as_it_is(tmp_path):
     path = cache.choose("toy")[0].path
     with h5py.File(path, "r+") as file:
         file["features"][3, 2] = np.nan
+    reseal(path)
     lazy = cache.features(images, cache.choose("toy"), lazy=True)
     assert np.isnan(lazy.X[:]).sum() == 1

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# One thread a process: the tests' arrays are small, and the two workers of `make test` share the
+# cores. Set before NumPy, torch or XGBoost is imported; processes that a test starts inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
 from noise import noise
 
 from featcache.extraction import precision
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +28,12 @@ def _no_weights_of_this_machine(monkeypatch, tmp_path):
     """Neither a weights folder nor torch's hub folder of whoever runs the tests is seen."""
     monkeypatch.delenv("FEATCACHE_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """A test that sets torch's threads sets them for itself alone."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

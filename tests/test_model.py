@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -215,8 +215,6 @@ TestCacheModel = CacheModel.TestCase
 TestCacheModel.settings = settings(
     max_examples=25,
     stateful_step_count=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 
@@ -229,8 +227,6 @@ TestLongCacheModel.settings = settings(
     max_examples=100,
     stateful_step_count=40,
     phases=(Phase.explicit, Phase.generate),  # the first failure at once, be it long
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from featcache.fitting.evaluate import Result
 from featcache.fitting.fold_result import FoldResult
@@ -17,15 +16,6 @@ from featcache.reporting.run_folder import Run, rows_digest, save_run
 from featcache.store.features import Features
 
 CLASSES = ["cat", "dog"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors lose time to threads, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

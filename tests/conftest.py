@@ -7,10 +7,22 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# One thread a process: the tests' arrays are small, and the two workers of `make test` share the
+# cores. Set before NumPy, torch or XGBoost is imported; processes that a test starts inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
 from noise import noise
+from PIL import Image
 
 from featcache.extraction import precision
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,6 +37,26 @@ def _no_weights_of_this_machine(monkeypatch, tmp_path):
     """Neither a weights folder nor torch's hub folder of whoever runs the tests is seen."""
     monkeypatch.delenv("FEATCACHE_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """A test that sets torch's threads sets them for itself alone."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_rendering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but saved blank, except in tests marked `rendered`: half a run's time."""
+    if request.node.get_closest_marker("rendered") is None:
+        monkeypatch.setattr(Figure, "savefig", _save_blank)
+
+
+def _save_blank(figure: Figure, path: Path, **_: object) -> None:
+    if path.suffix == ".svg":
+        path.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    else:
+        Image.new("L", (1, 1)).save(path)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -219,8 +219,6 @@ TestCacheModel = CacheModel.TestCase
 TestCacheModel.settings = settings(
     max_examples=25,
     stateful_step_count=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 
@@ -233,8 +231,6 @@ TestLongCacheModel.settings = settings(
     max_examples=100,
     stateful_step_count=40,
     phases=(Phase.explicit, Phase.generate),  # the first failure at once, be it long
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

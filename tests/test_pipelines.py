@@ -12,10 +12,13 @@ from featcache.recipe import load_recipe, protocols_of
 
 FOLDER = Path(__file__).parent.parent / "pipelines"
 PIPELINES = sorted(FOLDER.glob("*.yaml"))
-# These are run in the default suite, the others with -m slow.
-EVERY_TIME = {
-    "cnmc_resnet18_vgg16", "rehman2025_filters_vit_vgg16", "shi_yan_series_as_images", "stand_in",
-}  # fmt: skip
+# These are run in the default suite, one of them with all its pictures; the others with -m slow.
+EVERY_TIME: dict[str, list[pytest.MarkDecorator]] = {
+    "cnmc_resnet18_vgg16": [],
+    "rehman2025_filters_vit_vgg16": [],
+    "shi_yan_series_as_images": [],
+    "stand_in": [pytest.mark.rendered],
+}
 NEEDS = {
     "amin2021_hsv_nsga_svm": ("pymoo",),
     "cifar10_resnet18_mobilenetv2": ("xgboost",),
@@ -77,7 +80,7 @@ def test_a_dry_run_is_yaml_that_loads_again(
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=[] if path.stem in EVERY_TIME else pytest.mark.slow)
+        pytest.param(path, id=path.stem, marks=EVERY_TIME.get(path.stem, [pytest.mark.slow]))
         for path in PIPELINES
     ],
 )

@@ -136,6 +136,7 @@ def test_relabelled_images_are_fitted_again_without_a_forward_pass(
     assert capsys.readouterr().out.splitlines()[-1] != first
 
 
+@pytest.mark.rendered
 def test_compare_prints_every_candidate_best_first(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_what_is_no_size_is_a_usage_error(here: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_children_hear_ctrl_c")
 def test_an_interrupted_fit_leaves_nothing_half_done(here: Path) -> None:
     command = [sys.executable, "-m", "featcache", "fit", "--memory", "1KB", "--set",
                "head.epochs=100000", "--set", "head.patience=100000"]  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from featcache.store.features import Features
 
@@ -36,15 +35,6 @@ def make_features(
         keys=tuple(f"key{i}" for i in range(len(blocks))),
         data="toy",
     )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors lose time to threads, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

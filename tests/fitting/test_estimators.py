@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -18,12 +19,10 @@ from featcache.fitting.pooled import HadamardFusion, MaxFusion, MeanFusion, SumF
 from featcache.fitting.selection import BestColumns, PrincipalComponents
 from featcache.fitting.svm import SVMHead
 
-ESTIMATORS = [
+# Each of our own classes once.
+OURS = [
     ConcatFusion(),
-    ConcatFusion(scale="l2"),
-    ConcatFusion(pca=2),
     SumFusion(),
-    SumFusion(projection="random"),
     MeanFusion(),
     MaxFusion(),
     HadamardFusion(),
@@ -33,25 +32,29 @@ ESTIMATORS = [
     VoteFusion(),
     StackFusion(),
     MLPHead(hidden=16, epochs=12, lr=0.03),
-    MLPHead(hidden=16, epochs=12, lr=0.03, fusion="attention", dim=8, heads=2),
-    MLPHead(hidden=16, epochs=12, lr=0.03, fusion="gated", dim=8, schedule="cosine"),
     SVMHead(),
-    SVMHead(kernel="linear"),
     KNNHead(),
     NearestMeanHead(),
+    BestColumns(amount=2),
+    PrincipalComponents(2),
+    *([NSGASelection(population=4, generations=2)] if find_spec("pymoo") else []),
+]
+# The same in other settings, and scikit-learn's own.
+OTHERS = [
+    ConcatFusion(scale="l2"),
+    ConcatFusion(pca=2),
+    SumFusion(projection="random"),
+    MLPHead(hidden=16, epochs=12, lr=0.03, fusion="attention", dim=8, heads=2),
+    MLPHead(hidden=16, epochs=12, lr=0.03, fusion="gated", dim=8, schedule="cosine"),
+    SVMHead(kernel="linear"),
     HEADS["logreg"](0),
     HEADS["ridge"](0),
     HEADS["forest"](0).set_params(n_estimators=10, n_jobs=1),
     HEADS["dummy"](0),
-    BestColumns(amount=2),
     BestColumns("variance", standardise=True),
-    PrincipalComponents(2),
-    *([NSGASelection(population=4, generations=2)] if find_spec("pymoo") else []),
 ]
 if find_spec("xgboost"):
-    ESTIMATORS.append(
-        HEADS["xgboost"](0).set_params(n_estimators=10, colsample_bytree=1.0, n_jobs=1)
-    )
+    OURS.append(HEADS["xgboost"](0).set_params(n_estimators=10, colsample_bytree=1.0, n_jobs=1))
 
 
 TORCH = (AttentionFusion, GatedFusion, MLPHead)
@@ -78,6 +81,12 @@ def known(estimator):
     return {}
 
 
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=known)
+@parametrize_with_checks(OURS, expected_failed_checks=known)
 def test_sklearn_compatible(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(OTHERS, expected_failed_checks=known)
+def test_sklearn_compatible_in_other_settings_too(estimator, check):
     check(estimator)

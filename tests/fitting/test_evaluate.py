@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from packages import EACH_HEAD
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_validate
 from sklearn.neighbors import KNeighborsClassifier
@@ -16,6 +15,7 @@ from featcache.fitting.metrics import interval
 from featcache.fitting.splits import Fold, make_folds
 
 from .conftest import make_features
+from .pairs import PAIRS
 
 QUICK = {
     "mlp.hidden": 16,
@@ -96,8 +96,7 @@ def test_interval_draws_linked_rows_together():
     assert result.interval == pytest.approx(by_group, abs=0.03)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("head", EACH_HEAD)
+@pytest.mark.parametrize(("fusion", "head"), PAIRS)
 def test_signal_is_found_and_permuted_labels_are_at_chance(fusion, head):
     features = make_features(n=180)
     least = 0 if head == "dummy" else 0.6 if fusion in LOSSY else 0.9

@@ -1,11 +1,10 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
+from featcache.fitting import grouped
 from featcache.fitting.grouped import stratified_groups
 
 
@@ -15,7 +14,7 @@ def spread(fold, y, k):
     return int((counts.max(axis=0) - counts.min(axis=0)).max())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     groups=st.lists(st.integers(0, 60), min_size=30, max_size=120),
     k=st.integers(2, 6),
@@ -67,12 +66,19 @@ def test_seeds_shuffle():
     )
 
 
-def test_sixty_thousand_rows_with_one_pair_take_no_time():
+def test_only_rows_with_a_partner_are_placed_one_by_one(monkeypatch):
+    """What scikit-learn does with every row; for 60,000 of them that takes it 9 s."""
+    placed, plain = [], grouped._largest_first
+
+    def counted(codes, *rest):
+        placed.append(len(codes))
+        return plain(codes, *rest)
+
+    monkeypatch.setattr(grouped, "_largest_first", counted)
     y = np.array([f"c{i}" for i in range(10)])[np.arange(60_000) % 10]
     groups = np.arange(60_000)
     groups[7] = 59_999
-    started = time.process_time()
     fold = stratified_groups(y, groups, 5)
-    assert time.process_time() - started < 2  # scikit-learn's took 9 s
+    assert placed == [2]
     assert fold[7] == fold[59_999]
     assert spread(fold, y, 5) <= 1

@@ -22,7 +22,7 @@ def planted(n=200, noise=28, seed=0):
 
 def test_finds_the_planted_columns():
     X, y = planted()
-    found = NSGASelection(population=30, generations=40).fit(X, y)
+    found = NSGASelection(population=20, generations=25).fit(X, y)
     assert found.support_[[5, 11]].all()
     assert found.support_.sum() < 12
     assert found.transform(X).shape == (200, found.support_.sum())

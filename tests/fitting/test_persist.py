@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import skops.io
 import torch
-from packages import EACH_HEAD
 from safetensors.torch import load_file, save_file
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
@@ -24,11 +23,11 @@ from featcache.errors import DataError, FeatcacheError
 from featcache.fitting import svm
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.concat import ConcatFusion
-from featcache.fitting.fusion import FUSIONS
 from featcache.fitting.mlp import MLPHead
 from featcache.fitting.persist import NETWORKS, PIPELINE, load_pipeline, save_pipeline
 
 from .conftest import make_features
+from .pairs import PAIRS
 
 QUICK = {
     "mlp.epochs": 1,
@@ -69,8 +68,7 @@ def test_an_svm_of_scikit_learns_own_svc_comes_back(tmp_path, monkeypatch, fusio
     np.testing.assert_allclose(_says(again, features.X), _says(pipeline, features.X), atol=1e-6)
 
 
-@pytest.mark.parametrize("head", EACH_HEAD)
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(("fusion", "head"), PAIRS)
 def test_every_fusion_and_head_says_the_same_after_a_round_trip(fusion, head, tmp_path):
     features = make_features(n=45)
     made = make_classifier(fusion, head, blocks=features.blocks, settings=_quick(fusion, head)).fit(

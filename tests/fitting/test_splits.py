@@ -74,7 +74,7 @@ def test_own_split_without_training_rows():
         make_folds(make_features(split=["test"] * 120))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data(), k=st.integers(2, 4))
 def test_folds_never_split_groups_or_duplicates(data, k):
     n = 60

@@ -39,7 +39,7 @@ def uneven(counts, **options):
     return features.rows(np.sort(np.concatenate(rows)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data(), k=st.integers(2, 4), balance=st.booleans(), repeats=st.integers(1, 2))
 def test_views_are_never_tested_and_never_across(data, k, balance, repeats):
     n = 48

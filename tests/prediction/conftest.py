@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tiny import SIDE, tiny_backbone
 
@@ -16,15 +15,6 @@ from featcache.extraction.extract import extract
 from featcache.reporting.compare import compare
 
 CLASSES = ("cat", "dog", "owl")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors lose time to threads, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw(folder: Path, count: int, seed: int = 0, split: bool = True) -> Path:

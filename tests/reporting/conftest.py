@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 
 from featcache.fitting.evaluate import Result
 from featcache.fitting.fold_result import FoldResult
@@ -18,23 +16,6 @@ from featcache.reporting.run_folder import Run, save_run
 from featcache.store.features import Features
 
 CLASSES = ["cat", "dog"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors lose time to threads, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def no_plots(monkeypatch):
-    """Where a test is about something else: drawing is what takes the time."""
-    for module in ("run_page", "comparison_page"):
-        monkeypatch.setattr(f"featcache.reporting.{module}.draw", lambda *_: False)
-    monkeypatch.setattr("featcache.reporting.comparison.plot_comparison", lambda *_: None)
 
 
 def make_features(

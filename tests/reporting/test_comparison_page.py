@@ -24,6 +24,7 @@ def reports(tmp_path):
     return tmp_path
 
 
+@pytest.mark.rendered
 def test_question_answer_table_and_duel(reports):
     done = write_comparison(reports)
     page = Page(reports / "comparison.html")
@@ -40,14 +41,14 @@ def test_question_answer_table_and_duel(reports):
     assert "featcache fit --data toy" in page.text
 
 
-def test_pages_of_runs_are_linked_where_they_are(no_plots, reports):
+def test_pages_of_runs_are_linked_where_they_are(reports):
     done = write_comparison(reports, lambda runs: write_run_page(runs[0].folder, among=runs))
     links = [a["href"] for a in Page(reports / "comparison.html").all("a")]
     (link,) = [link for link in links if link and link.endswith("report.html")]
     assert link == f"toy/{done.best.folder.name}/report.html".replace("+", "%2B")
 
 
-def test_sections_and_leaks_and_cost(no_plots, reports):
+def test_sections_and_leaks_and_cost(reports):
     make_run(reports, make_features(data="another"), own_split(80, 20),
              make_features().y == "cat", "mlp")  # fmt: skip
     folder = next(reports.glob("toy/*.mlp.*"))
@@ -79,7 +80,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_run_folder_is_left_out_with_a_warning(no_plots, reports, caplog, name):
+def test_a_damaged_run_folder_is_left_out_with_a_warning(reports, caplog, name):
     file, change = DAMAGE[name]
     path = next(reports.glob("toy/*.mlp.*")) / file
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -100,7 +101,7 @@ def test_damaged_folds_do_not_stop_the_page(reports, folds):
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "3", '["a", {"x": [1]}]', '{"near": 3}'])
-def test_damaged_leaks_do_not_stop_the_page(no_plots, reports, text):
+def test_damaged_leaks_do_not_stop_the_page(reports, text):
     (next(reports.glob("toy/*.mlp.*")) / "leaks.json").write_text(text)
     write_comparison(reports)
     Page(reports / "comparison.html")
@@ -117,7 +118,7 @@ def test_a_plot_that_fails_costs_a_warning_only(reports, monkeypatch, caplog):
     assert (reports / "comparison.csv").is_file()
 
 
-def test_files_are_replaced_whole(no_plots, reports, monkeypatch):
+def test_files_are_replaced_whole(reports, monkeypatch):
     write_comparison(reports)
     before = {name: (reports / name).read_text() for name in
               ("comparison.csv", "comparison.md", "comparison.html")}  # fmt: skip

@@ -28,6 +28,8 @@ from featcache.reporting.reliability import plot_reliability, reliability
 from .conftest import make_features
 from .pages import make_odd_run
 
+pytestmark = pytest.mark.rendered
+
 GRID = np.linspace(0, 1, 201)
 
 

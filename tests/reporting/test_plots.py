@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from featcache.reporting.comparison import sort_runs
 from featcache.reporting.plots import plot_comparison
 
 from .conftest import make_features, make_run, own_split
+
+pytestmark = pytest.mark.rendered
 
 
 def drawn(path) -> str:

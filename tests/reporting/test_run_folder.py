@@ -207,7 +207,7 @@ def test_a_folder_s_name_is_the_candidate_s_and_fits_a_file_system(tmp_path):
     assert len(folder_name("猫" * 90, "0" * 64).encode()) < 240
 
 
-def test_many_backbones_make_a_run_that_keeps_its_full_name(tmp_path, no_plots):
+def test_many_backbones_make_a_run_that_keeps_its_full_name(tmp_path):
     features = make_features()
     wide = replace(features, names=("a" * 150, "b" * 150))
     run = compare(wide, head="ridge", folds=2, singles=False, reports=tmp_path).best

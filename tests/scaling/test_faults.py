@@ -227,15 +227,15 @@ class TestFits:
             machines.start_worker()
             assert machines.scheduler is not None
             killer = Timer(0, machines.scheduler.kill)
-            with Cluster(str(machines.file)) as cluster:
-                started = time.monotonic()
-                with pytest.raises(ClusterError, match="is gone"):
-                    compare(
-                        features, reports=tmp_path / "many", crew=DaskCrew(cluster),
-                        fitted=lambda *_: killer.start() if killer.ident is None else None,
-                        **self.options(),
-                    )  # fmt: skip
-                assert time.monotonic() - started < 120
+            with (
+                Cluster(str(machines.file)) as cluster,
+                pytest.raises(ClusterError, match="is gone"),
+            ):
+                compare(
+                    features, reports=tmp_path / "many", crew=DaskCrew(cluster),
+                    fitted=lambda *_: killer.start() if killer.ident is None else None,
+                    **self.options(),
+                )  # fmt: skip
             machines.scheduler.wait()
         compare(features, reports=tmp_path / "many", **self.options())  # goes on without it
         compare(features, reports=tmp_path / "one", **self.options())

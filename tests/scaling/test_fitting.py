@@ -31,14 +31,6 @@ _TIMED = ("seconds", "created")
 _SHOWN = {".png", ".svg", ".html", ".skops"}  # plots; an archive has the time in it
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have their own tests."""
-    for module in ("run_page", "comparison_page"):
-        monkeypatch.setattr(f"featcache.reporting.{module}.draw", lambda *_: False)
-    monkeypatch.setattr("featcache.reporting.comparison.plot_comparison", lambda *_: None)
-
-
 @pytest.fixture
 def cluster(machines: Machines) -> Iterator[Cluster]:
     with Cluster(str(machines.file)) as opened:

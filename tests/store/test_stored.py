@@ -39,7 +39,7 @@ def test_the_same_numbers_in_the_same_order(both):
         assert np.array_equal(getattr(lazy, name), getattr(loaded, name)), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(-140, 139), max_size=60), st.integers(1, 200))
 def test_any_rows_in_any_order_and_twice(both, rows, piece):
     loaded, lazy = both

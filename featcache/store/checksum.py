@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheRefused, DataError
+from featcache.errors import CacheRefused, DataError, counted
 from featcache.images.manifest import IMAGES_CSV, read_images_csv
 from featcache.images.origin import read_origin
 from featcache.store.command import extract_commands, in_cache
@@ -98,9 +98,8 @@ def refuse_damaged(path: Path, key: Key, rows: Sequence[int], digests: Digests) 
     contents = [digest.tobytes().hex() for digest in digests[:_SHOWN]]
     names = [ids.get(sha256, f"sha256 {sha256[:12]}…") for sha256 in contents]
     shown = ", ".join(f"row {row}: {name}" for row, name in zip(rows, names, strict=False))
-    count = f"{len(rows):,} rows don't fit their checksums" if len(rows) > 1 else (
-        "1 row doesn't fit its checksum"
-    )  # fmt: skip
+    does = "doesn't fit its checksum" if len(rows) == 1 else "don't fit their checksums"
+    count = f"{counted(len(rows), 'row')} {does}"
     more = ", …" if len(rows) > _SHOWN else ""
     source, _ = read_origin(path.parent)
     return CacheRefused(

@@ -218,7 +218,7 @@ def test_a_model_takes_its_blocks_in_its_own_order(made: Made, tmp_path: Path) -
     candidate = Candidate(older.names, "concat", "logreg")
     pipeline, folds = fit_candidate(candidate, older), make_folds(older, 3)
     (folder := tmp_path / "model").mkdir()
-    pipeline_writer(pipeline, candidate, older, folds, 0, {})(folder)
+    pipeline_writer(pipeline, candidate, older, folds, 0, {}, candidate.name)(folder)
     paths = [str(made.images / id_) for id_ in older.ids.tolist()]
     np.testing.assert_allclose(
         load_model(folder, backbone=made.backbones, device="cpu").predict_proba(paths),

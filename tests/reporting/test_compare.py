@@ -57,7 +57,7 @@ def test_the_same_again_fits_nothing(tmp_path, fitted):
     assert fitted == ["big+small.concat.logreg"]
 
 
-def test_the_order_of_the_backbones_makes_no_other_candidate(tmp_path, fitted, no_plots):
+def test_the_order_of_the_backbones_makes_no_other_candidate(tmp_path, fitted):
     options = {"head": "logreg", "fusion": ["concat", "vote"], "folds": 3, "reports": tmp_path}
     first = compare(make_features().select(["small", "big"]), **options)
     # As they were before there was one order.

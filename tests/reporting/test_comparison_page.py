@@ -38,7 +38,7 @@ def test_question_answer_table_and_duel(reports):
     assert HOSTILE in page.text  # a class of the duel
     assert (reports / "toy" / "cost.png").is_file()
     assert (reports / "toy" / "cost.svg").is_file()
-    assert "featcache fit --data toy" in page.text
+    assert "featcache fit --name toy" in page.text
 
 
 def test_pages_of_runs_are_linked_where_they_are(reports):

@@ -27,8 +27,6 @@ from featcache.prediction.find import find_model
 
 from .conftest import make_features
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 class Centroids(ClassifierMixin, BaseEstimator):
     """The nearest class mean, some powers of the distance away."""

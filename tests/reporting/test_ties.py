@@ -16,7 +16,7 @@ from featcache.cli.console import show_runs
 from featcache.cli.main import cli
 from featcache.fitting.splits import make_folds
 from featcache.fitting.statistics import corrected_t_test, holm, mcnemar
-from featcache.reporting import ties
+from featcache.reporting import predictions
 from featcache.reporting.comparison import sort_runs, write_comparison
 from featcache.reporting.predictions import read_outcomes as plain_read
 from featcache.reporting.ties import mark_ties, verdict, verdicts
@@ -264,7 +264,9 @@ def test_report_shows_the_verdict_of_the_runs_that_are_named(runs, tmp_path):
 def test_16_runs_are_read_once_each(runs, monkeypatch):
     made = runs({f"head{i}": drawn(i, 0.9) for i in range(16)})
     read = []
-    monkeypatch.setattr(ties, "read_outcomes", lambda path: read.append(path) or plain_read(path))
+    monkeypatch.setattr(
+        predictions, "read_outcomes", lambda path: read.append(path) or plain_read(path)
+    )
     done = sort_runs(made)
     assert all(run.p is not None for run in done.runs[1:])
     assert sorted(read) == sorted(run.folder / "predictions.csv" for run in made)

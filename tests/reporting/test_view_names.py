@@ -21,7 +21,6 @@ from featcache.reporting.plots import run_label
 from featcache.reporting.run_folder import read_run
 from featcache.reporting.run_page import write_run_page
 
-pytestmark = pytest.mark.usefixtures("no_plots")
 HEAD: dict[str, Any] = {"head": "logreg", "singles": False}
 
 

@@ -70,8 +70,8 @@ def test_the_two_commands_of_the_mission_run_as_they_stand(
     monkeypatch.setenv("FEATCACHE_WEIGHTS", str(here))
     whole = sources.digits("", sources.Options("digits"))
     few = sources.from_arrays(
-        "digits", [whole.read(i) for i in range(50)], ids=whole.ids[:50].tolist(),
-        labels=whole.labels[:50].tolist(),
+        "digits", [whole.read(i) for i in range(100)], ids=whole.ids[:100].tolist(),
+        labels=whole.labels[:100].tolist(),
     )  # fmt: skip
     monkeypatch.setitem(sources.SOURCES, "digits", lambda *_: few)
     assert run(shlex.split("extract --backbone resnet18")) == 0

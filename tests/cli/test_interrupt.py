@@ -18,7 +18,7 @@ from featcache.store.file import FeatureFile
 IMAGES = 120
 COMMAND = [
     sys.executable, "-m", "featcache", "extract", "--backbone", "resnet18",
-    "--weights", "random:0", "--image-size", "224", "-b", "8", "--data", "photos",
+    "--weights", "random:0", "--image-size", "160", "-b", "8", "--data", "photos",
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from featcache.fitting.mlp import MLPHead
 from featcache.fitting.svm import SVMHead
 from featcache.images.arrays import from_arrays
 from featcache.store.cache import Cache
-from featcache.store.file import create, to_digests
+from featcache.store.feature_file import create, to_digests
 from featcache.store.key import Key
 
 WIDTHS = (512, 1280)

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import tiny_backbone, tiny_images
 
 from featcache.extraction.extract import fill_cache
-from featcache.store import file as feature_file
-from featcache.store.file import FeatureFile
+from featcache.store import feature_file as feature_file
+from featcache.store.feature_file import FeatureFile
 
 IMAGES, BATCH, NAMES = 160, 8, ("one", "two")
 

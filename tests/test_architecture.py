@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "featcache"
 # Each part may import those of the rows above it, and itself.
 LAYERS = [
     {"errors"},
-    {"hashing", "replacing"},
+    {"hashing", "atomic"},
     {"images"},
     {"store"},
     {"extraction", "fitting"},
@@ -122,7 +122,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
 
 
 def test_files_fit_in_a_head() -> None:
-    long = {str(p): n for p in _modules() if (n := len(p.read_text().splitlines())) > 500}
+    long = {str(p): n for p in _modules() if (n := len(p.read_text().splitlines())) > 600}
     assert not long
 
 

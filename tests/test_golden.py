@@ -17,7 +17,7 @@ import pytest
 from golden import make
 
 import featcache as fc
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 
 BUNDLES = sorted(path.name for path in make.MODELS.iterdir())
 

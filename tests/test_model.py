@@ -28,7 +28,7 @@ from featcache.errors import CacheRefused
 from featcache.extraction.extract import fill_cache
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 
 BATCH = 4
 
@@ -124,7 +124,7 @@ class CacheModel(RuleBasedStateMachine):
     @rule(where=st.floats(0, 0.999), bit=st.integers(0, 7))
     def corrupt(self, where: float, bit: int) -> None:
         """Flip one bit of one vector; verification finds it, repair takes the row out."""
-        from featcache.store.verify import repair, verify
+        from featcache.store.maintenance import repair, verify
 
         path = self._finals()[0]
         with FeatureFile(path) as file:

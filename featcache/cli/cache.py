@@ -104,8 +104,8 @@ def status(
     from featcache.extraction.weights import NOT_AT_HAND
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
+    from featcache.store.maintenance import status as status_of
     from featcache.store.spec import names_of
-    from featcache.store.status import status as status_of
 
     store = Cache(cache)
     if store.data_sets() if data is None else names_data_set(store, data):
@@ -183,8 +183,8 @@ def verify(
       featcache cache verify --data photos --deep 20 --source photos
     """  # fmt: skip
     from featcache.store.cache import Cache
-    from featcache.store.verify import repair as take_out
-    from featcache.store.verify import verify as verify_files
+    from featcache.store.maintenance import repair as take_out
+    from featcache.store.maintenance import verify as verify_files
 
     store = Cache(cache)
     findings = [f for name in _data_sets(store, data) for f in verify_files(store, name)]
@@ -243,7 +243,7 @@ def prune(
       featcache cache prune --older-than 90 --max-size 20
     """  # fmt: skip
     from featcache.store.cache import Cache
-    from featcache.store.prune import choose_victims, delete
+    from featcache.store.maintenance import choose_victims, delete
 
     store = Cache(cache)
     victims = choose_victims(
@@ -280,7 +280,7 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
       featcache cache export photos.parquet --data photos
     """
     from featcache.cli.cached import cached_features
-    from featcache.store.export import export as write
+    from featcache.store.maintenance import export as write
 
     features = cached_features(data, None, None, None, backbone, cache)
     write(features, path)

@@ -36,7 +36,7 @@ def cached_features(
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.features import NO_VIEW
-    from featcache.store.room import load, parse_memory
+    from featcache.store.memory_budget import load, parse_memory
 
     if memory is not None:
         parse_memory(memory)  # before anything is read

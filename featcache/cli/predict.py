@@ -11,10 +11,10 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from featcache.atomic import replacing
 from featcache.cli.console import note, progress_bar, say_error, show_table
 from featcache.cli.options import NumberOrAuto, reports_option, with_log
 from featcache.errors import counted
-from featcache.replacing import replacing
 
 if TYPE_CHECKING:
     from featcache.prediction.model import Model, Prediction

@@ -14,7 +14,7 @@ from featcache.images.manifest import Images
 from featcache.store.cache import FAILED_CSV, Cache
 from featcache.store.checksum import Digests
 from featcache.store.coverage import Coverage
-from featcache.store.file import to_digests
+from featcache.store.feature_file import to_digests
 
 
 class Content:

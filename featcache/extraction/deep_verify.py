@@ -16,9 +16,8 @@ from featcache.extraction.registry import open_backbone
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
-from featcache.store.entry import Entry
-from featcache.store.file import FeatureFile, to_digests
-from featcache.store.positions import positions
+from featcache.store.feature_file import FeatureFile, positions, to_digests
+from featcache.store.key import Entry
 from featcache.store.spec import options_of
 
 

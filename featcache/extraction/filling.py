@@ -17,7 +17,7 @@ from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Report
 from featcache.extraction.writer import Writer
 from featcache.images.manifest import Images
-from featcache.store.file import FeatureFile, to_hex
+from featcache.store.feature_file import FeatureFile, to_hex
 
 Progress = Callable[[int, int], None]
 

@@ -18,10 +18,8 @@ from featcache.extraction.precision import Settled
 from featcache.extraction.report import Outcome, Report
 from featcache.extraction.sample import spread
 from featcache.store.cache import Cache
-from featcache.store.file import FeatureFile
-from featcache.store.positions import positions
-from featcache.store.trained_on import write_trained_on
-from featcache.store.writing import begin, delete_parts, lock, recorded
+from featcache.store.feature_file import FeatureFile, positions, write_trained_on
+from featcache.store.locking import begin, delete_parts, lock, recorded
 
 _CHECKED = 4  # stored rows embedded again before a file is extended
 

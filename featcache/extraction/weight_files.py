@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.atomic import replacing
 from featcache.errors import WeightsError
 from featcache.extraction.backbone import PENULTIMATE
 from featcache.extraction.registry import BACKBONES, family_of
 from featcache.extraction.weights import Published, _own, hub_folder
 from featcache.hashing import sha256_file
-from featcache.replacing import replacing
 from featcache.store.weights_folder import VARIABLE, file_stem, weights_folder
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcache.atomic import guard_writes, replacing, sync
 from featcache.errors import FeatcacheError, WeightsError, first_line
 from featcache.extraction.state import read_pickled
-from featcache.replacing import replacing
-from featcache.store.disk import guard_writes, sync
 
 FILE = "checkpoint.pt"
 State = dict[str, Any]

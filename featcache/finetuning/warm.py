@@ -16,9 +16,9 @@ from featcache.finetuning.hardware import seeded
 from featcache.finetuning.trainer import Trainer
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
-from featcache.store.command import extract_commands
-from featcache.store.entry import Entry
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
+from featcache.store.key import Entry
+from featcache.store.spec import extract_commands
 
 _PRECISIONS = ("fp32", "bf16", "fp16")
 

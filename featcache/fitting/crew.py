@@ -18,7 +18,7 @@ from featcache.fitting.reuse import Parts, Shelf, part_keys
 from featcache.fitting.sharing import shared
 from featcache.fitting.splits import Fold, Rows, groups_to_keep
 from featcache.store.features import Features
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 
 @dataclass(frozen=True, eq=False)

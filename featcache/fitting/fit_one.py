@@ -19,7 +19,7 @@ from featcache.fitting.stream import Stream
 from featcache.fitting.streaming import by_blocks
 from featcache.fitting.tuning import TunedClassifier
 from featcache.store.features import Floats, Strings
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 
 def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None) -> Any:

@@ -15,7 +15,7 @@ from featcache.fitting.near import near_pairs
 from featcache.fitting.numbered import numbered
 from featcache.fitting.splits import Fold, is_leaky
 from featcache.store.features import NO_VIEW, Features
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 log = logging.getLogger("featcache")
 

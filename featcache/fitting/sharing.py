@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from featcache.store.features import Features
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 
 @contextmanager

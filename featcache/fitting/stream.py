@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 Rows = NDArray[np.intp]
 T = TypeVar("T")

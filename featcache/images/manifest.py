@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.atomic import replacing
 from featcache.errors import DataError, counted
-from featcache.replacing import replacing
 
 IMAGES_CSV = "images.csv"
 ORIGIN_JSON = "origin.json"  # beside it: where the images were, so that a report can show some

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.atomic import replacing
 from featcache.errors import FeatcacheError, first_line
 from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
@@ -22,7 +23,6 @@ from featcache.prediction.copies import refuse_existing
 from featcache.prediction.facts import model_facts
 from featcache.prediction.find import find_model
 from featcache.prediction.graph import Graph, TunedGraph, as_module, described_inputs
-from featcache.replacing import replacing
 
 TOLERANCE = 1e-4
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")

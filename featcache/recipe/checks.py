@@ -21,7 +21,7 @@ from featcache.recipe.model import Recipe, typed
 from featcache.recipe.protocols import protocols_of
 from featcache.store.cache import Cache
 from featcache.store.features import NO_VIEW
-from featcache.store.room import parse_memory
+from featcache.store.memory_budget import parse_memory
 
 
 def make_recipe(plain: dict[str, Any], where: str = "the recipe") -> Recipe:

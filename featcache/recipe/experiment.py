@@ -19,7 +19,7 @@ from featcache.recipe.protocols import protocols_of
 from featcache.reporting.compare import Comparison, compare
 from featcache.reporting.run_folder import Run
 from featcache.store.cache import Cache
-from featcache.store.room import load
+from featcache.store.memory_budget import load
 
 _OF_EXTRACTION = (
     "backbone", "view", "weights", "weights_dir", "layer", "image_size", "colour", "filter",

@@ -29,7 +29,7 @@ from featcache.reporting.own import own_facts
 from featcache.reporting.run_folder import Run, read_run, save_run
 from featcache.reporting.run_page import quick_page
 from featcache.store.features import Features
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 __all__ = ["Comparison", "compare"]
 

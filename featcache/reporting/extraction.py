@@ -7,8 +7,8 @@ from pathlib import Path
 
 from featcache.errors import CacheRefused
 from featcache.store.cache import Cache
+from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features
-from featcache.store.file import FeatureFile
 
 
 def extraction_seconds(features: Features, cache: str | Path | None) -> dict[str, float]:

@@ -6,8 +6,8 @@ import base64
 import os
 from pathlib import Path
 
+from featcache.atomic import replacing
 from featcache.errors import FeatcacheError
-from featcache.replacing import replacing
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from featcache.atomic import place
 from featcache.errors import DataError, UnknownData
 from featcache.fitting.evaluate import Result
 from featcache.fitting.grid import Candidate
@@ -21,7 +22,6 @@ from featcache.reporting.bundle import FOLDER, Writer, try_to_write
 from featcache.reporting.checked import check_run_types
 from featcache.reporting.digest import FORMAT, run_name
 from featcache.reporting.fold_facts import finite, fold_facts
-from featcache.reporting.placing import place
 from featcache.reporting.predictions import write_predictions
 from featcache.store.features import Features
 

@@ -28,7 +28,7 @@ from featcache.reporting.run_folder import Run
 from featcache.reporting.samples import right_samples, wrong_samples
 from featcache.store.cache import Cache
 from featcache.store.features import Features
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 FILE = "report.html"
 _METRICS = {

@@ -19,7 +19,7 @@ from featcache.errors import ClusterError, FeatcacheError, counted, first_line
 from featcache.fitting.crew import Common, FoldFit, Outcome, Task
 from featcache.fitting.reuse import Parts
 from featcache.scaling.cluster import Cluster
-from featcache.store.stored import Stored
+from featcache.store.lazy import Stored
 
 log = logging.getLogger("featcache")
 

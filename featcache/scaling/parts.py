@@ -21,12 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+from featcache.atomic import sync
 from featcache.errors import ClusterError, DataError, first_line
 from featcache.images.url import UrlFolder
 from featcache.store.cache import Cache
-from featcache.store.disk import sync
 from featcache.store.key import Key
-from featcache.store.writing import find_parts
+from featcache.store.locking import find_parts
 
 _SPAN = r"\d+-\d+"
 

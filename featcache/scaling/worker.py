@@ -33,9 +33,9 @@ from featcache.images.sources import open_images
 from featcache.scaling.parts import Parts, open_parts
 from featcache.scaling.plan import Part, Plan, Source, read_plan, versions
 from featcache.store.cache import Cache
-from featcache.store.file import create, to_digests
+from featcache.store.feature_file import create, to_digests
 from featcache.store.key import Key, read_key
-from featcache.store.writing import new_part
+from featcache.store.locking import new_part
 
 _ONE_AT_A_TIME = Lock()
 

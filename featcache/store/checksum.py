@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from featcache.errors import CacheRefused, DataError, counted
 from featcache.images.manifest import IMAGES_CSV, read_images_csv
 from featcache.images.origin import read_origin
-from featcache.store.command import extract_commands, in_cache
-from featcache.store.entry import Entry
-from featcache.store.key import Key
+from featcache.store.key import Entry, Key
+from featcache.store.spec import extract_commands, in_cache
 
 Digests = NDArray[np.uint8]
 ROWS_CHECKED = 31 * 33  # rows that are read and checked together, while they are in a near cache

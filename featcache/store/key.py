@@ -1,10 +1,11 @@
-"""Key: what makes two embeddings of one image the same."""
+"""Key: what makes two embeddings of one image the same; and the finished file that holds them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from featcache.errors import CacheRefused
@@ -126,3 +127,22 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _plain(text: str) -> str:
     """`text` as part of a file name."""
     return "".join(c if c.isalnum() or c in "_-@+" else "-" for c in text) or "x"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished feature file of the cache."""
+
+    data: str
+    path: Path
+    key: Key
+    rows: int
+    dim: int
+    bytes: int
+    mtime: float
+    called: str = ""  # the name that a user gave it, where that is not the usual one
+
+    @property
+    def selector(self) -> str:
+        """What names this file and no other on the command line."""
+        return f"{self.key.backbone}@{self.key.key8}"

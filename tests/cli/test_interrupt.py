@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from noise import noise
 
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 
 IMAGES = 120
 COMMAND = [

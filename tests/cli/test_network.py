@@ -20,7 +20,7 @@ from featcache.errors import WeightsError
 from featcache.extraction.registry import BACKBONES, open_backbone
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
-from featcache.store.file import create, to_digests
+from featcache.store.feature_file import create, to_digests
 
 NET = "squeezenet1_1"
 MAY = {"extract", "finetune", "predict", "run", "demo"}

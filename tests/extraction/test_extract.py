@@ -15,7 +15,7 @@ from featcache.extraction.network import Network
 from featcache.extraction.registry import open_backbone
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 
 SMALL = {"weights": "random:0", "image_size": 32, "batch_size": 4, "workers": 2}
 

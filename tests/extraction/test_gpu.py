@@ -27,7 +27,7 @@ from featcache.extraction.preprocess import Pixels
 from featcache.extraction.registry import open_backbone
 from featcache.extraction.sample import cosine
 from featcache.images.arrays import from_arrays
-from featcache.store.file import FeatureFile, to_hex
+from featcache.store.feature_file import FeatureFile, to_hex
 
 pytestmark = pytest.mark.gpu
 
@@ -176,7 +176,7 @@ import os, signal, sys
 sys.path[:0] = [{tests!r}]
 from small import coloured
 from featcache.extraction.extract import fill_cache
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 device, cache, kill = sys.argv[1], sys.argv[2], int(sys.argv[3])
 count, write = 0, FeatureFile.write
 def counted(self, rows, values):

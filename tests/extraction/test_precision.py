@@ -8,7 +8,7 @@ from tiny import TinyNet, tiny_backbone, tiny_images
 from featcache.extraction import precision
 from featcache.extraction.extract import fill_cache
 from featcache.store.cache import Cache
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 
 
 @pytest.fixture

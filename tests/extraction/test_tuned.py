@@ -12,7 +12,7 @@ from featcache.extraction.extract import fill_cache
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.tuned import in_run, read_tuned, write_tuned
 from featcache.images.arrays import from_arrays
-from featcache.store.trained_on import read_trained_on
+from featcache.store.feature_file import read_trained_on
 
 SEEN = [f"{i:064x}" for i in (3, 1, 255)]
 

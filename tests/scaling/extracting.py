@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 
 from featcache.errors import CacheRefused
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 
 IMAGES = 600
 COMMAND = [

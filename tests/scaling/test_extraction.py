@@ -29,9 +29,9 @@ from featcache.scaling.parts import SharedFolder
 from featcache.scaling.plan import Plan, make_plan
 from featcache.scaling.ranges import Ranges
 from featcache.store.cache import Cache
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 from featcache.store.key import read_key
-from featcache.store.writing import find_parts, hold
+from featcache.store.locking import find_parts, hold
 
 from .extracting import contents
 from .machines import Machines

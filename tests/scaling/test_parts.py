@@ -24,7 +24,7 @@ from featcache.scaling.intake import Intake
 from featcache.scaling.parts import ObjectStore, open_parts
 from featcache.scaling.plan import Plan, make_plan
 from featcache.scaling.ranges import Ranges
-from featcache.store.file import FeatureFile
+from featcache.store.feature_file import FeatureFile
 from featcache.store.key import Key, read_key
 
 from .extracting import contents

@@ -15,9 +15,8 @@ from tiny import tiny_backbone, tiny_images
 from featcache.errors import CacheBusy, CacheMissing, CacheRefused, CacheUnwritable, UnknownName
 from featcache.images.manifest import IMAGES_CSV, strings
 from featcache.store.cache import FAILED_CSV, Cache
-from featcache.store.file import FeatureFile, create, to_digests
-from featcache.store.positions import positions
-from featcache.store.writing import begin, lock
+from featcache.store.feature_file import FeatureFile, create, positions, to_digests
+from featcache.store.locking import begin, lock
 
 KEY = tiny_backbone().key()
 
@@ -399,7 +398,7 @@ HOLD = """
 import sys
 from featcache.store.cache import Cache
 from featcache.store.key import read_key
-from featcache.store.writing import lock
+from featcache.store.locking import lock
 with lock(Cache(sys.argv[1]), "tiny", read_key(sys.argv[2], "")):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,8 +9,8 @@ import pytest
 from tiny import tiny_backbone
 
 from featcache.errors import CacheMissing, RecipeError, UnknownName
-from featcache.store.choice import choose
-from featcache.store.entry import Entry
+from featcache.store.cache import choose
+from featcache.store.key import Entry
 
 PLAIN = tiny_backbone("net").key()
 LARGE = replace(PLAIN, preprocess={**PLAIN.preprocess, "crop": 16, "resize": 16})

@@ -10,9 +10,8 @@ from tiny import tiny_backbone
 
 from featcache.cli.extract import extract
 from featcache.extraction.registry import open_backbone
-from featcache.store.command import commands_for_absent, extract_commands
-from featcache.store.entry import Entry
-from featcache.store.key import Key
+from featcache.store.key import Entry, Key
+from featcache.store.spec import commands_for_absent, extract_commands
 
 
 def entry(key: Key, data: str = "photos") -> Entry:

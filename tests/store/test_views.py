@@ -12,7 +12,7 @@ from featcache.errors import CacheMissing, CacheRefused, RecipeError
 from featcache.extraction.extract import fill_cache
 from featcache.images.arrays import from_arrays
 from featcache.store.cache import Cache
-from featcache.store.trained_on import NAME, read_trained_on, write_trained_on
+from featcache.store.feature_file import NAME, read_trained_on, write_trained_on
 
 
 def fill(cache, images, views=("none", "hflip"), **options):

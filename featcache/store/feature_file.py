@@ -11,7 +11,7 @@ after a SIGKILL at any moment. A row is written, flushed, and only then marked a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +21,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.atomic import check_space, guard_writes, replacing, sync
 from featcache.errors import CacheDenied, CacheRefused, counted
-from featcache.replacing import replacing
 from featcache.store.checksum import ROWS_CHECKED, Digests, checksums, damaged_rows, refuse_damaged
-from featcache.store.disk import check_space, guard_writes, sync
 from featcache.store.key import FORMAT, Key, read_key
 
 _ROWS_AT_ONCE = 8192
@@ -320,3 +319,52 @@ def _put(dataset: h5py.Dataset, rows: NDArray[np.intp], values: NDArray[Any]) ->
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def positions(wanted: Digests, have: Digests) -> NDArray[np.intp]:
+    """Where each wanted digest stands in `have`, -1 where it does not; shape (len(wanted),)."""
+    if np.array_equal(wanted, have):
+        return np.arange(len(have), dtype=np.intp)
+    where = {have[i].tobytes(): i for i in range(len(have))}
+    return np.fromiter(
+        (where.get(wanted[i].tobytes(), -1) for i in range(len(wanted))), np.intp, len(wanted)
+    )
+
+
+NAME = "trained_on"
+
+
+def read_trained_on(path: Path) -> frozenset[str]:
+    """The sha256 of the images that trained the backbone of a feature file; most have none.
+
+    Raises
+    ------
+    CacheRefused
+        Where the file holds them in another shape.
+    """
+    with h5py.File(path, "r", locking=False) as file:
+        if NAME not in file:
+            return frozenset()
+        digests = file[NAME][...]
+        if digests.ndim != 2 or digests.shape[1] != 32 or digests.dtype != np.uint8:
+            raise CacheRefused(
+                f"{path}: its dataset {NAME!r} is of another shape or type",
+                "Delete it and run the extract command again.",
+            )
+        return frozenset(to_hex(digests))
+
+
+def write_trained_on(path: Path, sha256: Iterable[str]) -> None:
+    """Record in a feature file which images trained its backbone, in place of what is there.
+
+    Parameters
+    ----------
+    path : Path
+    sha256 : iterable of str
+        Hex digests of the images' bytes.
+    """
+    digests = to_digests(np.array(sorted(set(sha256)), np.str_))  # (n, 32)
+    with h5py.File(path, "r+", locking=False) as file:
+        if NAME in file:
+            del file[NAME]
+        file.create_dataset(NAME, data=digests)

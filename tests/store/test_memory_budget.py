@@ -8,9 +8,9 @@ import pytest
 from stored import blobs, store
 
 from featcache.errors import RecipeError
-from featcache.store import room
-from featcache.store.room import free_memory, load, parse_memory, why_streamed
-from featcache.store.stored import Stored
+from featcache.store import memory_budget
+from featcache.store.lazy import Stored
+from featcache.store.memory_budget import free_memory, load, parse_memory, why_streamed
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_the_threshold():
 
 
 def test_auto_goes_by_what_is_free(monkeypatch):
-    monkeypatch.setattr(room, "free_memory", lambda: 480_000)
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: 480_000)
     assert why_streamed(1000, (30,)) == ""
     assert "0.5 MB are free" in why_streamed(1001, (30,))
 
 
 def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(room, "_LIMIT", limit)
-    monkeypatch.setattr(room, "_USED", used)
+    monkeypatch.setattr(memory_budget, "_LIMIT", limit)
+    monkeypatch.setattr(memory_budget, "_USED", used)
     free = free_memory()
     assert free > 10_000
     limit.write_text("max\n")

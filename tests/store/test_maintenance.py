@@ -17,11 +17,16 @@ from featcache.errors import CacheDenied, FeatcacheError, UnknownName
 from featcache.extraction.extract import fill_cache
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
-from featcache.store.export import export
-from featcache.store.prune import _purpose, choose_victims, delete
-from featcache.store.status import status
-from featcache.store.verify import repair, verify
-from featcache.store.writing import lock_for
+from featcache.store.locking import lock_for
+from featcache.store.maintenance import (
+    _purpose,
+    choose_victims,
+    delete,
+    export,
+    repair,
+    status,
+    verify,
+)
 
 
 @pytest.fixture

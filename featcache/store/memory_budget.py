@@ -1,4 +1,4 @@
-"""Room: whether features fit into memory, or have to stay in their files."""
+"""Memory budget: whether features fit into memory, or have to stay in their files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import psutil
 from featcache.errors import RecipeError, counted
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
-from featcache.store.entry import Entry
 from featcache.store.features import Features
+from featcache.store.key import Entry
 
 log = logging.getLogger("featcache")
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused, FeatcacheError
 from featcache.store.checksum import damaged_rows, refuse_damaged
-from featcache.store.entry import Entry
-from featcache.store.key import Key
+from featcache.store.key import Entry, Key
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]

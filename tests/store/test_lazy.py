@@ -14,7 +14,7 @@ from stored import blobs, reseal, store
 
 from featcache.errors import CacheRefused, FeatcacheError
 from featcache.fitting.stream import Stream
-from featcache.store import stored as module
+from featcache.store import lazy as module
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from featcache.atomic import guard_writes
 from featcache.errors import CacheBusy, CacheRefused, CacheUnwritable, RecipeError
 from featcache.store.cache import Cache
 from featcache.store.checksum import Digests
-from featcache.store.disk import guard_writes
-from featcache.store.file import FeatureFile, create
+from featcache.store.feature_file import FeatureFile, create, positions
 from featcache.store.key import Key
-from featcache.store.positions import positions
 
 log = logging.getLogger("featcache")
 

@@ -13,11 +13,11 @@ import h5py
 import pytest
 from tiny import tiny_backbone, tiny_images
 
+from featcache.atomic import guard_writes
 from featcache.errors import CacheBusy, CacheUnwritable, RecipeError
 from featcache.extraction.extract import fill_cache
 from featcache.store.cache import Cache
-from featcache.store.disk import guard_writes
-from featcache.store.writing import LOCK_VARIABLE, lock
+from featcache.store.locking import LOCK_VARIABLE, lock
 
 KEY = tiny_backbone().key()
 

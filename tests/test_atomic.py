@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from featcache.replacing import replacing
+from featcache.atomic import replacing
 
 
 def test_the_old_one_is_read_until_the_new_one_is_whole(tmp_path: Path) -> None:

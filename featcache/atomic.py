@@ -1,4 +1,4 @@
-"""Disk: room, permission and durability, with errors that say what to do."""
+"""Atomic: a file or folder takes its name whole or not at all; and what a disk may refuse."""
 
 from __future__ import annotations
 
@@ -8,8 +8,34 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_native_id
 
 from featcache.errors import CacheUnwritable, FeatcacheError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file beside `path`, which takes its place when the block has ended well.
+
+    The temporary file's name is this thread's own, so that two that write the same file don't
+    meet; after an error nothing is left of it.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder must be there.
+
+    Yields
+    ------
+    Path
+        What to write to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_native_id()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_space(path: Path, what: str, needed: int) -> None:
@@ -53,3 +79,32 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def place(finished: Path, folder: Path, mark: str, again: bool) -> bool:
+    """Rename a finished folder to `folder`.
+
+    Parameters
+    ----------
+    finished, folder : Path
+        Side by side.
+    mark : str
+        A file that every whole folder has. What lacks it is replaced.
+    again : bool
+        Whether a whole one is replaced too. If not, another process that did the same work was
+        quicker, and goes on working in its folder.
+
+    Returns
+    -------
+    bool
+        Whether it was placed.
+    """
+    if again or not (folder / mark).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        finished.replace(folder)
+    except OSError:  # not empty
+        if again or not (folder / mark).is_file():
+            raise
+        return False
+    return True

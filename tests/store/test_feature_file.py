@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from featcache.errors import CacheRefused
-from featcache.store import file as module
-from featcache.store.file import FeatureFile, checksums, create, to_digests, to_hex
+from featcache.store import feature_file as module
+from featcache.store.feature_file import FeatureFile, checksums, create, to_digests, to_hex
 from featcache.store.key import FORMAT, Key
 
 

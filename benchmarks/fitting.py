@@ -28,7 +28,7 @@ from torch import nn
 from featcache.fitting.boosting import XGBHead
 from featcache.fitting.mlp import MLPHead
 from featcache.fitting.svm import SVMHead
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 from featcache.store.cache import Cache
 from featcache.store.feature_file import create, to_digests
 from featcache.store.key import Key

@@ -10,8 +10,7 @@ from torch import nn
 
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.preprocess import Preprocess
-from featcache.images.arrays import from_arrays
-from featcache.images.manifest import Images
+from featcache.images.manifest import Images, from_arrays
 
 SIDE = 8
 

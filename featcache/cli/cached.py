@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
 from featcache.errors import CacheMissing, DataError, RecipeError, unknown
-from featcache.images.options import KINDS, Options
+from featcache.images.files import KINDS, Options
 
 if TYPE_CHECKING:
     from featcache.images.manifest import Images
@@ -103,11 +103,10 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
 
     Opened anew where they were; where they are not found there, as they were extracted.
     """
-    from featcache.images.origin import read_origin
-    from featcache.images.series import is_there
-    from featcache.images.sources import open_images
+    from featcache.images.remote import is_url
+    from featcache.images.sources import open_images, read_origin
     from featcache.images.table import TABLES
-    from featcache.images.url import is_url
+    from featcache.images.timeseries import is_there
 
     known = store.images(data)
     source, root = read_origin(store.folder / known.name)

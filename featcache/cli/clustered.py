@@ -59,7 +59,7 @@ def check_parts(parts: str | None, dask: str | None) -> None:
     """Refuse what --parts can't be, or where nothing can be written, before any work is done."""
     if parts is None:
         return
-    from featcache.images.url import is_url
+    from featcache.images.remote import is_url
     from featcache.scaling.parts import open_parts
 
     if dask is None:

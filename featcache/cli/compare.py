@@ -23,7 +23,7 @@ from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.reporting.run_folder import Run
-from featcache.images.options import KINDS
+from featcache.images.files import KINDS
 
 
 @click.command()

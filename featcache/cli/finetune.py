@@ -22,7 +22,7 @@ from featcache.cli.options import (
     with_log,
 )
 from featcache.errors import counted
-from featcache.images.options import KINDS
+from featcache.images.files import KINDS
 
 if TYPE_CHECKING:
     from featcache.reporting.run_folder import Run

@@ -18,7 +18,7 @@ from featcache.cli.options import (
     with_log,
 )
 from featcache.errors import counted
-from featcache.images.options import KINDS
+from featcache.images.files import KINDS
 
 
 @click.command()

@@ -49,7 +49,7 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 
 def _reports(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A folder, no URL."""
-    from featcache.images.url import need_folder
+    from featcache.images.remote import need_folder
 
     need_folder(value, "the reports folder")
     return value

@@ -17,7 +17,7 @@ from featcache.errors import DataError, RecipeError, counted, unknown
 from featcache.fitting.grouped import stratified_groups
 from featcache.fitting.numbered import numbered
 from featcache.fitting.views import add_views, balanced, check_plan, viewed
-from featcache.images.options import KINDS
+from featcache.images.files import KINDS
 from featcache.store.features import NO_VIEW, Features
 
 log = logging.getLogger("featcache")

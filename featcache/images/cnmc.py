@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import DataError, UnknownData, counted
-from featcache.images.files import from_files, list_images
+from featcache.images.files import Options, from_files, list_images
 from featcache.images.manifest import Images
-from featcache.images.options import Options
 
 LABELS_CSV = "C-NMC_test_prelim_phase_data_labels.csv"
 _COLUMNS = ("Patient_ID", "new_names", "labels")

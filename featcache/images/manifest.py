@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from featcache.atomic import replacing
 from featcache.errors import DataError, counted
+from featcache.hashing import sha256_array
 
 IMAGES_CSV = "images.csv"
 ORIGIN_JSON = "origin.json"  # beside it: where the images were, so that a report can show some
@@ -271,3 +272,111 @@ def _unreadable(path: Path, why: str) -> DataError:
         f"{path} is not a list of images that featcache wrote: {why}",
         "Delete it and run the extract command again: features on disk are kept.",
     )
+
+
+def from_arrays(
+    name: str,
+    arrays: Sequence[np.ndarray[Any, Any]],
+    *,
+    ids: Sequence[str],
+    labels: Sequence[str],
+    split: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    source: str = "memory",
+) -> Images:
+    """The manifest of images in memory.
+
+    Parameters
+    ----------
+    name : str
+        The data set's name.
+    arrays : sequence of uint8 arrays of shape (h, w) or (h, w, 3)
+        The images.
+    ids, labels, split, groups : sequence of str
+        One for each image; split and groups may be left out.
+    source : str, default "memory"
+        What the manifest says of its origin.
+    """
+    return make_images(
+        check_name(name),
+        ids,
+        (sha256_array(array) for array in arrays),
+        labels=labels,
+        groups=groups,
+        split=split,
+        read=arrays.__getitem__,
+        source=source,
+    )
+
+
+def row_ids(split: Sequence[str]) -> list[str]:
+    """Ids for rows that have no names: their split, and their number among its rows."""
+    count: dict[str, int] = {}
+    ids = []
+    for part in split:
+        row = count.setdefault(part, 0)
+        ids.append(f"{part or 'all'}/{row:06d}")
+        count[part] += 1
+    return ids
+
+
+def few(images: Images, most: int, seed: int = 0) -> Images:
+    """At most so many images of each class, drawn at random, as a data set of its own.
+
+    The splits keep their shares of a class, as nearly as whole images allow, and each that has
+    images of it keeps one at least, where `most` allows. Rows keep their order.
+
+    Parameters
+    ----------
+    images : Images
+    most : int
+        Images of a class, over all splits together.
+    seed : int, default 0
+
+    Returns
+    -------
+    Images
+        Called `<name>-<most>`, so that a cache never takes it for the whole.
+    """
+    rng = np.random.default_rng(seed)
+    kept: list[int] = []
+    for label in np.unique(images.labels).tolist():
+        mine = np.flatnonzero(images.labels == label)
+        parts = [mine[images.split[mine] == name] for name in np.unique(images.split[mine])]
+        shares = _shares([len(part) for part in parts], most)
+        for part, share in zip(parts, shares, strict=True):
+            kept += rng.permutation(part)[:share].tolist()
+    rows = np.sort(np.array(kept, np.intp))
+    where = rows.tolist()
+
+    def take(column: NDArray[Any]) -> NDArray[Any]:
+        return column[rows] if len(column) else column
+
+    return replace(
+        images,
+        name=check_name(f"{images.name}-{most}"),
+        ids=take(images.ids),
+        sha256=take(images.sha256),
+        labels=take(images.labels),
+        groups=take(images.groups),
+        split=take(images.split),
+        size=take(images.size),
+        mtime_ns=take(images.mtime_ns),
+        read=lambda row: images.read(where[row]),
+    )
+
+
+def _shares(counts: list[int], most: int) -> list[int]:
+    """`most` divided in proportion to the counts, by the largest remainders; 1 each at least."""
+    total = sum(counts)
+    if total <= most:
+        return counts
+    exact = [most * count / total for count in counts]
+    shares = [max(1, int(share)) for share in exact]
+    by_rest = sorted(range(len(counts)), key=lambda i: int(exact[i]) - exact[i])
+    for i in by_rest:
+        if sum(shares) < most and shares[i] < counts[i]:
+            shares[i] += 1
+    while sum(shares) > most and max(shares) > 1:
+        shares[shares.index(max(shares))] -= 1
+    return shares

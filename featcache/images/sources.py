@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,21 @@ from pathlib import Path
 import numpy as np
 
 from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
-from featcache.images.arrays import from_arrays, row_ids
 from featcache.images.cnmc import cnmc
-from featcache.images.files import SUFFIXES
-from featcache.images.manifest import Images, check_name, split_name
-from featcache.images.options import KINDS, Options
-from featcache.images.place import Place, open_place
-from featcache.images.series import series
+from featcache.images.files import KINDS, SUFFIXES, Options
+from featcache.images.location import Place, open_place
+from featcache.images.manifest import (
+    ORIGIN_JSON,
+    Content,
+    Images,
+    check_name,
+    from_arrays,
+    row_ids,
+    split_name,
+)
+from featcache.images.remote import check_url, is_url
 from featcache.images.table import TABLES, table
-from featcache.images.url import check_url, is_url
+from featcache.images.timeseries import series
 
 
 def open_images(
@@ -225,3 +232,69 @@ SOURCES: dict[str, Callable[[str, Options], Images]] = {
     "cnmc": cnmc,
     "series": series,
 }
+
+
+Reader = Callable[[str], Content]
+
+
+def read_origin(folder: Path) -> tuple[str, str]:
+    """What was opened, as the user named it, and the folder or URL of its ids; "" for unknown.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's folder in the cache.
+    """
+    try:
+        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        return str(plain["source"]), str(plain["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
+
+
+def reopening(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """What was opened, "" for unknown, and the other options of the command line that it took."""
+    source, _ = read_origin(folder)
+    try:
+        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        return source, tuple(map(str, plain.get("options", ())))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return source, ()
+
+
+def find_reader(folder: Path, images: Images) -> Reader | None:
+    """How to read an image by its id, if the images can still be found.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's folder in the cache.
+    images : Images
+        Its manifest; where that can read images itself, it is asked.
+
+    Returns
+    -------
+    callable or None
+        id -> the file's bytes, or its pixels; raises OSError or KeyError for an image that is
+        gone.
+    """
+    if images.can_read:
+        row = {id_: i for i, id_ in enumerate(images.ids.tolist())}
+        return lambda id_: images.read(row[id_])
+    source, root = read_origin(folder)
+    if is_url(root):
+        return _pictures(root)
+    if root and Path(root).is_dir():
+        return open_place(root).read
+    if (source or images.name) == "digits":
+        return find_reader(folder, open_images("digits", cache=None))
+    return None
+
+
+def _pictures(url: str) -> Reader | None:
+    from featcache.images.remote import pictures_at
+
+    try:
+        return pictures_at(url).read
+    except DataError:  # a library is not here, for instance
+        return None

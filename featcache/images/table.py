@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from featcache.errors import DataError, UnknownData, counted, did_you_mean
+from featcache.images.files import KINDS, Options
+from featcache.images.location import Place, open_place
 from featcache.images.manifest import Images, check_name, split_name
-from featcache.images.options import KINDS, Options
-from featcache.images.place import Place, open_place
-from featcache.images.url import UrlFolder, check_url, is_url, split_url, without_secrets
+from featcache.images.remote import UrlFolder, check_url, is_url, split_url, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd

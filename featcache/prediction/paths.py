@@ -11,9 +11,9 @@ import numpy as np
 from featcache.errors import DataError
 from featcache.hashing import sha256_bytes
 from featcache.images.files import is_image, list_images
+from featcache.images.location import open_place
 from featcache.images.manifest import Content, Images, strings
-from featcache.images.place import open_place
-from featcache.images.url import check_url, is_url, split_url
+from featcache.images.remote import check_url, is_url, split_url
 
 _MAGIC = frozenset("*?[")
 

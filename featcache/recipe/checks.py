@@ -15,7 +15,7 @@ from featcache.fitting.gate import GATES
 from featcache.fitting.grid import candidates
 from featcache.fitting.probe import probe
 from featcache.fitting.views import check_plan
-from featcache.images.url import need_folder
+from featcache.images.remote import need_folder
 from featcache.recipe.finetune import check_finetune
 from featcache.recipe.model import Recipe, typed
 from featcache.recipe.protocols import protocols_of

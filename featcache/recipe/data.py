@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from featcache.images.few import few
-from featcache.images.manifest import Images
+from featcache.images.manifest import Images, few
+from featcache.images.remote import is_url
 from featcache.images.sources import SOURCES, open_images
-from featcache.images.url import is_url
 from featcache.recipe.model import Recipe
 
 

@@ -10,7 +10,7 @@ from featcache.extraction.filling import Progress
 from featcache.extraction.report import Report
 from featcache.extraction.work import Embed, embed_here
 from featcache.fitting.crew import Crew
-from featcache.images.options import KINDS
+from featcache.images.files import KINDS
 from featcache.recipe.checks import check_here, check_recipe
 from featcache.recipe.data import images_of
 from featcache.recipe.file import load_recipe

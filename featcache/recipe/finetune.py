@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.errors import RecipeError, did_you_mean
 from featcache.finetuning.options import Options
-from featcache.images.options import KINDS
+from featcache.images.files import KINDS
 from featcache.recipe.data import images_of
 from featcache.recipe.model import Recipe
 from featcache.recipe.protocols import honest

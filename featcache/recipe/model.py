@@ -19,7 +19,7 @@ class Recipe(BaseModel):
     Attributes
     ----------
     limit : int or None
-        Most images of each class, drawn with the seed; see `featcache.images.few`.
+        Most images of each class, drawn with the seed; see `featcache.images.manifest`.
     protocols : dict of str to dict
         Name -> what it changes: each is compared on its own, over the same vectors; see
         `protocols_of`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from featcache.errors import RecipeError, did_you_mean
-from featcache.images.options import KINDS
+from featcache.images.files import KINDS
 from featcache.recipe.model import Recipe, merge, typed
 from featcache.store.features import canonical
 

@@ -18,7 +18,7 @@ from featcache.fitting.sharing import shared
 from featcache.fitting.splits import Fold, make_folds
 from featcache.fitting.streaming import check_streams
 from featcache.fitting.views import balanced, check_plan, only_images, viewed
-from featcache.images.url import need_folder
+from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name
 from featcache.reporting.extraction import extraction_seconds

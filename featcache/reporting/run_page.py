@@ -10,7 +10,7 @@ from typing import Any
 from featcache.errors import FeatcacheError, counted
 from featcache.fitting.views import only_images
 from featcache.images.manifest import Images
-from featcache.images.origin import Reader, find_reader
+from featcache.images.sources import Reader, find_reader
 from featcache.reporting.attention import attention, plot_attention
 from featcache.reporting.confusion import confusion, plot_confusion, worst_pairs
 from featcache.reporting.contents import Contents, leak_text, read_contents

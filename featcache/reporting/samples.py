@@ -13,7 +13,7 @@ from PIL import Image
 from featcache.errors import DataError
 from featcache.images.decode import BadImage, decode
 from featcache.images.manifest import Content, Images
-from featcache.images.origin import Reader
+from featcache.images.sources import Reader
 from featcache.reporting.contents import Contents
 from featcache.reporting.files import data_uri
 from featcache.reporting.predictions import read_outcomes

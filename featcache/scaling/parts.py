@@ -23,7 +23,7 @@ from typing import Protocol
 
 from featcache.atomic import sync
 from featcache.errors import ClusterError, DataError, first_line
-from featcache.images.url import UrlFolder
+from featcache.images.remote import UrlFolder
 from featcache.store.cache import Cache
 from featcache.store.key import Key
 from featcache.store.locking import find_parts

@@ -27,8 +27,8 @@ from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.sample import cosine, load_sample
+from featcache.images.location import open_place
 from featcache.images.manifest import Content, Images, strings
-from featcache.images.place import open_place
 from featcache.images.sources import open_images
 from featcache.scaling.parts import Parts, open_parts
 from featcache.scaling.plan import Part, Plan, Source, read_plan, versions

@@ -21,8 +21,8 @@ from featcache.images.manifest import (
     write_csv,
     write_images_csv,
 )
-from featcache.images.origin import reopening
-from featcache.images.url import is_url, without_secrets
+from featcache.images.remote import is_url, without_secrets
+from featcache.images.sources import reopening
 from featcache.store.checksum import Digests
 from featcache.store.coverage import Coverage
 from featcache.store.feature_file import FeatureFile, positions, read_trained_on, to_digests

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused, DataError, counted
 from featcache.images.manifest import IMAGES_CSV, read_images_csv
-from featcache.images.origin import read_origin
+from featcache.images.sources import read_origin
 from featcache.store.key import Entry, Key
 from featcache.store.spec import extract_commands, in_cache
 

@@ -16,9 +16,8 @@ from featcache.extraction.filters import FILTERS, WITH_SIGMA, check_filters, fil
 from featcache.extraction.loading import load_batches
 from featcache.extraction.preprocess import VIEWS, Preprocess
 from featcache.hashing import sha256_bytes
-from featcache.images.arrays import from_arrays
 from featcache.images.decode import decode
-from featcache.images.manifest import Images, strings
+from featcache.images.manifest import Images, from_arrays, strings
 
 EVERY = ("equalise", "gaussian-1", "log-1.5")
 

@@ -26,7 +26,7 @@ from featcache.extraction.extract import fill_cache
 from featcache.extraction.preprocess import Pixels
 from featcache.extraction.registry import open_backbone
 from featcache.extraction.sample import cosine
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 from featcache.store.feature_file import FeatureFile, to_hex
 
 pytestmark = pytest.mark.gpu

@@ -13,8 +13,7 @@ from featcache.extraction import loading
 from featcache.extraction.loading import count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
 from featcache.hashing import sha256_bytes
-from featcache.images.arrays import from_arrays
-from featcache.images.manifest import Images, strings
+from featcache.images.manifest import Images, from_arrays, strings
 
 PLAIN = Preprocess(resize=SIDE, crop=SIDE)
 FLIPPED = replace(PLAIN, view="hflip")

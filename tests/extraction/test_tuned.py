@@ -11,7 +11,7 @@ from featcache.extraction.backbone import Backbone
 from featcache.extraction.extract import fill_cache
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.tuned import in_run, read_tuned, write_tuned
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 from featcache.store.feature_file import read_trained_on
 
 SEEN = [f"{i:064x}" for i in (3, 1, 255)]

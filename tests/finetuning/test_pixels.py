@@ -10,9 +10,9 @@ from featcache.extraction.preprocess import Preprocess
 from featcache.finetuning.augment import draw
 from featcache.finetuning.options import Options
 from featcache.finetuning.pixels import Pixels
-from featcache.images.arrays import from_arrays
 from featcache.images.decode import decode
 from featcache.images.files import from_files
+from featcache.images.manifest import from_arrays
 
 CPU = torch.device("cpu")
 SEEN = Preprocess(resize=10, crop=8)

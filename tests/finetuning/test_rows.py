@@ -9,7 +9,7 @@ from featcache.extraction.extract import extract
 from featcache.finetuning.rows import table, validation_rows
 from featcache.fitting.leaks import refuse_trained
 from featcache.fitting.splits import components, make_folds
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 from featcache.reporting.digest import rows_digest
 
 

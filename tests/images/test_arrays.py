@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import DataError
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 
 
 def test_equal_pixels_have_equal_digests_and_another_shape_another():

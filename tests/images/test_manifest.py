@@ -7,10 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from featcache.errors import DataError
-from featcache.images.arrays import from_arrays
 from featcache.images.manifest import (
     Images,
     check_name,
+    from_arrays,
     read_images_csv,
     split_name,
     strings,

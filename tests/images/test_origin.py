@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from featcache.images.manifest import read_images_csv, write_images_csv
-from featcache.images.origin import find_reader
-from featcache.images.sources import open_images
+from featcache.images.sources import find_reader, open_images
 
 
 def kept(folder: Path, images):

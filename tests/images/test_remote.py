@@ -9,11 +9,10 @@ import pytest
 from featcache.cli.cached import images_as_they_are
 from featcache.cli.main import run
 from featcache.errors import CacheUnwritable, DataError
-from featcache.images import remote, url
+from featcache.images import remote
 from featcache.images.manifest import read_images_csv, write_images_csv
-from featcache.images.origin import find_reader
 from featcache.images.remote import Remote, mark
-from featcache.images.sources import open_images
+from featcache.images.sources import find_reader, open_images
 from featcache.store.cache import Cache
 
 fsspec = pytest.importorskip("fsspec")
@@ -24,7 +23,7 @@ def store(pictures, monkeypatch):
     """A bucket with the pictures, as `flaky://bucket/photos`."""
     from .stores import Flaky
 
-    monkeypatch.setattr(url, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "_PAUSES", (0.0, 0.0, 0.0))
     remote.pictures_at.cache_clear()
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     fs = fsspec.filesystem("flaky")
@@ -411,7 +410,7 @@ def test_torchvision_needs_a_folder():
 
 
 def test_a_part_of_them(store):
-    from featcache.images.few import few
+    from featcache.images.manifest import few
 
     images = open_images(PHOTOS, cache=None)
     some = few(images, 2)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import DataError, UnknownName
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 from featcache.images.sources import open_images
 
 

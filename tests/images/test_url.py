@@ -6,8 +6,8 @@ import time
 import pytest
 
 from featcache.errors import DataError
-from featcache.images import url
-from featcache.images.url import UrlFolder, check_url, is_url, split_url, without_secrets
+from featcache.images import remote
+from featcache.images.remote import UrlFolder, check_url, is_url, split_url, without_secrets
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -24,7 +24,7 @@ class Refused(Exception):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(url, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(remote, "_PAUSES", (0.0, 0.0, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_objects_come_and_go(tmp_path):
 
 
 def test_a_big_object_is_digested_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(url, "_AT_ONCE", 3)
+    monkeypatch.setattr(remote, "_AT_ONCE", 3)
     (tmp_path / "a").write_bytes(b"12345678")
     folder = UrlFolder(f"file://{tmp_path}")
     whole, kept = folder.digest("a", 8)
     assert kept == b"12345678"
-    assert folder.digest("a", url._BIG + 1) == (whole, b"")
+    assert folder.digest("a", remote._BIG + 1) == (whole, b"")

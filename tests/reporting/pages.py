@@ -126,7 +126,7 @@ def _fold(
 
 def toy_images(features: Features):
     """Readable images under the ids of these features."""
-    from featcache.images.arrays import from_arrays
+    from featcache.images.manifest import from_arrays
 
     made = from_arrays(
         "toy", [np.asarray(noise(i)) for i in range(len(features))],

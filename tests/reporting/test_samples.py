@@ -11,7 +11,7 @@ import pytest
 from noise import noise
 from PIL import Image
 
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 from featcache.reporting.contents import read_contents
 from featcache.reporting.data_card import data_card
 from featcache.reporting.samples import right_samples, wrong_samples

@@ -18,8 +18,7 @@ from featcache.errors import ClusterError, DataError, RecipeError
 from featcache.extraction.extract import fill_cache
 from featcache.extraction.report import Report
 from featcache.extraction.work import Work
-from featcache.images.few import few
-from featcache.images.manifest import Images
+from featcache.images.manifest import Images, few
 from featcache.images.sources import open_images
 from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster

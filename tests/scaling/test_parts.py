@@ -256,7 +256,7 @@ def test_a_worker_that_can_no_longer_hand_over_is_refused(
         raise PermissionError("quota exceeded")
 
     assert worker.check(plan.json())["refused"] == ""
-    monkeypatch.setattr("featcache.images.url.UrlFolder.upload", full)
+    monkeypatch.setattr("featcache.images.remote.UrlFolder.upload", full)
     said = worker.embed_range(plan.json(), span_of(work, work.pending()[:3]))
     assert "quota exceeded" in said["refused"]
     assert objects(url) == []
@@ -294,7 +294,7 @@ def test_only_parts_of_this_key_are_touched(photos: Path, tmp_path: Path, url: s
 def test_a_store_that_gives_back_something_else(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.images.url.UrlFolder.read", lambda *_: b"")
+    monkeypatch.setattr("featcache.images.remote.UrlFolder.read", lambda *_: b"")
     with pytest.raises(ClusterError, match="gives back something else"):
         open_parts(url, tmp_path, "photos").check({})
 

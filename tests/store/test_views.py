@@ -10,7 +10,7 @@ from tiny import SIDE, tiny_backbone, tiny_images
 
 from featcache.errors import CacheMissing, CacheRefused, RecipeError
 from featcache.extraction.extract import fill_cache
-from featcache.images.arrays import from_arrays
+from featcache.images.manifest import from_arrays
 from featcache.store.cache import Cache
 from featcache.store.feature_file import NAME, read_trained_on, write_trained_on
 

@@ -12,8 +12,8 @@ from tiny import tiny_backbone
 from featcache.errors import DataError, RecipeError, UnknownName
 from featcache.extraction.extract import extract
 from featcache.images.decode import decode
-from featcache.images.series import Encoding, angular_field, is_there, markov_field, parse
 from featcache.images.sources import open_images
+from featcache.images.timeseries import Encoding, angular_field, is_there, markov_field, parse
 
 
 def walk(seed, length=40):

@@ -1,4 +1,4 @@
-"""Place: where images are by their ids, a folder or a URL."""
+"""Location: where images are by their ids, a folder or a URL."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from featcache.images.files import from_files, list_images
+from featcache.images.files import Options, from_files, list_images
 from featcache.images.manifest import Images
-from featcache.images.options import Options
-from featcache.images.url import is_url
+from featcache.images.remote import is_url
 
 
 class Place(Protocol):

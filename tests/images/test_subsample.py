@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_images
 
-from featcache.images.few import few
-from featcache.images.manifest import strings
+from featcache.images.manifest import few, strings
 
 
 def _split(count: int = 60) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import DataError
-from featcache.images.series_files import read_series
+from featcache.images.timeseries import read_series
 
 ROWS = [[1.5, -2.0, 3e-3], [4.0, 5.0, 6.0]]
 

@@ -27,8 +27,8 @@ from torchvision.datasets import ImageFolder
 
 from featcache.extraction.engine import native_bf16, open_engine
 from featcache.extraction.extract import fill_cache
+from featcache.extraction.loader import cosine
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.sample import cosine
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
 

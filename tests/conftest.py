@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from noise import noise
 from PIL import Image
 
-from featcache.extraction import precision
+from featcache.extraction import engine
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -79,7 +79,7 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def fp32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--precision auto` is fp32 in every test, whatever the processor; those of bf16 undo this."""
-    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    monkeypatch.setattr(engine, "native_bf16", lambda device: False)
 
 
 @pytest.fixture(autouse=True)

@@ -96,11 +96,10 @@ def status(
       featcache cache status --data photos --backbone resnet18 --image-size 320
     """
     from featcache.extraction.backbone import as_cached
-    from featcache.extraction.content import Content
-    from featcache.extraction.engine import open_engine
+    from featcache.extraction.engine import likely_precision, open_engine
     from featcache.extraction.extract import with_views
-    from featcache.extraction.precision import likely_precision
     from featcache.extraction.registry import open_backbones
+    from featcache.extraction.unique_images import Content
     from featcache.extraction.weights import NOT_AT_HAND
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
@@ -194,7 +193,7 @@ def verify(
             click.echo(f"         {take_out(finding)}")
     bad = any(finding.problem for finding in findings)
     if deep:
-        from featcache.extraction.deep_verify import deep_verify
+        from featcache.extraction.consistency import deep_verify
 
         where = source or readable_images(store, data)
         for checked in deep_verify(where, deep, cache=cache, weights_dir=weights_dir):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from featcache.extraction.work import Embed
+    from featcache.extraction.extract import Embed
     from featcache.fitting.crew import Crew
     from featcache.scaling.cluster import Cluster
 
@@ -33,7 +33,7 @@ def cluster_at(where: str | None) -> Iterator[Cluster | None]:
 def embedding(cluster: Cluster | None, data_root: str | None, parts: str | None = None) -> Embed:
     """Who embeds: what `fill_cache` takes as `embed`."""
     if cluster is None:
-        from featcache.extraction.work import embed_here
+        from featcache.extraction.extract import embed_here
 
         return embed_here
     from featcache.scaling.extraction import embed_on

@@ -3,28 +3,103 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from featcache.errors import RecipeError
+from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.backbone import PENULTIMATE, Backbone
-from featcache.extraction.content import Content
-from featcache.extraction.engine import open_engine
-from featcache.extraction.filling import Progress
-from featcache.extraction.job import Job
-from featcache.extraction.loading import count_workers
-from featcache.extraction.precision import settle_all
+from featcache.extraction.engine import open_engine, settle_all
+from featcache.extraction.loader import Problem, count_workers
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
-from featcache.extraction.work import Embed, Work, embed_here
+from featcache.extraction.task import Filling, Job, Progress, fill, pending_rows
+from featcache.extraction.unique_images import Content
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
 from featcache.store.features import Features
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an extraction has to embed.
+
+    Attributes
+    ----------
+    jobs : sequence of Job
+        Locked and open; those that need nothing have no filling, or one with nothing pending.
+    content : Content
+    store : Cache
+    asked : mapping
+        What `fill_cache` was asked for: "backbone", "view", "device", "batch_size", "workers", and
+        "opening", the other options of `open_backbones`.
+    threads : int
+        That read and decode.
+    batch_size : int
+        Images in a forward pass on this machine.
+    limit : float
+        How many images may fail.
+    report : Report
+        Its seconds are added to.
+    progress : callable, optional
+        Called with the images done and the images to do.
+    """
+
+    jobs: Sequence[Job]
+    content: Content
+    store: Cache
+    asked: Mapping[str, Any]
+    threads: int
+    batch_size: int
+    limit: float
+    report: Report
+    progress: Progress | None = None
+
+    @property
+    def fillings(self) -> list[Filling]:
+        """The files that need rows, in the order of the jobs."""
+        return [job.filling for job in self.jobs if job.filling is not None]
+
+    def pending(self) -> list[int]:
+        """Rows of the manifest that any file needs, sorted."""
+        return pending_rows(self.fillings)
+
+    def failed(self, problems: Mapping[int, Problem]) -> None:
+        """Note images that could not be embedded.
+
+        Raises
+        ------
+        DataError
+            Where there are more than allowed.
+        """
+        self.content.problems.update(problems)
+        if len(self.content.problems) > self.limit:
+            self.content.note_failed(self.report)
+            raise DataError(
+                f"{counted(len(self.content.problems), 'image')} failed, more than "
+                "--max-failures allows",
+                f"They are listed in {self.content.failed_csv}; what is done is kept.",
+            )
+
+
+Embed = Callable[[Work], None]
+
+
+def embed_here(work: Work) -> None:
+    """Do the work in this process."""
+    fill(
+        work.fillings,
+        work.content.images,
+        work.threads,
+        work.batch_size,
+        work.report,
+        work.failed,
+        work.progress,
+    )
 
 
 def extract(
@@ -112,7 +187,7 @@ def fill_cache(
         "auto", "cpu", "cuda" or "cuda:1".
     precision : str, default "auto"
         "auto", "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware computes in it and
-        the network bears it, see `featcache.extraction.precision`.
+        the network bears it, see `featcache.extraction.engine`.
     engine : str, default "auto"
         "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"

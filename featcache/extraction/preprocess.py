@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from featcache.errors import RecipeError, unknown
-from featcache.extraction.colours import COLOURS, recoloured
-from featcache.extraction.filters import check_filters, filtered
+from featcache.extraction.transforms import COLOURS, check_filters, filtered, recoloured
 from featcache.images.decode import POLICY
 from featcache.store.spec import parse_filter
 

@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, unknown
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
-from featcache.extraction.hub import on_hub
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.quiet import quiet
-from featcache.extraction.state import difference, fit_state, of_another, read_state
+from featcache.extraction.state_dict import (
+    difference,
+    fit_state,
+    of_another,
+    read_state,
+    read_tuned,
+)
 from featcache.extraction.torchvision_models import Size
-from featcache.extraction.tuned import read_tuned
-from featcache.extraction.weights import Absent, Published, Weights, find_weights
+from featcache.extraction.weights import Absent, Published, Weights, find_weights, on_hub
 from featcache.store.weights_folder import file_stem
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import RecipeError
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.preprocess import Preprocess, from_plain
-from featcache.extraction.state import fit_state, load_exactly, read_state
-from featcache.extraction.tuned import read_tuned
+from featcache.extraction.state_dict import fit_state, load_exactly, read_state, read_tuned
 from featcache.extraction.weights import Absent, Published, Weights, find_weights
 
 if TYPE_CHECKING:

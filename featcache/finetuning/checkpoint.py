@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featcache.atomic import guard_writes, replacing, sync
 from featcache.errors import FeatcacheError, WeightsError, first_line
-from featcache.extraction.state import read_pickled
+from featcache.extraction.state_dict import read_pickled
 
 FILE = "checkpoint.pt"
 State = dict[str, Any]

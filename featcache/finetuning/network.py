@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, first_line
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.forward import channels_last
+from featcache.extraction.network import channels_last
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.mlp import MLPHead, joint_network
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from featcache.errors import DataError, RecipeError, counted
-from featcache.extraction.loading import count_workers
+from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import Preprocess
 from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
 from featcache.hashing import sha256_bytes

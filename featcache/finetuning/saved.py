@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featcache.errors import DataError
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.tuned import IN_A_RUN, find_tuned, tuned_file, write_tuned
+from featcache.extraction.state_dict import IN_A_RUN, find_tuned, tuned_file, write_tuned
 from featcache.finetuning.network import FusedNetwork, build, make_head
 from featcache.reporting.bundle import Writer, backbone_facts, write_facts
 from featcache.store.features import Features

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import DataError
-from featcache.extraction.tuned import find_tuned
+from featcache.extraction.state_dict import find_tuned
 from featcache.reporting.bundle import FACTS, read_facts
 
 _OF_A_BACKBONE = ("library", "weights", "weights_sha256", "layer", "precision", "dtype")

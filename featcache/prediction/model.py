@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.engine import open_engine
-from featcache.extraction.loading import count_workers, load_batches
+from featcache.extraction.loader import count_workers, load_batches
 from featcache.images.manifest import Content
 from featcache.prediction.classify import Classifier, classifier_of, open_backbones_of
 from featcache.prediction.facts import model_facts

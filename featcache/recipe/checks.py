@@ -6,7 +6,7 @@ from typing import Any
 
 from featcache.errors import RecipeError, unknown
 from featcache.extraction.engine import choose_device, open_engine
-from featcache.extraction.loading import count_workers
+from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import VIEWS
 from featcache.extraction.registry import check_backbones
 from featcache.finetuning.trainable import check_trainable

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from featcache.extraction.extract import fill_cache
-from featcache.extraction.filling import Progress
+from featcache.extraction.extract import Embed, embed_here, fill_cache
 from featcache.extraction.report import Report
-from featcache.extraction.work import Embed, embed_here
+from featcache.extraction.task import Progress
 from featcache.fitting.crew import Crew
 from featcache.images.files import KINDS
 from featcache.recipe.checks import check_here, check_recipe

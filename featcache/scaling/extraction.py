@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from featcache.errors import counted
-from featcache.extraction.work import Embed, Work
+from featcache.extraction.extract import Embed, Work
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.intake import Intake
 from featcache.scaling.parts import open_parts

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from featcache.errors import CacheRefused
-from featcache.extraction.job import Job
-from featcache.extraction.work import Work
+from featcache.extraction.extract import Work
+from featcache.extraction.task import Job
 from featcache.scaling.parts import Parts
 
 log = logging.getLogger("featcache")

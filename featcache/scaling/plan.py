@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 import featcache
 from featcache.errors import RecipeError
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.job import Job
-from featcache.extraction.sample import load_sample, spread
-from featcache.extraction.work import Work
+from featcache.extraction.extract import Work
+from featcache.extraction.loader import load_sample, spread
+from featcache.extraction.task import Job
 from featcache.hashing import canonical_json
 from featcache.images.manifest import Images
 from featcache.images.sources import SOURCES

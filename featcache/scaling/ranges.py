@@ -17,9 +17,9 @@ from threading import Event
 from typing import Any
 
 from featcache.errors import ClusterError, FeatcacheError, counted, first_line
-from featcache.extraction.job import Job
-from featcache.extraction.loading import Problem
-from featcache.extraction.work import Work
+from featcache.extraction.extract import Work
+from featcache.extraction.loader import Problem
+from featcache.extraction.task import Job
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.intake import Intake
 from featcache.scaling.task import Range, Task

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import ClusterError, DataError, FeatcacheError, first_line
-from featcache.extraction.drift import TOLERANCE
+from featcache.extraction.consistency import TOLERANCE
 from featcache.extraction.engine import Engine, open_engine
 from featcache.extraction.extract import with_views
-from featcache.extraction.filling import Filling, fill
-from featcache.extraction.loading import Problem, count_workers
+from featcache.extraction.loader import Problem, cosine, count_workers, load_sample
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
-from featcache.extraction.sample import cosine, load_sample
+from featcache.extraction.task import Filling, fill
 from featcache.images.location import open_place
 from featcache.images.manifest import Content, Images, strings
 from featcache.images.sources import open_images

@@ -14,7 +14,7 @@ from PIL import Image
 
 from featcache.cli import main as cli_main
 from featcache.cli.main import COMMANDS, cli, run
-from featcache.extraction import loading
+from featcache.extraction import loader
 
 RANDOM = ["--weights", "random:0", "--image-size", "32"]
 
@@ -170,7 +170,7 @@ def test_a_broken_image_costs_itself_only(
     again = ["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM]
     opened: list[object] = []
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "decode", lambda content, alpha: opened.append(content))
+        patch.setattr(loader, "decode", lambda content, alpha: opened.append(content))
         assert run(again) == 3
     assert opened == []
     Image.new("RGB", (24, 24), (1, 2, 3)).save(photos / "dark" / "broken.png")

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import tiny_backbone, tiny_images
 
 from featcache.errors import CacheRefused, DataError
-from featcache.extraction import job
+from featcache.extraction import task
 from featcache.extraction.extract import extract, fill_cache
 from featcache.extraction.network import Network
 from featcache.extraction.registry import open_backbone
@@ -31,7 +31,7 @@ def passes(monkeypatch):
         return plain(self, pixels)
 
     monkeypatch.setattr(Network, "start", spy)
-    monkeypatch.setattr(job, "refuse_drift", lambda *_, **__: None)
+    monkeypatch.setattr(task, "refuse_drift", lambda *_, **__: None)
 
     def since_last():
         found, count[0] = count[0], 0
@@ -416,16 +416,16 @@ def _reload(cache):
 
 
 def test_views_are_embedded_beside_the_plain_images_in_one_pass(cache, monkeypatch):
-    from featcache.extraction import loading
+    from featcache.extraction import loader
 
     decoded = [0]
-    plain = loading.decode
+    plain = loader.decode
 
     def counted(*args):
         decoded[0] += 1
         return plain(*args)
 
-    monkeypatch.setattr(loading, "decode", counted)
+    monkeypatch.setattr(loader, "decode", counted)
     images = tiny_images(12)
     options = {"backbone": tiny_backbone(), "cache": cache, "batch_size": 4}
     report = fill_cache(images, view=["hflip", "rot90", "none"], **options)

@@ -12,9 +12,9 @@ from scipy import ndimage
 from tiny import tiny_images
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.extraction.filters import FILTERS, WITH_SIGMA, check_filters, filtered
-from featcache.extraction.loading import load_batches
+from featcache.extraction.loader import load_batches
 from featcache.extraction.preprocess import VIEWS, Preprocess
+from featcache.extraction.transforms import FILTERS, WITH_SIGMA, check_filters, filtered
 from featcache.hashing import sha256_bytes
 from featcache.images.decode import decode
 from featcache.images.manifest import Images, from_arrays, strings

@@ -19,13 +19,13 @@ from noise import noise
 from small import coloured
 from torch import nn
 
-from featcache.extraction import precision as precisions
+from featcache.extraction import engine as precisions
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.engine import Engine, native_bf16
 from featcache.extraction.extract import fill_cache
+from featcache.extraction.loader import cosine
 from featcache.extraction.preprocess import Pixels
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.sample import cosine
 from featcache.images.manifest import from_arrays
 from featcache.store.feature_file import FeatureFile, to_hex
 

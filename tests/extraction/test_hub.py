@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from featcache.errors import WeightsError
-from featcache.extraction.hub import on_hub
 from featcache.extraction.registry import open_backbone
 from featcache.extraction.weight_files import add, locate, verify
+from featcache.extraction.weights import on_hub
 from featcache.hashing import sha256_file
 
 timm = pytest.importorskip("timm")

@@ -4,11 +4,11 @@ import torch
 from tiny import SIDE, TinyNet, tiny_backbone
 
 from featcache.errors import FeatcacheError
-from featcache.extraction import forward
+from featcache.extraction import network
 from featcache.extraction.engine import Engine, open_engine
-from featcache.extraction.forward import has_compiler
+from featcache.extraction.loader import cosine
+from featcache.extraction.network import has_compiler
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.sample import cosine
 
 
 def pixels(n, side=SIDE, seed=0):
@@ -70,7 +70,7 @@ def test_an_engine_that_fails_is_replaced_with_a_warning(monkeypatch, caplog):
     def broken(*_):
         raise ValueError("no such operator\nand a page of text")
 
-    monkeypatch.setitem(forward.FORWARDS, "compile", broken)
+    monkeypatch.setitem(network.FORWARDS, "compile", broken)
     loaded = Engine(kind="compile", batch_size=4).load(tiny_backbone())
     assert loaded.kind == "eager"
     assert "--engine compile failed (no such operator); running eager" in caplog.text

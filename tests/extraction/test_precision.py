@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import TinyNet, tiny_backbone, tiny_images
 
-from featcache.extraction import precision
+from featcache.extraction import engine
 from featcache.extraction.extract import fill_cache
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
@@ -14,7 +14,7 @@ from featcache.store.feature_file import FeatureFile
 @pytest.fixture
 def native(monkeypatch):
     """A processor that computes in bf16."""
-    monkeypatch.setattr(precision, "native_bf16", lambda device: True)
+    monkeypatch.setattr(engine, "native_bf16", lambda device: True)
 
 
 class Coarse(TinyNet):
@@ -52,7 +52,7 @@ def test_auto_is_bf16_where_the_network_bears_it_and_says_how_well(native, cache
         with FeatureFile(one.path) as file:
             stored.append(file.read(np.arange(40), out := np.empty((40, 5), np.float32)) or out)
     assert not np.array_equal(*stored)
-    assert precision.cosine(*stored).min() > 0.999
+    assert engine.cosine(*stored).min() > 0.999
 
 
 def test_auto_falls_back_to_fp32_where_it_does_not(native, cache, caplog):
@@ -79,7 +79,7 @@ def test_without_bf16_auto_is_fp32_and_there_is_no_canary(cache):
 def test_auto_goes_on_in_the_precision_that_is_there(monkeypatch, cache, begun, hardware):
     """Also on another machine; a hit builds no network, and ten more images join their file."""
     fill(cache, precision=begun)
-    monkeypatch.setattr(precision, "native_bf16", lambda device: hardware)
+    monkeypatch.setattr(engine, "native_bf16", lambda device: hardware)
 
     def refuse():
         raise AssertionError("a network was built")

@@ -13,11 +13,11 @@ import pytest
 import torch
 from tiny import tiny_backbone, tiny_images
 
-from featcache.extraction import engine, folding
+from featcache.extraction import conv_bn_fusion, engine
 from featcache.extraction.engine import Engine, computes_in, native_bf16
 from featcache.extraction.extract import fill_cache
+from featcache.extraction.loader import cosine
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.sample import cosine
 from featcache.store.cache import Cache
 
 # oneDNN reads its limit once, so it takes a process of its own.
@@ -95,5 +95,5 @@ def test_a_torch_without_the_fused_calls_fuses_nothing(monkeypatch):
     def gone(*_):
         raise AttributeError("mkldnn_reorder_conv2d_weight")
 
-    monkeypatch.setattr(folding, "_FusedConv", gone)
-    assert not folding.can_fuse.__wrapped__(torch.float32)
+    monkeypatch.setattr(conv_bn_fusion, "_FusedConv", gone)
+    assert not conv_bn_fusion.can_fuse.__wrapped__(torch.float32)

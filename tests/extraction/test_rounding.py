@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.extraction.rounding import diffuse
+from featcache.extraction.conv_bn_fusion import diffuse
 
 
 @given(

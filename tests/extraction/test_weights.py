@@ -16,7 +16,7 @@ from featcache.cli.main import run
 from featcache.errors import WeightsError
 from featcache.extraction import weights as module
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.state import read_state
+from featcache.extraction.state_dict import read_state
 from featcache.extraction.weights import Published, find_weights, hub_folder
 
 NET = "squeezenet1_1"

@@ -14,7 +14,7 @@ from card import card, short_of_memory
 from small import coloured, small_backbone
 
 from featcache.extraction.extract import extract
-from featcache.extraction.sample import cosine
+from featcache.extraction.loader import cosine
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.options import Options
 from featcache.reporting.run_folder import Run

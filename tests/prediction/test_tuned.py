@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache.extraction.tuned import in_run
+from featcache.extraction.state_dict import in_run
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.options import Options
 from featcache.images.sources import open_images

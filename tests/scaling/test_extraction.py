@@ -15,9 +15,8 @@ from tiny import tiny_backbone, tiny_images
 
 from featcache.cli.main import run
 from featcache.errors import ClusterError, DataError, RecipeError
-from featcache.extraction.extract import fill_cache
+from featcache.extraction.extract import Work, fill_cache
 from featcache.extraction.report import Report
-from featcache.extraction.work import Work
 from featcache.images.manifest import Images, few
 from featcache.images.sources import open_images
 from featcache.scaling import worker

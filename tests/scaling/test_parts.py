@@ -14,8 +14,7 @@ import pytest
 
 from featcache.cli.main import run
 from featcache.errors import ClusterError
-from featcache.extraction.extract import fill_cache
-from featcache.extraction.work import Work
+from featcache.extraction.extract import Work, fill_cache
 from featcache.images.sources import open_images
 from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster

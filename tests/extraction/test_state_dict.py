@@ -10,7 +10,7 @@ from featcache.errors import WeightsError
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.extract import fill_cache
 from featcache.extraction.preprocess import Preprocess, from_plain
-from featcache.extraction.tuned import in_run, read_tuned, write_tuned
+from featcache.extraction.state_dict import in_run, read_tuned, write_tuned
 from featcache.images.manifest import from_arrays
 from featcache.store.feature_file import read_trained_on
 

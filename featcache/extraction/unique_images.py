@@ -1,4 +1,4 @@
-"""Content: the distinct images of a manifest, and those known to be broken."""
+"""Unique images: the distinct images of a manifest, and those known to be broken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, counted
-from featcache.extraction.loading import Problem
+from featcache.extraction.loader import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
 from featcache.store.cache import FAILED_CSV, Cache

@@ -10,8 +10,8 @@ from stored import reseal
 from tiny import tiny_backbone, tiny_images
 
 from featcache.errors import CacheRefused, WeightsError
-from featcache.extraction import drift
-from featcache.extraction.deep_verify import deep_verify
+from featcache.extraction import consistency
+from featcache.extraction.consistency import deep_verify
 from featcache.extraction.engine import Engine
 from featcache.extraction.extract import fill_cache
 from featcache.images.sources import open_images
@@ -72,7 +72,7 @@ def test_cosines_against_a_hand_computed_case(tmp_path: Path) -> None:
     stored = network.run(pixels)
     stored[1] = -stored[1]
     stored[2] = 0
-    found = drift.cosines(network, backbone.preprocess, images, np.arange(3), stored)
+    found = consistency.cosines(network, backbone.preprocess, images, np.arange(3), stored)
     np.testing.assert_allclose(found, [1, -1, 0], atol=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_deep_verify_embeds_again_and_compares(digits: Path) -> None:
 
 
 def test_deep_verify_needs_the_same_weights(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from featcache.extraction import deep_verify as module
+    from featcache.extraction import consistency as module
 
     original = module.open_backbone
     monkeypatch.setattr(

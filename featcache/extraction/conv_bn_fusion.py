@@ -16,8 +16,6 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from featcache.extraction.rounding import diffuse
-
 _SUMS = (operator.add, operator.iadd, torch.add)
 
 
@@ -265,3 +263,38 @@ def _activation(
     return (
         ("relu", []) if node.op == "call_function" and node.target in (F.relu, torch.relu) else None
     )
+
+
+_GROUP = 64  # weights among which an error is carried on
+
+
+def diffuse(weight: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """Round weights so that sums over up to 64 neighbours stay what they were.
+
+    Parameters
+    ----------
+    weight : float32 tensor of shape (out, …)
+    dtype : torch.dtype, default bfloat16
+
+    Returns
+    -------
+    tensor of the same shape, of `dtype`
+        Each value is next to the exact one, above or below.
+    """
+    out, rest = len(weight), weight[0].numel()
+    width = min(rest, _GROUP)
+    padding = -rest % width
+    exact = torch.nn.functional.pad(weight.reshape(out, rest), (0, padding))
+    exact = exact.reshape(-1, width)  # (groups, width)
+    # Small ones last: what is left over at the end is half a step of the last weight.
+    order = exact.abs().argsort(1, descending=True) if width == rest else None
+    columns = exact if order is None else exact.gather(1, order)
+    rounded = torch.empty_like(columns)
+    carried = torch.zeros(len(columns))
+    for i in range(width):
+        wanted = columns[:, i] + carried
+        rounded[:, i] = wanted.to(dtype)
+        carried = wanted - rounded[:, i]
+    if order is not None:
+        rounded = torch.empty_like(rounded).scatter_(1, order, rounded)
+    return rounded.reshape(out, rest + padding)[:, :rest].reshape(weight.shape).to(dtype)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from featcache.extraction.folding import can_fuse, fold, fuse_for_cpu
+from featcache.extraction.conv_bn_fusion import can_fuse, fold, fuse_for_cpu
+from featcache.extraction.loader import cosine
 from featcache.extraction.registry import open_backbone
-from featcache.extraction.sample import cosine
 
 
 class Net(nn.Module):
@@ -135,7 +135,7 @@ def test_sums_are_done_within_convolutions(dtype, sums):
 
 @torch.no_grad()
 def test_without_the_fused_calls_it_is_cast(monkeypatch):
-    monkeypatch.setattr("featcache.extraction.folding.can_fuse", lambda dtype: False)
+    monkeypatch.setattr("featcache.extraction.conv_bn_fusion.can_fuse", lambda dtype: False)
     wanted = trained()(X)
     found = fuse_for_cpu(fold(trained(), X), X[:1], torch.bfloat16, 4)(X.bfloat16()).float()
     torch.testing.assert_close(found, wanted, rtol=0.03, atol=0.03)

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from featcache.extraction.writer import Writer
+from featcache.extraction.task import Writer
 
 
 def test_everything_is_done_in_order_when_the_block_ends():

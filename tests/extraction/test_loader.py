@@ -9,8 +9,8 @@ from PIL import Image
 from tiny import SIDE, tiny_images
 
 from featcache.errors import DataError, RecipeError
-from featcache.extraction import loading
-from featcache.extraction.loading import count_workers, load_batches
+from featcache.extraction import loader
+from featcache.extraction.loader import count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
 from featcache.hashing import sha256_bytes
 from featcache.images.manifest import Images, from_arrays, strings
@@ -106,7 +106,7 @@ class AtOnce(Executor):
 
 
 def test_only_so_many_images_are_read_ahead(monkeypatch):
-    monkeypatch.setattr(loading, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(loader, "ThreadPoolExecutor", AtOnce)
     images = tiny_images(200)
     reads = []
     spied = replace(images, read=lambda row: reads.append(row) or images.read(row))

@@ -1,0 +1,341 @@
+"""Task: one backbone's feature file while it is being filled, and the pass that fills it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import CacheRefused
+from featcache.extraction.backbone import Backbone
+from featcache.extraction.consistency import refuse_drift
+from featcache.extraction.engine import AUTO, Settled
+from featcache.extraction.loader import Problem, load_batches, spread
+from featcache.extraction.network import Network
+from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.report import Outcome, Report
+from featcache.extraction.unique_images import Content
+from featcache.images.manifest import Images
+from featcache.store.cache import Cache
+from featcache.store.feature_file import FeatureFile, positions, to_hex, write_trained_on
+from featcache.store.locking import begin, delete_parts, lock, recorded
+
+_CHECKED = 4  # stored rows embedded again before a file is extended
+
+
+class Job:
+    """One backbone's file while it is being filled."""
+
+    def __init__(
+        self, backbone: Backbone, settled: Settled, store: Cache, content: Content
+    ) -> None:
+        self.backbone = backbone
+        self.key = backbone.key(settled.engine.precision)
+        self.filling: Filling | None = None
+        self._engine = settled.engine
+        self._fidelity = settled.fidelity
+        self._store = store
+        self._content = content
+        self._data = content.images.name
+        self._network = settled.network
+
+    def missing(self) -> bool:
+        """Whether any content has no vector."""
+        return bool(self._missing())
+
+    def _missing(self) -> int:
+        return int(self._store.missing(self._data, self.key, self._content.digests).sum())
+
+    def start(self, stack: ExitStack, wait: bool) -> None:
+        """Lock the file, open it, and note which rows it still needs."""
+        stack.enter_context(lock(self._store, self._data, self.key, wait))
+        if not self.missing():  # another process has finished it in the meantime
+            return
+        self._choose_engine()
+        dim = self._store.known_dim(self.key)
+        if dim is None:
+            dim = self.network.dim
+        file = stack.enter_context(
+            begin(self._store, self._data, self.key, self._content.digests, dim)
+        )
+        rows = positions(self._content.digests, file.digests)
+        todo = ~file.done()[rows]
+        row_of = dict(zip(self._content.rows[todo].tolist(), rows[todo].tolist(), strict=True))
+        if todo.any() and not todo.all():
+            self._refuse_drift(file, self._content.rows[~todo], rows[~todo])
+        if todo.any():
+            file.annotate(self._describe())
+        if self.backbone.trained_on:  # before the first row: no kill leaves rows without it
+            write_trained_on(file.path, self.backbone.trained_on)
+        self.filling = Filling(file, row_of, self.backbone.preprocess, lambda: self.network)
+
+    def _refuse_drift(
+        self, file: FeatureFile, images: NDArray[np.intp], rows: NDArray[np.intp]
+    ) -> None:
+        """Before new rows join old ones: do a few of the old ones still come out the same?"""
+        few = spread(np.arange(len(rows)), _CHECKED)
+        stored = np.empty((len(few), file.dim), np.float32)
+        file.read(rows[few], stored)
+        refuse_drift(
+            self.network,
+            self.backbone.preprocess,
+            self._content.images,
+            images[few],
+            stored,
+            precision=self.key.precision,
+            where=str(self._store.path(self._data, self.key)),
+            then=file.attributes,
+            now=self._describe(),
+        )
+
+    def _choose_engine(self) -> None:
+        """All rows of a file by one engine: the one that began it, where it is at hand."""
+        if self._engine.kind == AUTO:
+            begun = recorded(self._store, self._data, self.key).get("engine")
+            kind = self._engine.for_images(self._missing(), begun)
+            self._engine = replace(self._engine, kind=kind)
+        if self._network is not None and self._network.kind != self._engine.kind:
+            self._network = None
+
+    def _describe(self) -> dict[str, str | float]:
+        facts: dict[str, str | float] = {**self._engine.describe(), "engine": self.network.kind}
+        if self._fidelity is not None:
+            facts["canary"] = self._fidelity
+        return facts
+
+    @property
+    def network(self) -> Network:
+        """Built when the first image needs it."""
+        if self._network is None:
+            self._network = self._engine.load(self.backbone)
+        return self._network
+
+    def release(self) -> None:
+        """Let go of the network's memory; it is built again if it is needed."""
+        self._network = None
+
+    def finish(self, content: Content, report: Report) -> None:
+        """Put the finished file in its place, without the images that could not be embedded."""
+        if self.filling is None:
+            return
+        file = self.filling.file
+        leave_out = ~file.done()
+        if leave_out.all():
+            raise content.none_left(report)
+        report.seconds["compute"] += self.filling.seconds
+        if self.filling.computed:
+            before = float(file.attributes.get("seconds", 0.0))
+            file.annotate({"seconds": before + self.filling.seconds})
+        file.finish(self._store.path(self._data, self.key), leave_out)
+        delete_parts(self._store, self._data, self.key)
+
+    def outcome(self) -> Outcome:
+        """What the finished file holds now."""
+        path = self._store.path(self._data, self.key)
+        computed = self.filling.computed if self.filling else 0
+        with FeatureFile(path) as file:
+            return Outcome(self.backbone.name, path, self.key, len(file), computed)
+
+
+Progress = Callable[[int, int], None]
+
+
+class Filling:
+    """A feature file that is being filled.
+
+    Parameters
+    ----------
+    file : FeatureFile
+        Open for writing.
+    row_of : dict of int to int
+        For each row of the manifest that the file still needs, its row in the file.
+    preprocess : Preprocess
+    network : callable
+        Gives the network; called when the first image needs it.
+
+    Attributes
+    ----------
+    computed : int
+        Images embedded so far.
+    seconds : float
+        Of computing.
+    """
+
+    def __init__(
+        self,
+        file: FeatureFile,
+        row_of: dict[int, int],
+        preprocess: Preprocess,
+        network: Callable[[], Network],
+    ) -> None:
+        self.file = file
+        self.preprocess = preprocess
+        self.computed = 0
+        self.seconds = 0.0
+        self._row_of = row_of
+        self._network = network
+
+    @property
+    def pending(self) -> Collection[int]:
+        """Rows of the manifest that are not in the file yet."""
+        return self._row_of.keys()
+
+    def embed(
+        self, rows: NDArray[np.intp], pixels: NDArray[np.uint8], writer: Writer, report: Report
+    ) -> None:
+        """Embed those rows of a batch that this file needs; the writer then writes them."""
+        mine = np.array([row in self._row_of for row in rows.tolist()], np.bool_)
+        if not mine.any():
+            return
+        start = perf_counter()
+        vectors = self._network().start(pixels if mine.all() else pixels[mine])
+        where = np.array([self._row_of.pop(row) for row in rows[mine].tolist()], np.intp)
+        self.seconds += perf_counter() - start
+
+        def write() -> None:
+            start = perf_counter()
+            done = vectors()  # a GPU may still be at it
+            middle = perf_counter()
+            self.file.write(where, done)
+            self.computed += len(where)
+            self.seconds += middle - start
+            report.seconds["write"] += perf_counter() - middle
+
+        start = perf_counter()
+        writer.submit(write)
+        report.seconds["blocked"] += perf_counter() - start
+
+    def take(self, part: Path, rows: Mapping[str, int]) -> int:
+        """Copy what another process has embedded; how many rows.
+
+        Parameters
+        ----------
+        part : Path
+            A feature file under the same key, finished or not; rows that don't agree with their
+            checksum are left.
+        rows : mapping of str to int
+            sha256 of the contents that may be in it, and their rows in the manifest.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is no such file.
+        CacheRefused
+            Where it is damaged, or another backbone's.
+        """
+        with FeatureFile(part) as source:
+            if source.key != self.file.key or source.dim != self.file.dim:
+                raise CacheRefused(f"{part} holds features of another key", "Delete it.")
+            found = {  # one vector for each, even of a part that has two
+                rows[sha256]: place
+                for place, (sha256, good) in enumerate(
+                    zip(to_hex(source.digests), source.good().tolist(), strict=True)
+                )
+                if good and rows.get(sha256) in self._row_of
+            }
+            if not found:
+                return 0
+            values = np.empty((len(found), source.dim), source.key.dtype)
+            source.read(np.array([*found.values()], np.intp), values)
+        self.file.write(np.array([self._row_of[row] for row in found], np.intp), values)
+        for row in found:
+            del self._row_of[row]
+        self.computed += len(found)
+        return len(found)
+
+
+def pending_rows(fillings: Sequence[Filling]) -> list[int]:
+    """Rows of the manifest that any of these files needs, sorted."""
+    return sorted({row for filling in fillings for row in filling.pending})
+
+
+def fill(
+    fillings: Sequence[Filling],
+    images: Images,
+    threads: int,
+    batch_size: int,
+    report: Report,
+    failed: Callable[[Mapping[int, Problem]], None],
+    progress: Progress | None = None,
+) -> None:
+    """Embed what these files need, in one pass over the images.
+
+    Parameters
+    ----------
+    fillings : sequence of Filling
+    images : Images
+    threads : int
+        That read and decode.
+    batch_size : int
+    report : Report
+        Its seconds are added to.
+    failed : callable
+        Told of the images of each batch that could not be embedded.
+    progress : callable, optional
+        Called with the images done and the images to do.
+    """
+    needing = [filling for filling in fillings if filling.pending]
+    pending = np.array(pending_rows(needing), np.intp)
+    if not len(pending):
+        return
+    preprocesses = list(dict.fromkeys(filling.preprocess for filling in needing))
+    batches = load_batches(images, pending, preprocesses, batch_size, threads)
+    done, start = 0, perf_counter()
+    with closing(batches), Writer() as writer:
+        for batch in batches:
+            report.seconds["wait"] += perf_counter() - start
+            report.seconds["read"] += batch.read
+            report.seconds["decode"] += batch.decode
+            failed(batch.problems)
+            for filling in needing:
+                if filling.pending:
+                    pixels = batch.pixels[filling.preprocess]
+                    filling.embed(batch.rows, pixels, writer, report)
+            done += len(batch.rows) + len(batch.problems)
+            if progress is not None:
+                progress(done, len(pending))
+            start = perf_counter()
+
+
+_AHEAD = 1  # batches that may be on their way to the disk: a kill loses no more
+
+
+class Writer:
+    """Runs what it is given in order, in one thread.
+
+    An error there is raised by a later `submit`, or when the block ends. What was submitted
+    before an error or an interrupt is still written.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="featcache-write")
+        self._waiting: deque[Future[None]] = deque()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work` after all that was submitted before; waits while too much is under way."""
+        while len(self._waiting) >= _AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(work))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True)
+        if error is None:
+            for done in self._waiting:
+                done.result()

@@ -146,8 +146,9 @@ def find_parts(cache: Cache, data: str, key: Key, span: str = "*") -> list[Path]
 
 
 def delete_parts(cache: Cache, data: str, key: Key) -> None:
-    """Delete all parts, once their rows are where they belong."""
-    for part in find_parts(cache, data, key):
+    """Delete all parts, once their rows are where they belong, and those half written by a kill."""
+    final = cache.path(data, key)
+    for part in [*find_parts(cache, data, key), *final.parent.glob(f"..{final.name}.part-*.tmp")]:
         part.unlink(missing_ok=True)
 
 
@@ -155,7 +156,7 @@ def _copy_parts(cache: Cache, data: str, key: Key, file: FeatureFile) -> None:
     """What processes on other machines had done before this one was stopped."""
     for part in find_parts(cache, data, key):
         _copy_rows(part, file)
-    delete_parts(cache, data, key)
+        part.unlink(missing_ok=True)
 
 
 def _rows_to_keep(final: Path, partial: Path, key: Key, digests: Digests) -> Digests:

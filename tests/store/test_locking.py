@@ -13,11 +13,11 @@ import h5py
 import pytest
 from tiny import tiny_backbone, tiny_images
 
-from featcache.atomic import guard_writes
+from featcache.atomic import guard_writes, replacing
 from featcache.errors import CacheBusy, CacheUnwritable, RecipeError
 from featcache.extraction.extract import fill_cache
 from featcache.store.cache import Cache
-from featcache.store.locking import LOCK_VARIABLE, lock
+from featcache.store.locking import LOCK_VARIABLE, lock, new_part
 
 KEY = tiny_backbone().key()
 
@@ -128,6 +128,17 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
         assert report.outcomes[0].rows == 100
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_part_that_a_kill_left_half_written_goes_with_the_parts(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    part = new_part(cache, "tiny", KEY, 0, 7)
+    part.parent.mkdir()
+    with replacing(part) as temporary:
+        temporary.write_bytes(b"half")
+    part.rename(temporary)  # as a kill before the end of the block leaves it
+    fill_cache(tiny_images(8), backbone=tiny_backbone(), cache=tmp_path)
+    assert [path for path in part.parent.glob(".*") if path.suffix != ".lock"] == []
 
 
 def test_no_permission_is_one_clear_error(tmp_path: Path) -> None:

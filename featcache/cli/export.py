@@ -52,12 +52,12 @@ def export(
         why = "is a folder" if onnx.is_dir() else "lies in a folder that is not there"
         raise click.UsageError(f"--onnx {onnx} {why}")
     if output is not None:
-        from featcache.prediction.copies import copy_model
+        from featcache.prediction.export import copy_model
 
         copy_model(run, output, standalone=standalone, reports=reports, weights_dir=weights_dir)
         click.echo(output)
     if onnx is not None:
-        from featcache.prediction.onnx_file import export_onnx
+        from featcache.prediction.export import export_onnx
 
         done = export_onnx(run, onnx, reports=reports, weights_dir=weights_dir)
         click.echo(onnx)

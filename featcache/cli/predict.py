@@ -18,7 +18,7 @@ from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.prediction.model import Model, Prediction
-    from featcache.prediction.writing import Labelled
+    from featcache.prediction.output import Labelled
 
 _SHOWN = 20
 
@@ -77,8 +77,8 @@ def predict(
       featcache predict resnet18.concat.mlp "new/**/*.jpg" --top 3
       find new -name "*.png" | featcache predict resnet18.concat.mlp - --format csv -o labels.csv
     """  # fmt: skip
+    from featcache.prediction.inputs import list_paths
     from featcache.prediction.model import load_model
-    from featcache.prediction.paths import list_paths
 
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         # Before the work, which would be lost.
@@ -119,7 +119,7 @@ def _readable(
 def _print(
     model: Model, said: Iterator[Labelled], form: str, top: int | None, output: Path | None
 ) -> None:
-    from featcache.prediction.writing import table_rows, write_csv, write_json
+    from featcache.prediction.output import table_rows, write_csv, write_json
 
     if form == "table" and output is None:
         columns, rows = table_rows(said, model.classes, top or 1)

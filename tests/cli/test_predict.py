@@ -145,14 +145,14 @@ def test_a_list_on_standard_input(here: Path) -> None:
 def test_a_file_is_written_whole_or_not_at_all(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcache.prediction import writing
+    from featcache.prediction import output
 
     def broken(*_: object) -> None:
         raise OSError("no space left")
 
     target = tmp_path / "labels.csv"
     target.write_text("before")
-    monkeypatch.setattr(writing, "write_csv", broken)
+    monkeypatch.setattr(output, "write_csv", broken)
     folder = str(_run_of(here, "logreg"))
     args = ["predict", folder, "photos/test", "--format", "csv", "-o", str(target), "-q"]
     assert run(args) == 1

@@ -372,7 +372,7 @@ class TestFoundAgain:
         assert again.read(0) == store.store["/bucket/photos/cat/00.png"].getvalue()
 
     def test_by_predict(self, store):
-        from featcache.prediction.paths import as_images, list_paths
+        from featcache.prediction.inputs import as_images, list_paths
 
         paths = list_paths([f"{PHOTOS}/cat", f"{PHOTOS}/dog/01.png"], lambda: ())
         assert paths == [f"{PHOTOS}/cat/{i}.png" for i in ("00", "03", "06", "09")] + [

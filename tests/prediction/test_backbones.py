@@ -13,7 +13,7 @@ from torchvision.models import get_model
 
 from featcache.errors import UnknownName, WeightsError
 from featcache.extraction.registry import open_backbone
-from featcache.prediction.backbones import open_recorded
+from featcache.prediction.bundle_reader import open_recorded
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from torchvision.models import get_model
 
 from featcache.errors import DataError, WeightsError
 from featcache.extraction.extract import extract
-from featcache.prediction.copies import copy_model
+from featcache.prediction.export import copy_model
 from featcache.prediction.model import load_model
 from featcache.reporting.compare import compare
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from featcache.errors import DataError
-from featcache.prediction.backbones import preprocess_of
-from featcache.prediction.facts import model_facts
+from featcache.prediction.bundle_reader import model_facts, preprocess_of
 from featcache.prediction.model import load_model
 from featcache.reporting.bundle import FACTS
 

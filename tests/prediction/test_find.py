@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from featcache.errors import DataError, UnknownName
-from featcache.prediction.find import find_model
+from featcache.prediction.bundle_reader import find_model
 
 from .conftest import Made
 

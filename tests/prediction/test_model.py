@@ -186,10 +186,10 @@ def test_vectors_stored_in_half_are_used_as_they_were_stored(made: Made) -> None
 
 def test_memory_is_bounded_by_batches(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than a few batches of files are open ahead of what was asked for."""
-    from featcache.prediction import paths
+    from featcache.prediction import inputs
 
     read: list[int] = []
-    plain = paths.as_images
+    plain = inputs.as_images
 
     def counting(contents: list[object]) -> object:
         images = plain(contents)

@@ -14,9 +14,8 @@ from featcache.extraction.state_dict import in_run
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.options import Options
 from featcache.images.sources import open_images
-from featcache.prediction.copies import copy_model
+from featcache.prediction.export import TOLERANCE, copy_model, export_onnx
 from featcache.prediction.model import load_model
-from featcache.prediction.onnx_file import TOLERANCE, export_onnx
 
 from .conftest import CLASSES, draw
 

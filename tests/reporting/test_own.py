@@ -23,7 +23,7 @@ from stored import blobs, store
 
 import featcache as fc
 from featcache.errors import RecipeError, UnknownName
-from featcache.prediction.find import find_model
+from featcache.prediction.bundle_reader import find_model
 
 from .conftest import make_features
 

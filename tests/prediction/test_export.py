@@ -16,11 +16,10 @@ from sklearn.svm import SVC
 
 from featcache.errors import DataError, FeatcacheError, UnknownName
 from featcache.fitting.classifier import make_classifier
-from featcache.prediction import onnx_file
-from featcache.prediction.copies import copy_model
-from featcache.prediction.graph import FUSIONS, HEADS, as_module
+from featcache.prediction import export
+from featcache.prediction.export import TOLERANCE, copy_model, export_onnx
 from featcache.prediction.model import load_model
-from featcache.prediction.onnx_file import TOLERANCE, export_onnx
+from featcache.prediction.onnx_graph import FUSIONS, HEADS, as_module
 from featcache.store.features import Features
 
 from .conftest import Made, make
@@ -121,7 +120,7 @@ def test_a_graph_that_says_otherwise_is_not_left_behind(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_own_backbones(monkeypatch, made)
-    monkeypatch.setattr(onnx_file, "as_module", lambda *_: torch.nn.Linear(10, 3).eval())
+    monkeypatch.setattr(export, "as_module", lambda *_: torch.nn.Linear(10, 3).eval())
     with pytest.raises(FeatcacheError, match="differ from ours"):
         export_onnx(made.run, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -143,7 +142,7 @@ def test_what_is_there_is_not_written_over(made: Made, tmp_path: Path) -> None:
 def test_a_missing_library_gets_its_pip_line(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == "onnx" else name)
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnx" else name)
     with pytest.raises(FeatcacheError, match=r"needs onnx, not") as caught:
         export_onnx(made.run, tmp_path / "m.onnx")
     assert 'pip install "featcache[onnx]"' in caught.value.remedy
@@ -151,9 +150,9 @@ def test_a_missing_library_gets_its_pip_line(
 
 def _with_own_backbones(monkeypatch: pytest.MonkeyPatch, made: Made) -> None:
     """The tiny networks are not registered: hand them over."""
-    plain = onnx_file.open_backbones_of
+    plain = export.open_backbones_of
     monkeypatch.setattr(
-        onnx_file, "open_backbones_of", lambda *args, **how: plain(*args, own=made.backbones, **how)
+        export, "open_backbones_of", lambda *args, **how: plain(*args, own=made.backbones, **how)
     )
 
 

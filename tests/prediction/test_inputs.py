@@ -9,7 +9,7 @@ import pytest
 
 from featcache.errors import DataError
 from featcache.hashing import sha256_file
-from featcache.prediction.paths import as_images, list_paths
+from featcache.prediction.inputs import as_images, list_paths
 
 
 def _names(found: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Writing: predictions as a table, CSV or JSON, one image at a time."""
+"""Output: predictions as a table, CSV or JSON, one image at a time."""
 
 from __future__ import annotations
 

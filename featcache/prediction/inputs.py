@@ -1,4 +1,4 @@
-"""Paths: from what the user names to the image files that are meant."""
+"""Inputs: from what the user names to the image files that are meant."""
 
 from __future__ import annotations
 

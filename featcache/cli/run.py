@@ -127,7 +127,7 @@ def _show_plan(loaded: Recipe) -> None:
     import yaml
 
     from featcache.recipe import check_here
-    from featcache.recipe.plan import plan
+    from featcache.recipe.experiment import plan
 
     check_here(loaded)
     click.echo(yaml.safe_dump(loaded.model_dump(exclude_none=True), sort_keys=False).rstrip())

@@ -8,10 +8,9 @@ from featcache.recipe.experiment import (
     extract_for,
     run,
 )
-from featcache.recipe.file import load_recipe
 from featcache.recipe.finetune import finetune_for
-from featcache.recipe.model import Recipe
-from featcache.recipe.protocols import protocols_of
+from featcache.recipe.loading import load_recipe
+from featcache.recipe.schema import Recipe, protocols_of
 
 __all__ = [
     "Fitted", "Recipe", "check_here", "check_recipe", "compare_all", "compare_for", "extract_for",

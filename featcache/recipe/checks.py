@@ -17,8 +17,7 @@ from featcache.fitting.probe import probe
 from featcache.fitting.views import check_plan
 from featcache.images.remote import need_folder
 from featcache.recipe.finetune import check_finetune
-from featcache.recipe.model import Recipe, typed
-from featcache.recipe.protocols import protocols_of
+from featcache.recipe.schema import Recipe, protocols_of, typed
 from featcache.store.cache import Cache
 from featcache.store.features import NO_VIEW
 from featcache.store.memory_budget import parse_memory

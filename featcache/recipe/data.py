@@ -8,7 +8,7 @@ from pathlib import Path
 from featcache.images.manifest import Images, few
 from featcache.images.remote import is_url
 from featcache.images.sources import SOURCES, open_images
-from featcache.recipe.model import Recipe
+from featcache.recipe.schema import Recipe
 
 
 def images_of(recipe: Recipe, rehash: bool = False) -> Images:

@@ -9,8 +9,7 @@ from featcache.errors import RecipeError, did_you_mean
 from featcache.finetuning.options import Options
 from featcache.images.files import KINDS
 from featcache.recipe.data import images_of
-from featcache.recipe.model import Recipe
-from featcache.recipe.protocols import honest
+from featcache.recipe.schema import Recipe, honest
 from featcache.store.features import canonical
 
 if TYPE_CHECKING:

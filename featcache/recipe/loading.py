@@ -9,7 +9,7 @@ import yaml
 
 from featcache.errors import RecipeError, did_you_mean
 from featcache.recipe.checks import make_recipe
-from featcache.recipe.model import Recipe, merge
+from featcache.recipe.schema import Recipe, merge
 
 _OF_FILES = ("extends", "quick")  # keys of a file that the recipe itself no longer has
 _OF_DATA = ("name", "data_root", "limit")  # what says more of one set of images

@@ -27,7 +27,7 @@ from scaling import Fleet
 
 from featcache.reporting.compare import Comparison, compare
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.fitting import DaskCrew
+from featcache.scaling.executors import DaskCrew
 from featcache.store.cache import Cache
 from featcache.store.features import Features
 
@@ -94,7 +94,7 @@ def main() -> None:
                 fleet.up(count)
                 with Cluster(str(fleet.file)) as cluster:
                     # The libraries are read before, as they are once workers have fitted anything.
-                    cluster.client.run(__import__, "featcache.scaling.fitting")
+                    cluster.client.run(__import__, "featcache.scaling.executors")
                     reports = here / f"workers{count}"
                     seconds, done = timed(features, reports, asked, crew=DaskCrew(cluster))
             if predictions(done) != predictions(one):

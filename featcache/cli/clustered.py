@@ -36,7 +36,7 @@ def embedding(cluster: Cluster | None, data_root: str | None, parts: str | None 
         from featcache.extraction.extract import embed_here
 
         return embed_here
-    from featcache.scaling.extraction import embed_on
+    from featcache.scaling.executors import embed_on
 
     return embed_on(cluster, data_root, parts=parts or "")
 
@@ -45,7 +45,7 @@ def crew_of(cluster: Cluster | None) -> Crew | None:
     """Who fits: what `compare` takes as `crew`."""
     if cluster is None:
         return None
-    from featcache.scaling.fitting import DaskCrew
+    from featcache.scaling.executors import DaskCrew
 
     return DaskCrew(cluster)
 
@@ -60,7 +60,7 @@ def check_parts(parts: str | None, dask: str | None) -> None:
     if parts is None:
         return
     from featcache.images.remote import is_url
-    from featcache.scaling.parts import open_parts
+    from featcache.scaling.transport import open_parts
 
     if dask is None:
         raise click.UsageError("--parts goes with --dask: without workers nothing travels")

@@ -205,7 +205,7 @@ def fill_cache(
     progress : callable, optional
         Called with the images done and the images to do.
     embed : callable, optional
-        Does the work in place of this process, see `featcache.scaling.extraction`.
+        Does the work in place of this process, see `featcache.scaling.executors`.
 
     Raises
     ------

@@ -29,8 +29,8 @@ from featcache.extraction.task import Filling, fill
 from featcache.images.location import open_place
 from featcache.images.manifest import Content, Images, strings
 from featcache.images.sources import open_images
-from featcache.scaling.parts import Parts, open_parts
 from featcache.scaling.plan import Part, Plan, Source, read_plan, versions
+from featcache.scaling.transport import Parts, open_parts
 from featcache.store.cache import Cache
 from featcache.store.feature_file import create, to_digests
 from featcache.store.key import Key, read_key
@@ -90,7 +90,7 @@ def check(plan: str) -> dict[str, Any]:
 
 
 def embed_range(plan: str, span: Mapping[str, Any]) -> dict[str, Any]:
-    """Embed a range of rows into part files, and hand them over; see `featcache.scaling.parts`.
+    """Embed a range of rows into part files, and hand them over; see `featcache.scaling.transport`.
 
     Parameters
     ----------

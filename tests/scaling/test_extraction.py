@@ -21,11 +21,10 @@ from featcache.images.manifest import Images, few
 from featcache.images.sources import open_images
 from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.extraction import embed_on
-from featcache.scaling.intake import Intake
-from featcache.scaling.parts import SharedFolder
+from featcache.scaling.executors import embed_on
 from featcache.scaling.plan import Plan, make_plan
-from featcache.scaling.ranges import Ranges
+from featcache.scaling.scheduler import Intake, Ranges
+from featcache.scaling.transport import SharedFolder
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
 from featcache.store.key import read_key
@@ -319,7 +318,7 @@ def test_a_range_that_brings_down_every_worker_is_given_up(
         ranges = Ranges(Falling(), plan.json(), work, jobs, 1000, intake)  # type: ignore[arg-type]
         ranges.run()
 
-    monkeypatch.setattr("featcache.scaling.ranges._LOOK", 0.01)
+    monkeypatch.setattr("featcache.scaling.scheduler._LOOK", 0.01)
     with pytest.raises(ClusterError, match="5 workers were lost with the images cat"):
         fill_cache(open_images(photos), cache=tmp_path, embed=embed, **ONE)
 

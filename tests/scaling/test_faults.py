@@ -17,7 +17,7 @@ from fitting.conftest import make_features
 from featcache.errors import ClusterError
 from featcache.reporting.compare import compare
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.fitting import DaskCrew
+from featcache.scaling.executors import DaskCrew
 from featcache.store.features import Features
 
 from .extracting import COMMAND, IMAGES, contents, rows_done, wait_for_rows

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fitting.conftest import make_features
+from executors.conftest import make_features
 from sklearn.naive_bayes import GaussianNB
 from stored import blobs, store
 
 from featcache.errors import ClusterError, DataError, RecipeError
 from featcache.reporting import keep
 from featcache.reporting.compare import compare
-from featcache.scaling import fitting
+from featcache.scaling import executors
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.fitting import DaskCrew
+from featcache.scaling.executors import DaskCrew
 
 from .machines import Machines
 
@@ -205,5 +205,5 @@ def test_a_machine_without_xgboost_is_told_from_one_with_it(
         return "1.0"
 
     monkeypatch.setattr(keep, "version", absent)
-    found = fitting._look(None)
+    found = executors._look(None)
     assert (found["xgboost"], found["scikit-learn"]) == ("none", "1.0")

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
-from featcache.errors import ClusterError, FeatcacheError, counted, first_line
+from featcache.errors import CacheRefused, ClusterError, FeatcacheError, counted, first_line
 from featcache.extraction.extract import Work
 from featcache.extraction.loader import Problem
 from featcache.extraction.task import Job
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.intake import Intake
-from featcache.scaling.task import Range, Task
+from featcache.scaling.transport import Parts
 from featcache.scaling.worker import check, embed_range
 
 log = logging.getLogger("featcache")
@@ -292,3 +291,85 @@ class Ranges:
         self._done += rows
         if self._work.progress is not None:
             self._work.progress(self._done, self._rows)
+
+
+@dataclass(eq=False)
+class Range:
+    """Rows that one worker embeds.
+
+    Attributes
+    ----------
+    rows : list of int
+        Of the manifest.
+    falls : int
+        Workers that were lost with it, and had written nothing.
+    """
+
+    rows: list[int]
+    falls: int = 0
+
+    @property
+    def name(self) -> str:
+        """As it stands in the names of part files."""
+        return f"{self.rows[0]}-{self.rows[-1]}"
+
+
+@dataclass(eq=False)
+class Task:
+    """Something that a worker was asked: to embed a range, or to check itself."""
+
+    address: str
+    future: Any
+    range: Range | None
+
+
+class Intake:
+    """Takes over what workers have embedded.
+
+    Parameters
+    ----------
+    parts : Parts
+    work : Work
+    jobs : sequence of Job
+        Those that have a file in progress.
+    """
+
+    def __init__(self, parts: Parts, work: Work, jobs: Sequence[Job]) -> None:
+        self._parts = parts
+        self._work = work
+        self._filling = [(job.key, job.filling) for job in jobs if job.filling is not None]
+
+    def take(self, rows: Sequence[int], names: Sequence[str], must: bool = False) -> None:
+        """Move these rows of the manifest out of the parts so named, and delete those.
+
+        Raises
+        ------
+        ClusterError
+            Where one is not there that `must` be, or the store does not answer.
+        """
+        images = self._work.content.images
+        row_of = {str(images.sha256[row]): row for row in rows}
+        for key, filling in self._filling:
+            for name in names:
+                if not name.startswith(f".{key.stem}.h5.part-"):
+                    continue
+                try:
+                    filling.take(self._parts.fetch(name), row_of)
+                except FileNotFoundError:
+                    if must:
+                        raise self._parts.lost(name) from None
+                except CacheRefused as error:
+                    log.warning("not taken over: %s", error.problem)
+                self._parts.delete(name)
+
+    def take_left(self, rows: Sequence[int], span: str = "") -> None:
+        """Take over all parts that are there: of a lost worker's span, or of an earlier command."""
+        names = [name for key, _ in self._filling for name in self._parts.names(key, span)]
+        if names:
+            self.take(rows, names)
+
+    def clear(self) -> None:
+        """Delete what workers that were taken for dead have handed over since."""
+        for key, _ in self._filling:
+            for name in self._parts.names(key):
+                self._parts.delete(name)

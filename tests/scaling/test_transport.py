@@ -18,11 +18,10 @@ from featcache.extraction.extract import Work, fill_cache
 from featcache.images.sources import open_images
 from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.extraction import embed_on
-from featcache.scaling.intake import Intake
-from featcache.scaling.parts import ObjectStore, open_parts
+from featcache.scaling.executors import embed_on
 from featcache.scaling.plan import Plan, make_plan
-from featcache.scaling.ranges import Ranges
+from featcache.scaling.scheduler import Intake, Ranges
+from featcache.scaling.transport import ObjectStore, open_parts
 from featcache.store.feature_file import FeatureFile
 from featcache.store.key import Key, read_key
 
@@ -113,7 +112,7 @@ def test_workers_need_no_folder_of_the_command_s(
 def test_without_it_they_are_refused(
     machines: Machines, photos: Path, hidden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.scaling.ranges._GRACE", 0.0)
+    monkeypatch.setattr("featcache.scaling.scheduler._GRACE", 0.0)
     with Cluster(str(machines.file)) as cluster, pytest.raises(ClusterError, match="--parts"):
         fill_cache(open_images(photos), cache=hidden, embed=embed_on(cluster), **ONE)
 

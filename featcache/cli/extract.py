@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.clustered import check_parts, cluster_at, dask_option, embedding, parts_option
 from featcache.cli.console import note, progress_bar
 from featcache.cli.options import (
     backbone_option,
     cache_option,
+    check_parts,
+    cluster_at,
+    dask_option,
     data_options,
+    embedding,
     extract_options,
+    parts_option,
     with_log,
 )
 from featcache.errors import counted

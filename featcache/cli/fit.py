@@ -6,14 +6,17 @@ from typing import Any
 
 import click
 
-from featcache.cli.cached import cached_features, how_opened
-from featcache.cli.clustered import cluster_at, crew_of, dask_option, fits_here
+from featcache.cli.cached_features import cached_features, how_opened
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
+    cluster_at,
+    crew_of,
+    dask_option,
     data_options,
     fit_options,
+    fits_here,
     reports_option,
     with_log,
 )

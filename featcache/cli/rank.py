@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featcache.cli.cached import cached_features
+from featcache.cli.cached_features import cached_features
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,

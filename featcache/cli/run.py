@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.clustered import (
+from featcache.cli.compare import say_fitted, show_ablation
+from featcache.cli.console import note, progress_bar, show_runs, show_table
+from featcache.cli.extract import show_report
+from featcache.cli.options import (
     check_parts,
     cluster_at,
     crew_of,
@@ -17,11 +20,9 @@ from featcache.cli.clustered import (
     embedding,
     fits_here,
     parts_option,
+    set_option,
+    with_log,
 )
-from featcache.cli.compare import say_fitted, show_ablation
-from featcache.cli.console import note, progress_bar, show_runs, show_table
-from featcache.cli.extract import show_report
-from featcache.cli.options import set_option, with_log
 from featcache.errors import counted
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from featcache.cli import findings
-from featcache.cli.findings import FAIL, OK, WARN, Finding, examine
+from featcache.cli import doctor
+from featcache.cli.doctor import FAIL, OK, WARN, Finding, examine
 from featcache.cli.main import cli
 
 
@@ -60,7 +60,7 @@ def test_a_check_that_breaks_is_a_finding(here: Path, monkeypatch: pytest.Monkey
     def broken() -> None:
         raise RuntimeError("driver mismatch")
 
-    monkeypatch.setattr(findings, "_devices", broken)
+    monkeypatch.setattr(doctor, "_devices", broken)
     one = named(examine("cache", "reports"), "devices")
     assert (one.level, "driver mismatch" in one.text) == (FAIL, True)
 
@@ -85,7 +85,7 @@ def test_a_library_that_breaks_is_installed_again(
     (here / "broken.py").write_text("raise OSError('libgomp.so.1: cannot open')")
     (here / "lacking.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(here)
-    monkeypatch.setattr(findings, "_NEEDED", ("numpy", "broken", "lacking"))
+    monkeypatch.setattr(doctor, "_NEEDED", ("numpy", "broken", "lacking"))
     found = examine("cache", "reports")
     broken, lacking = named(found, "broken"), named(found, "lacking")
     assert broken.level == lacking.level == FAIL
@@ -97,8 +97,8 @@ def test_a_library_that_breaks_is_installed_again(
 def test_no_compiler_and_a_full_disk_are_warnings(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(findings.shutil, "which", lambda _: None)
-    monkeypatch.setattr(findings, "_LITTLE_SPACE", 1e18)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor, "_LITTLE_SPACE", 1e18)
     found = examine("cache", "reports")
     assert named(found, "engine compile").level == WARN
     assert named(found, "folder cache").level == WARN

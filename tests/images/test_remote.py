@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from featcache.cli.cached import images_as_they_are
+from featcache.cli.cached_features import images_as_they_are
 from featcache.cli.main import run
 from featcache.errors import CacheUnwritable, DataError
 from featcache.images import remote

@@ -17,15 +17,13 @@ from torch import Tensor
 from featcache.errors import DataError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.registry import open_backbones
+from featcache.finetuning.data import Pixels, table, validation_rows
 from featcache.finetuning.hardware import Meter, open_accelerator, precision_of
-from featcache.finetuning.network import FusedNetwork, build, make_head
+from featcache.finetuning.network import FusedNetwork, build, check_trainable, make_head
 from featcache.finetuning.options import Options
-from featcache.finetuning.pixels import Pixels
-from featcache.finetuning.rows import table, validation_rows
-from featcache.finetuning.saved import network_writer
-from featcache.finetuning.trainable import check_trainable
+from featcache.finetuning.serialization import network_writer
 from featcache.finetuning.trainer import Trainer
-from featcache.finetuning.warm import (
+from featcache.finetuning.warm_start import (
     cached_vectors,
     extraction_seconds,
     rival_keys,

@@ -17,9 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 from featcache.errors import FeatcacheError
 from featcache.extraction.network import no_memory
 from featcache.finetuning.augment import mixer
+from featcache.finetuning.data import Pixels
 from featcache.finetuning.network import FusedNetwork
 from featcache.finetuning.options import Options
-from featcache.finetuning.pixels import Pixels
 
 log = logging.getLogger("featcache")
 

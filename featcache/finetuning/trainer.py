@@ -20,10 +20,10 @@ from featcache.errors import FeatcacheError
 from featcache.finetuning import checkpoint
 from featcache.finetuning.augment import draw
 from featcache.finetuning.checkpoint import Progress, State
+from featcache.finetuning.data import Pixels
 from featcache.finetuning.hardware import Meter, seeded
 from featcache.finetuning.network import FusedNetwork, groups
 from featcache.finetuning.options import Options
-from featcache.finetuning.pixels import Pixels
 from featcache.finetuning.steps import Stepper, infer
 
 log = logging.getLogger("featcache")

@@ -299,7 +299,7 @@ class Tuned:
     def __init__(
         self, folder: Path, facts: dict[str, Any], backbones: Sequence[Backbone], engine: Engine
     ) -> None:
-        from featcache.finetuning.saved import load_network
+        from featcache.finetuning.serialization import load_network
 
         self.network = load_network(folder, facts).to(engine.device)
         self._backbones = backbones

@@ -9,7 +9,7 @@ from featcache.extraction.engine import choose_device, open_engine
 from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import VIEWS
 from featcache.extraction.registry import check_backbones
-from featcache.finetuning.trainable import check_trainable
+from featcache.finetuning.network import check_trainable
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.gate import GATES
 from featcache.fitting.grid import candidates

@@ -16,10 +16,10 @@ from small import coloured, small_backbone
 from featcache.errors import CacheMissing, CacheRefused, RecipeError, UnknownName
 from featcache.extraction.extract import extract, fill_cache
 from featcache.extraction.registry import open_backbone
+from featcache.finetuning.data import Pixels
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.options import Options
-from featcache.finetuning.pixels import Pixels
-from featcache.finetuning.saved import load_network
+from featcache.finetuning.serialization import load_network
 from featcache.fitting.classifier import make_classifier
 from featcache.fitting.evaluate import evaluate
 from featcache.reporting.bundle import read_facts

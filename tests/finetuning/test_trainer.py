@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from featcache.errors import FeatcacheError
 from featcache.finetuning import checkpoint, steps
+from featcache.finetuning.data import Pixels
 from featcache.finetuning.hardware import open_accelerator
 from featcache.finetuning.network import build, make_head
 from featcache.finetuning.options import Options
-from featcache.finetuning.pixels import Pixels
 from featcache.finetuning.steps import infer
 from featcache.finetuning.trainer import Trainer
 from featcache.fitting.networks import seeded

@@ -1,4 +1,4 @@
-"""Saved: the tuned network as a bundle of safetensors, and back."""
+"""Serialization: the tuned network as a bundle of safetensors, and back."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from small import coloured
 from featcache.errors import DataError
 from featcache.extraction.preprocess import Preprocess
 from featcache.finetuning.augment import draw
+from featcache.finetuning.data import Pixels
 from featcache.finetuning.options import Options
-from featcache.finetuning.pixels import Pixels
 from featcache.images.decode import decode
 from featcache.images.files import from_files
 from featcache.images.manifest import from_arrays

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 from pathlib import Path
 
 import click
@@ -16,6 +19,7 @@ from featcache.cli.options import (
     with_log,
 )
 from featcache.errors import counted
+from featcache.fitting.ranking import Ranking
 
 
 @click.command()
@@ -71,7 +75,6 @@ def rank(
       featcache rank --backbone resnet18,mobilenet_v2 --k 20
     """
     from featcache.fitting.ranking import rank as rank_backbones
-    from featcache.reporting.ranking import write_ranking
 
     features = cached_features(data, name, data_root, group, backbone, cache)
     found = rank_backbones(features, k, queries, seed)
@@ -91,3 +94,28 @@ def rank(
     show_table(columns, rows, f"{features.data}, {counted(found.rows, 'training row')}")
     for path in write_ranking(Path(reports) / features.data, found):
         note(str(path))
+
+
+def write_ranking(folder: Path, ranking: Ranking) -> list[Path]:
+    """Write ranking.json and ranking.csv; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = [[None if math.isnan(v) else v for v in row] for row in ranking.cka.tolist()]
+    plain = {
+        "rows": ranking.rows,
+        "queries": ranking.queries,
+        "backbones": [
+            {"name": name, "width": width, "logme": evidence, "knn": near}
+            for name, width, evidence, near in zip(
+                ranking.names, ranking.widths, ranking.logme, ranking.knn, strict=True
+            )
+        ],
+        "cka": {"names": list(ranking.names), "values": values},
+    }
+    paths = [folder / "ranking.json", folder / "ranking.csv"]
+    paths[0].write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with paths[1].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["backbone", "width", "logme", "knn", *(f"cka_{n}" for n in ranking.names)])
+        facts = (ranking.names, ranking.widths, ranking.logme, ranking.knn, values)
+        writer.writerows([[*row[:4], *row[4]] for row in zip(*facts, strict=True)])
+    return paths

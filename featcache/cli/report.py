@@ -48,10 +48,10 @@ def report(
     from itertools import groupby
 
     from featcache.reporting.comparison import read_runs, sort_runs, write_comparison
-    from featcache.reporting.named import find_run
+    from featcache.reporting.plots.samples import runs_on
     from featcache.reporting.run_folder import read_run
     from featcache.reporting.run_page import standing
-    from featcache.reporting.samples import runs_on
+    from featcache.reporting.run_reader import find_run
 
     named = [
         read_run(run if run.exists() else find_run(str(run), reports)) for run in runs

@@ -286,7 +286,7 @@ class _Study:
         }
 
     def writer(self, first: _Done, split: Sequence[Fold], named: Mapping[str, Any]) -> Writer:
-        from featcache.reporting.keep import library_versions
+        from featcache.reporting.refit_model import library_versions
 
         train = split[0].train
         what = SPLIT if len(split) == 1 else f"the training rows of {split[0].name}"

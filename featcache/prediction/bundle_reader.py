@@ -15,8 +15,8 @@ from featcache.extraction.state_dict import find_tuned
 from featcache.extraction.weights import Absent, hub_folder
 from featcache.hashing import sha256_file
 from featcache.reporting.bundle import FACTS, FOLDER, read_facts
-from featcache.reporting.named import find_run
-from featcache.reporting.redo import refit_remedy
+from featcache.reporting.refit_command import refit_remedy
+from featcache.reporting.run_reader import find_run
 from featcache.store.weights_folder import VARIABLE, files_of, weights_folder
 
 if TYPE_CHECKING:

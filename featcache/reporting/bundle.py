@@ -57,7 +57,7 @@ from typing import Any
 
 from featcache.errors import DataError, FeatcacheError
 from featcache.hashing import sha256_file
-from featcache.reporting.redo import refit_remedy
+from featcache.reporting.refit_command import refit_remedy
 from featcache.store.key import Key
 
 log = logging.getLogger("featcache")

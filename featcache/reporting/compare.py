@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import CacheRefused
 from featcache.fitting.crew import Crew, fit_by
 from featcache.fitting.evaluate import Result
 from featcache.fitting.gate import check_features
 from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
-from featcache.fitting.leaks import can_search_near
+from featcache.fitting.leaks import (
+    can_search_near,
+    find_leaks,
+    leaks_from_json,
+    leaks_to_json,
+    refuse_trained,
+    report_leaks,
+)
 from featcache.fitting.reuse import Shelf, part_keys, slow_keys
 from featcache.fitting.sharing import shared
 from featcache.fitting.splits import Fold, make_folds
@@ -21,13 +31,12 @@ from featcache.fitting.views import balanced, check_plan, only_images, viewed
 from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name
-from featcache.reporting.extraction import extraction_seconds
-from featcache.reporting.files import need_writable
-from featcache.reporting.guard import guard
-from featcache.reporting.keep import give_model, pipeline_writer
-from featcache.reporting.own import own_facts
-from featcache.reporting.run_folder import Run, read_run, save_run
+from featcache.reporting.html import need_writable, write_text
+from featcache.reporting.refit_model import give_model, pipeline_writer
+from featcache.reporting.run_folder import LEAKS, Run, read_run, save_run
 from featcache.reporting.run_page import quick_page
+from featcache.store.cache import Cache
+from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features
 from featcache.store.lazy import Stored
 
@@ -299,3 +308,143 @@ def _several(asked: Any) -> list[Any]:
     """Of one name or object a list; scikit-learn's ensembles and pipelines can be iterated too."""
     several = isinstance(asked, Iterable) and not isinstance(asked, str)
     return list(asked) if several and not hasattr(asked, "get_params") else [asked]
+
+
+def guard(
+    features: Features,
+    folds: Sequence[Fold],
+    known: Path | None,
+    reports: Path,
+    near: bool = True,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Find leaks, and warn of them or refuse them.
+
+    Parameters
+    ----------
+    features : Features
+    folds : sequence of Fold
+    known : Path or None
+        A run folder with the same features and folds: what was found for it is not searched again.
+    reports : Path
+        The reports folder. What `strict` refuses is listed there, in the data set's leaks.json.
+    near : bool, default True
+        Also near duplicates.
+    strict : bool, default False
+
+    Returns
+    -------
+    dict
+        What leaks.json is to hold.
+
+    Raises
+    ------
+    CacheRefused
+        Where a backbone was fine-tuned on test images; with `strict` for any leak.
+    """
+    refuse_trained(features, folds)
+    plain = None if known is None else _read(known / LEAKS, near)
+    if plain is None:
+        plain = leaks_to_json(find_leaks(features, folds, near), near)
+    leaks = leaks_from_json(plain)
+    listed = reports / features.data / LEAKS
+    if strict and leaks:
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        write_text(listed, json.dumps(plain, indent=1) + "\n")
+    report_leaks(leaks, strict, str(listed))
+    return plain
+
+
+def _read(path: Path, near: bool) -> dict[str, Any] | None:
+    """What an earlier run found; None where it did not look for near duplicates and now should."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        leaks_from_json(plain)
+        searched = bool(plain["near_duplicates_searched"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if near and not searched:
+        return None
+    if searched and not near:
+        plain["leaks"] = [leak for leak in plain["leaks"] if leak["kind"] != "near duplicates"]
+        plain["near_duplicates_searched"] = False
+    return dict(plain)
+
+
+def extraction_seconds(features: Features, cache: str | Path | None) -> dict[str, float]:
+    """Seconds that each backbone's file records, by backbone; without those that record none.
+
+    Backbones that were extracted in one pass share its decoding, and each records the whole pass.
+    """
+    if cache is None:
+        return {}
+    found = {}
+    known = dict(zip(features.keys, features.names, strict=True))
+    for entry in Cache(cache).entries(features.data):
+        name = known.get(entry.key.digest)
+        if name is None:
+            continue
+        try:
+            with FeatureFile(entry.path) as file:
+                seconds = float(file.attributes.get("seconds", math.nan))
+        except (CacheRefused, OSError, ValueError, TypeError):
+            continue
+        if math.isfinite(seconds):
+            found[name] = seconds
+    return found
+
+
+def own_facts(
+    candidate: Candidate,
+    features: Features,
+    folds: Sequence[Fold],
+    cache: str | Path | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What run.json holds beside the names; {} for a candidate of names only.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    features : Features
+        With the candidate's backbones only.
+    folds : sequence of Fold
+    cache : str or Path, optional
+        The cache folder.
+    options : mapping
+        What `compare` was called with; `view` is what the features were loaded with.
+
+    Returns
+    -------
+    dict
+        `own`, the identity of each object; `command`, the Python that fits the run again: the
+        command line takes names only.
+    """
+    if not candidate.own:
+        return {}
+    given = {name: value for name, value in options.items() if value}
+    view = given.pop("view", None)
+    repeats = given.get("repeats", 1)
+    given |= {"folds": len(folds) // repeats} if len(folds) > 1 else {"test_split": True}
+    objects = {role: candidate.own.get(role, getattr(candidate, role)) for role in _ROLES}
+    words = ", ".join(f"{name}={value!r}" for name, value in (objects | given).items())
+    files = [
+        name if "@" in name else f"{name}@{key[:8]}"
+        for name, key in zip(features.names, features.keys, strict=True)
+    ]
+    lines = [
+        "# The command line takes no objects. In Python:",
+        "import featcache as fc",
+        *(f"from {type(one).__module__} import {type(one).__name__}"
+          for one in candidate.own.values()),
+        f"cache = fc.Cache({str(cache or 'cache')!r})",
+        f"images = cache.images({features.data!r})",
+        f"files = cache.choose({features.data!r}, {files!r})",
+        f"features = cache.features(images, files{f', {view!r}' if view else ''})",
+        f"fc.compare(features, singles=False, {words})",
+    ]  # fmt: skip
+    identities = {role: candidate.identity(role) for role in candidate.own}
+    return {"own": identities, "command": "\n".join(lines)}
+
+
+_ROLES = ("fusion", "head")

@@ -13,10 +13,10 @@ from featcache.errors import DataError
 from featcache.reporting import break_even
 from featcache.reporting.comparison_page import FILE as COMPARISON_PAGE
 from featcache.reporting.comparison_page import write_comparison_page
-from featcache.reporting.drawing import only_warns
-from featcache.reporting.files import write_text
-from featcache.reporting.plots import plot_comparison
-from featcache.reporting.redo import with_reports
+from featcache.reporting.html import write_text
+from featcache.reporting.plots.comparison import plot_comparison
+from featcache.reporting.plots.style import only_warns
+from featcache.reporting.refit_command import with_reports
 from featcache.reporting.run_folder import Run, read_run
 from featcache.reporting.ties import leaky_note, mark_ties, verdicts
 

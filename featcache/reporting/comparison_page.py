@@ -11,14 +11,19 @@ from urllib.parse import quote
 
 from featcache.errors import DataError, counted
 from featcache.reporting import break_even
-from featcache.reporting.contents import Contents, leak_text, read_contents, read_facts, read_leaks
-from featcache.reporting.cost import plot_cost
-from featcache.reporting.drawing import draw, log
-from featcache.reporting.page import picture, write_page
-from featcache.reporting.per_class import duel, rivals
-from featcache.reporting.plots import run_label, trained_with
-from featcache.reporting.redo import redo_command
+from featcache.reporting.html import picture, write_page
+from featcache.reporting.plots.comparison import plot_cost, run_label, trained_with
+from featcache.reporting.plots.confusion import duel, rivals
+from featcache.reporting.plots.style import draw, log
+from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_folder import Run
+from featcache.reporting.run_reader import (
+    Contents,
+    leak_text,
+    read_contents,
+    read_facts,
+    read_leaks,
+)
 from featcache.reporting.ties import verdict
 
 FILE = "comparison.html"

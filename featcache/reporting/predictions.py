@@ -14,7 +14,7 @@ from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.splits import components
 from featcache.fitting.statistics import corrected_t_test, mcnemar
-from featcache.reporting.redo import refit_remedy
+from featcache.reporting.refit_command import refit_remedy
 from featcache.store.features import Features
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from featcache.errors import counted
 from featcache.reporting.comparison import Comparison, fusion_label
-from featcache.reporting.files import write_text
+from featcache.reporting.html import write_text
 from featcache.reporting.run_folder import Run
 
 METRICS = ("accuracy", "precision", "recall", "f1", "auc")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from featcache.cli.main import run
 from featcache.extraction.registry import open_backbone
-from featcache.reporting.redo import redo_command
+from featcache.reporting.refit_command import redo_command
 
 PLACE = 'it\'s "here", $HOME'
 CACHE, REPORTS, TABLE = "the 'cache'", "my reports", "lists/the cells'.csv"

@@ -106,7 +106,7 @@ def test_the_same_again_computes_nothing(here: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_run_says_how_to_redo_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from featcache.reporting.redo import redo_command
+    from featcache.reporting.refit_command import redo_command
 
     facts = json.loads((_run_folder(here) / "run.json").read_text())
     command = shlex.split(redo_command(facts))

@@ -9,21 +9,29 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_score, recall_score, roc_auc_score
 
 from featcache.fitting.metrics import calibration_error
-from featcache.reporting.attention import attention, plot_attention
-from featcache.reporting.confusion import confusion, rates, worst_pairs
-from featcache.reporting.contents import read_contents
-from featcache.reporting.cost import front, plot_cost
-from featcache.reporting.drawing import COLOURS, MARKERS, colour, draw, marker, new_figure
-from featcache.reporting.embedding import embed, plot_map, read_map, write_map
-from featcache.reporting.learning_curves import histories, plot_learning_curves
-from featcache.reporting.per_class import class_scores, duel, rivals
-from featcache.reporting.ranking_curves import (
+from featcache.reporting.plots.attention import attention, plot_attention
+from featcache.reporting.plots.comparison import front, plot_cost
+from featcache.reporting.plots.confusion import (
+    class_scores,
+    confusion,
+    duel,
+    rates,
+    rivals,
+    worst_pairs,
+)
+from featcache.reporting.plots.curves import (
+    histories,
+    plot_learning_curves,
     plot_precision_recall,
+    plot_reliability,
     plot_roc,
     precision_on_grid,
+    reliability,
     roc_on_grid,
 )
-from featcache.reporting.reliability import plot_reliability, reliability
+from featcache.reporting.plots.embedding import embed, plot_map, read_map, write_map
+from featcache.reporting.plots.style import COLOURS, MARKERS, colour, draw, marker, new_figure
+from featcache.reporting.run_reader import read_contents
 
 from .conftest import make_features
 from .pages import make_odd_run

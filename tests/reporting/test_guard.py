@@ -13,7 +13,7 @@ from scipy import stats
 from featcache.errors import CacheRefused, RecipeError
 from featcache.fitting.metrics import interval
 from featcache.fitting.splits import make_folds
-from featcache.reporting import guard as module
+from featcache.reporting import compare as module
 from featcache.reporting.compare import compare
 from featcache.reporting.digest import rows_digest
 from featcache.reporting.run_folder import read_run

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from featcache.reporting.comparison import sort_runs
-from featcache.reporting.plots import plot_comparison
+from featcache.reporting.plots.comparison import plot_comparison
 
 from .conftest import make_features, make_run, own_split
 

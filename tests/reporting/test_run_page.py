@@ -203,8 +203,8 @@ def test_a_damaged_folder_is_one_clear_error(made, damage):
 @pytest.mark.rendered
 def test_many_classes(tmp_path):
     """100 classes: no table of 10,000 cells, and every plot is still drawn."""
-    from featcache.reporting.confusion import plot_confusion, worst_pairs
-    from featcache.reporting.contents import read_contents
+    from featcache.reporting.plots.confusion import plot_confusion, worst_pairs
+    from featcache.reporting.run_reader import read_contents
 
     run, _ = make_odd_run(tmp_path)
     rng = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from noise import noise
 from PIL import Image
 
 from featcache.images.manifest import from_arrays
-from featcache.reporting.contents import read_contents
-from featcache.reporting.data_card import data_card
-from featcache.reporting.samples import right_samples, wrong_samples
+from featcache.reporting.plots.samples import right_samples, wrong_samples
+from featcache.reporting.run_page import data_card
+from featcache.reporting.run_reader import read_contents
 
 from .pages import make_odd_run, toy_images
 

@@ -17,7 +17,7 @@ from featcache.reporting import compare as module
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import Comparison, read_runs, write_comparison
 from featcache.reporting.digest import run_name
-from featcache.reporting.plots import run_label
+from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.run_folder import read_run
 from featcache.reporting.run_page import write_run_page
 

@@ -7,7 +7,7 @@ import shlex
 from click.testing import CliRunner
 
 from featcache.cli.main import cli
-from featcache.reporting.redo import redo_command
+from featcache.reporting.refit_command import redo_command
 
 FACTS = {
     "data": "my photos", "backbones": ["resnet18", "vgg16@12345678"], "fusion": "concat",

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from featcache.errors import counted
-from featcache.reporting.drawing import colour, legend, marker, new_figure, tidy
-from featcache.reporting.files import write_text
+from featcache.reporting.html import write_text
+from featcache.reporting.plots.style import colour, legend, marker, new_figure, tidy
 from featcache.store.features import NO_VIEW, Features, Strings
 
 FILE = "embedding.csv"

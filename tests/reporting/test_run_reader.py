@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import DataError
-from featcache.reporting.contents import read_contents, read_leaks
+from featcache.reporting.run_reader import read_contents, read_leaks
 
 from .pages import HOSTILE, make_odd_run
 

@@ -5,16 +5,18 @@ Escaping is on: image ids, labels and messages come from outside and may hold an
 
 from __future__ import annotations
 
+import base64
 import functools
 import math
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from featcache.errors import counted
-from featcache.reporting.files import data_uri, write_text
+from featcache.atomic import replacing
+from featcache.errors import FeatcacheError, counted
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
@@ -102,3 +104,40 @@ def p_value(value: float | None) -> str:
 def _is_number(value: Any) -> bool:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return plain and math.isfinite(value)
+
+
+_KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text beside `path`, then put it in its place.
+
+    A reader, or a second process that writes the same file, never meets half of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def data_uri(content: bytes, ending: str) -> str:
+    """An image's bytes as a `data:` address; `ending` is ".png", ".svg" or ".jpg"."""
+    return f"data:{_KINDS[ending]};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def need_writable(folder: Path) -> None:
+    """Refuse a folder that can't take the runs before the first one is fitted, and lost.
+
+    Raises
+    ------
+    FeatcacheError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise FeatcacheError(
+            f"{folder} can't be written: {why}", "Choose another with --reports FOLDER."
+        )

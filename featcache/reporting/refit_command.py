@@ -1,4 +1,4 @@
-"""Redo: the command that makes a run again."""
+"""Refit command: what to type to make a run again."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from featcache.reporting.contents import Contents
-from featcache.reporting.drawing import new_figure
+from featcache.reporting.plots.style import new_figure
+from featcache.reporting.run_reader import Contents
 
 _NAMES_UP_TO = 60
 

@@ -1,4 +1,4 @@
-"""Keep: a run's fitted pipeline, as the bundle in its folder."""
+"""Refit model: a run's fitted pipeline as the bundle in its folder; fitted once more if need be."""
 
 from __future__ import annotations
 

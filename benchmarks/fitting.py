@@ -25,9 +25,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
-from featcache.fitting.boosting import XGBHead
-from featcache.fitting.mlp import MLPHead
-from featcache.fitting.svm import SVMHead
+from featcache.fitting.heads.mlp import MLPHead
+from featcache.fitting.heads.svm import SVMHead
+from featcache.fitting.heads.xgboost import XGBHead
 from featcache.images.manifest import from_arrays
 from featcache.store.cache import Cache
 from featcache.store.feature_file import create, to_digests

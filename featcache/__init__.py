@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from featcache.extraction.preprocess import Preprocess
     from featcache.extraction.registry import BACKBONES, open_backbone
     from featcache.finetuning.finetune import finetune
-    from featcache.fitting.classifier import make_classifier
     from featcache.fitting.evaluate import Result, evaluate
-    from featcache.fitting.fusion import FUSIONS
+    from featcache.fitting.fusions import FUSIONS
     from featcache.fitting.heads import HEADS
+    from featcache.fitting.pipeline import make_classifier
     from featcache.images.manifest import Images
     from featcache.images.sources import SOURCES, open_images
     from featcache.prediction.model import Model, load_model
@@ -35,9 +35,9 @@ _HOMES = {
     "extraction.preprocess": ("Preprocess",),
     "extraction.registry": ("BACKBONES", "open_backbone"),
     "finetuning.finetune": ("finetune",),
-    "fitting.classifier": ("make_classifier",),
+    "fitting.pipeline": ("make_classifier",),
     "fitting.evaluate": ("Result", "evaluate"),
-    "fitting.fusion": ("FUSIONS",),
+    "fitting.fusions": ("FUSIONS",),
     "fitting.heads": ("HEADS",),
     "images.manifest": ("Images",),
     "images.sources": ("SOURCES", "open_images"),

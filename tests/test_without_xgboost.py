@@ -17,7 +17,7 @@ EXTRACT = ["extract", "--data", "pictures", *SMALL]
 HERE = ["--data", "pictures", "--folds", "2"]
 TUNING = ["--epochs", "2", "--freeze-epochs", "1", "--batch-size", "4", "--validation", "0"]
 IMAGE = "pictures/cat/00.png"
-BOOSTING = "featcache.fitting.boosting"
+BOOSTING = "featcache.fitting.heads.xgboost"
 
 
 @pytest.fixture

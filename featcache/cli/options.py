@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from featcache.extraction.extract import Embed
-    from featcache.fitting.crew import Crew
+    from featcache.fitting.executor import Crew
     from featcache.scaling.cluster import Cluster
 
 

@@ -19,7 +19,7 @@ from featcache.cli.options import (
     with_log,
 )
 from featcache.errors import counted
-from featcache.fitting.ranking import Ranking
+from featcache.fitting.transferability import Ranking
 
 
 @click.command()
@@ -74,7 +74,7 @@ def rank(
       featcache rank
       featcache rank --backbone resnet18,mobilenet_v2 --k 20
     """
-    from featcache.fitting.ranking import rank as rank_backbones
+    from featcache.fitting.transferability import rank as rank_backbones
 
     features = cached_features(data, name, data_root, group, backbone, cache)
     found = rank_backbones(features, k, queries, seed)

@@ -21,8 +21,7 @@ from featcache.extraction.backbone import Backbone
 from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import Preprocess
 from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
-from featcache.fitting.grouped import stratified_groups
-from featcache.fitting.splits import Fold, components
+from featcache.fitting.splits import Fold, components, stratified_groups
 from featcache.hashing import sha256_bytes
 from featcache.images.decode import BadImage, decode
 from featcache.images.manifest import Images

@@ -30,10 +30,10 @@ from featcache.finetuning.warm_start import (
     warm_up,
 )
 from featcache.fitting.evaluate import Result
-from featcache.fitting.fold_result import FoldResult
-from featcache.fitting.leaks import refuse_trained
+from featcache.fitting.fold import FoldResult
+from featcache.fitting.heads.mlp import MLPHead
+from featcache.fitting.leakage import refuse_trained
 from featcache.fitting.metrics import interval, scores
-from featcache.fitting.mlp import MLPHead
 from featcache.fitting.networks import seeded
 from featcache.fitting.splits import Fold, components, make_folds
 from featcache.images.manifest import Images

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, first_line
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.network import channels_last
-from featcache.fitting.classifier import make_classifier
-from featcache.fitting.mlp import MLPHead, joint_network
+from featcache.fitting.heads.mlp import MLPHead, joint_network
+from featcache.fitting.pipeline import make_classifier
 
 FUSIONS = ("concat", "attention", "gated")
 

@@ -12,14 +12,13 @@ from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, counted
-from featcache.fitting.classifier import describe, with_blocks
-from featcache.fitting.fold_result import FoldResult, run_fold
-from featcache.fitting.gate import check_features
-from featcache.fitting.leaks import refuse_trained
+from featcache.fitting.checks import check_features
+from featcache.fitting.fitted_steps import Parts, Shelf, part_keys
+from featcache.fitting.fold import FoldResult, run_fold
+from featcache.fitting.leakage import refuse_trained
 from featcache.fitting.metrics import interval
-from featcache.fitting.numbered import numbered
-from featcache.fitting.reuse import Parts, Shelf, part_keys
-from featcache.fitting.splits import Fold, components, groups_to_keep, make_folds
+from featcache.fitting.pipeline import describe, with_blocks
+from featcache.fitting.splits import Fold, components, groups_to_keep, make_folds, numbered
 from featcache.store.features import Features
 
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ log = logging.getLogger("featcache")
 
 PIPELINE = "pipeline.skops"
 NETWORKS = "networks.safetensors"
+_SCHEMA = "schema.json"  # skops' own, in its zip
 
 # Beside what skops itself trusts (scikit-learn's estimators, NumPy's types): what fitted
 # pipelines here are seen to hold. All are plain data, or functions of arrays.
@@ -61,6 +64,25 @@ _TRUSTED = frozenset(
     }
 )
 _OURS = "featcache.fitting."
+# Where older versions had the classes of models that they have kept.
+_MOVED = {
+    _OURS + old: _OURS + new
+    for old, new in {
+        "bilinear": "fusions.learned",
+        "boosting": "heads.xgboost",
+        "classifier": "pipeline",
+        "concat": "fusions.concat",
+        "late": "fusions.late",
+        "learned": "fusions.learned",
+        "mlp": "heads.mlp",
+        "neighbours": "heads.neighbours",
+        "nsga": "selection",
+        "pooled": "fusions.pooled",
+        "principal": "fusions.concat",
+        "svm": "heads.svm",
+    }.items()
+}
+_MODULE = re.compile(r'(?<="__module__": ")[\w.]+(?=")')
 _TRAINED_ON = "_BaseLibSVM__Xfit"  # where an SVC keeps X for a kernel that is a function
 _CHOSEN = ("best_estimator_", "best_")  # where a search keeps it: sklearn's, `TunedClassifier`
 
@@ -129,13 +151,14 @@ def load_pipeline(folder: Path, parts: Sequence[Mapping[str, Any]]) -> Any:
     path = folder / PIPELINE
     try:
         _refuse_bomb(path)
-        strange = _strange(path)
+        file = _with_modules_of_today(path)
+        strange = _strange(file)
         if strange:
             raise DataError(
                 f"{path} holds types that no model of featcache has: {', '.join(strange)}",
                 "It may do harm when it is loaded; it was not. Take models only from their maker.",
             )
-        pipeline = _load(path)
+        pipeline = _load(file, path)
         tensors = load_file(folder / NETWORKS) if (folder / NETWORKS).is_file() else {}
         for number, part in enumerate(parts):
             _put_back(pipeline, folder, number, part, tensors)
@@ -149,11 +172,25 @@ def load_pipeline(folder: Path, parts: Sequence[Mapping[str, Any]]) -> Any:
     return pipeline
 
 
-def _load(path: Path) -> Any:
+def _with_modules_of_today(path: Path) -> Path | BytesIO:
+    """The file; if an older version has kept it, a copy in which each class is where it is now."""
+    with zipfile.ZipFile(path) as archive:
+        schema = archive.read(_SCHEMA).decode("utf-8")
+        renewed = _MODULE.sub(lambda module: _MOVED.get(module[0], module[0]), schema)
+        if renewed == schema:
+            return path
+        copy = BytesIO()
+        with zipfile.ZipFile(copy, "w") as new:
+            for name in archive.namelist():
+                new.writestr(name, renewed if name == _SCHEMA else archive.read(name))
+    return copy
+
+
+def _load(file: Path | BytesIO, path: Path) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InconsistentVersionWarning)
-        trusted = skops.io.get_untrusted_types(file=path)  # each was held against our own list
-        pipeline = skops.io.load(path, trusted=trusted)
+        trusted = skops.io.get_untrusted_types(file=file)  # each was held against our own list
+        pipeline = skops.io.load(file, trusted=trusted)
     for warning in {str(w.message).split(". ")[0] for w in caught}:
         log.warning("%s", warning)
     if not isinstance(pipeline, BaseEstimator):
@@ -194,9 +231,9 @@ def _refuse_bomb(path: Path) -> None:
         )
 
 
-def _strange(path: Path) -> list[str]:
+def _strange(file: Path | BytesIO) -> list[str]:
     """The types in a file that are none of ours."""
-    return sorted(t for t in skops.io.get_untrusted_types(file=path) if not _is_known(t))
+    return sorted(t for t in skops.io.get_untrusted_types(file=file) if not _is_known(t))
 
 
 def _is_known(name: str) -> bool:
@@ -302,7 +339,7 @@ def _put_back(
     if place[last] is not None:
         raise DataError(f"{folder}: the place of part {number} is taken")
     if part["kind"] == "booster":
-        from featcache.fitting.boosting import read_booster
+        from featcache.fitting.heads.xgboost import read_booster
 
         place[last] = read_booster(folder / Path(part["file"]).name)
         return

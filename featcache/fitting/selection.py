@@ -6,6 +6,7 @@ and head. It is learned on the training rows, like all else.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectorMixin, f_classif, mutual_info_classif
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featcache.errors import RecipeError, unknown
+from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
 
 _SCORES = ("variance", "anova", "mutual")
 
@@ -184,7 +187,6 @@ def pca(_: int) -> Any:
 
 def nsga(seed: int) -> Any:
     """`nsga.NSGASelection`; needs an extra."""
-    from featcache.fitting.nsga import NSGASelection, need_pymoo
 
     need_pymoo()
     return NSGASelection(random_state=seed)
@@ -244,3 +246,188 @@ def _check_amount(amount: Any) -> None:
 def _count(amount: float, width: int) -> int:
     share = isinstance(amount, (float, np.floating))
     return max(1, round(amount * width)) if share else min(int(amount), width)
+
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_PICKS = ("knee", "error")
+
+
+class NSGASelection(SelectorMixin, BaseEstimator):  # type: ignore[misc]
+    """Columns found by NSGA-II, minimising (cross-validated error, number of columns).
+
+    The error is that of a ridge classifier over `cv` stratified parts of at most `rows` training
+    rows: fast, and blind to the rows that are tested. NSGA-II: Deb et al. 2002,
+    doi:10.1109/4235.996017, by pymoo; to select deep features with it: Amin et al. 2021.
+    Columns should be standardised.
+
+    Parameters
+    ----------
+    population : int, default 24
+        Subsets in one generation; the first are drawn with a tenth to nine tenths of the columns.
+    generations : int, default 15
+    pick : {"knee", "error"}, default "knee"
+        Which subset of the last front to take: the one nearest to the ideal (lowest error and
+        fewest columns, both scaled to 0 … 1 over the front), or the one with the lowest error.
+    cv : int, default 3
+        Parts; fewer where a class has fewer rows.
+    rows : int, default 2000
+        Most rows to search on, a stratified sample.
+    random_state : int, RandomState or None, default 0
+
+    Attributes
+    ----------
+    support_ : bool array of shape (d,)
+    front_ : float64 array of shape (solutions, 2)
+        Error and number of columns of each subset that no other beats in both.
+    """
+
+    def __init__(
+        self,
+        population: int = 24,
+        generations: int = 15,
+        pick: str = "knee",
+        cv: int = 3,
+        rows: int = 2000,
+        random_state: Any = 0,
+    ) -> None:
+        self.population = population
+        self.generations = generations
+        self.pick = pick
+        self.cv = cv
+        self.rows = rows
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> NSGASelection:
+        """Search the columns of X (n, d) for labels y (n,).
+
+        Raises
+        ------
+        FeatcacheError
+            Where pymoo is not installed.
+        UnknownName
+            For another `pick`.
+        RecipeError
+            For a parameter that is no whole number above 0, or above 1 for `population` and `cv`.
+        DataError
+            Where a class has one row: nothing can be held out.
+        """
+        need_pymoo()
+        if self.pick not in _PICKS:
+            raise unknown("pick", str(self.pick), _PICKS)
+        least = {"population": 2, "generations": 1, "cv": 2, "rows": 2}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise RecipeError(f"{name} is {value!r}", f"Give a whole number from {low}.")
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        check_classification_targets(y)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        X, y = self._sample(X, y, seed)
+        parts = _parts(y, self.cv, seed)
+
+        def objectives(chosen: Mask) -> tuple[float, float]:
+            if not chosen.any():
+                return 1.0, float(X.shape[1])  # the worst of both
+            return _error(X[:, chosen], y, parts), float(chosen.sum())
+
+        masks, self.front_ = _search(
+            objectives, X.shape[1], self.population, self.generations, seed
+        )
+        place = self.front_[:, 0].argmin() if self.pick == "error" else _knee(self.front_)
+        self.support_ = masks[place]
+        return self
+
+    def _sample(
+        self, X: NDArray[Any], y: NDArray[Any], seed: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        classes, counts = np.unique(y, return_counts=True)
+        if len(y) <= self.rows or counts.min() < 2 or self.rows < len(classes):
+            return X, y
+        kept, _ = train_test_split(
+            np.arange(len(y)), train_size=self.rows, stratify=y, random_state=seed
+        )
+        return X[kept], y[kept]
+
+    def _get_support_mask(self) -> Mask:
+        check_is_fitted(self)
+        mask: Mask = self.support_
+        return mask
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+def need_pymoo() -> None:
+    """An error with its remedy where pymoo is not installed."""
+    if importlib.util.find_spec("pymoo") is None:
+        raise FeatcacheError(
+            "the selection 'nsga' needs the package pymoo, which is not installed",
+            "pip install 'featcache[nsga]'",
+        )
+
+
+def _search(
+    objectives: Any, width: int, population: int, generations: int, seed: int
+) -> tuple[NDArray[np.bool_], Floats]:
+    """The last front: subsets (s, d), and their errors and sizes (s, 2), by falling error."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import ElementwiseProblem
+    from pymoo.operators.crossover.pntx import TwoPointCrossover
+    from pymoo.operators.mutation.bitflip import BitflipMutation
+    from pymoo.optimize import minimize
+
+    class Columns(ElementwiseProblem):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(n_var=width, n_obj=2, xl=0, xu=1, vtype=bool)
+
+        def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            out["F"] = objectives(np.asarray(x, dtype=bool))
+
+    rng = np.random.default_rng(seed)
+    density = np.linspace(0.1, 0.9, population)[:, None]  # (population, 1)
+    first = rng.random((population, width)) < density  # (population, d)
+    algorithm = NSGA2(
+        pop_size=population,
+        sampling=first,
+        crossover=TwoPointCrossover(),
+        mutation=BitflipMutation(),
+        eliminate_duplicates=True,
+    )
+    found = minimize(Columns(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
+    masks = np.atleast_2d(np.asarray(found.X, dtype=bool))  # (s, d)
+    scores = np.atleast_2d(np.asarray(found.F, dtype=np.float64))  # (s, 2)
+    order = np.lexsort((scores[:, 0], scores[:, 1]))
+    return masks[order], scores[order]
+
+
+def _knee(front: Floats) -> int:
+    """The point of the front nearest to its ideal, both objectives scaled to 0 … 1."""
+    span = np.ptp(front, axis=0)  # (2,)
+    scaled = (front - front.min(axis=0)) / np.where(span > 0, span, 1)  # (s, 2)
+    return int(np.linalg.norm(scaled, axis=1).argmin())
+
+
+def _parts(y: NDArray[Any], cv: int, seed: int) -> list[tuple[Any, Any]]:
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2 or counts.min() < 2:
+        rare = classes[counts.argmin()]
+        raise DataError(
+            f"the selection 'nsga' can't hold rows out: class {rare!r} has {counts.min()} of "
+            f"{counted(len(y), 'training row')}",
+            "It needs two classes with two rows or more; choose another selection.",
+        )
+    splitter = StratifiedKFold(min(cv, int(counts.min())), shuffle=True, random_state=seed)
+    return list(splitter.split(np.zeros(len(y)), y))
+
+
+def _error(X: NDArray[Any], y: NDArray[Any], parts: list[tuple[Any, Any]]) -> float:
+    wrong = 0
+    for train, held in parts:
+        # As strong an L2 on few columns as on many.
+        fitted = RidgeClassifier(alpha=0.1 * len(train)).fit(X[train], y[train])
+        wrong += int((fitted.predict(X[held]) != y[held]).sum())
+    return wrong / len(y)

@@ -1,9 +1,9 @@
-"""Which rows train and which are tested."""
+"""Splits: which rows train and which are tested; groups, and views of one image, stay together."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,6 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedKFold
 
 from featcache.errors import DataError, RecipeError, counted, unknown
-from featcache.fitting.grouped import stratified_groups
-from featcache.fitting.numbered import numbered
-from featcache.fitting.views import add_views, balanced, check_plan, viewed
 from featcache.images.files import KINDS
 from featcache.store.features import NO_VIEW, Features
 
@@ -317,3 +314,219 @@ def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
                 if count > 1
                 else f"Add images of {label!r}, or leave that class out.",
             )
+
+
+Ints = NDArray[np.intp]
+
+
+def stratified_groups(y: NDArray[np.str_], groups: Ints, k: int, seed: int = 0) -> Ints:
+    """Put rows into k folds: groups whole, every class spread evenly.
+
+    Groups of several rows come first, the largest first, each into the fold that has least of its
+    classes so far (as scikit-learn's StratifiedGroupKFold does, but without trying every fold on
+    every group). Rows that stand alone then level the folds out class by class.
+
+    Parameters
+    ----------
+    y : str array of shape (n,)
+        Labels.
+    groups : int array of shape (n,)
+        Rows with equal numbers go into one fold.
+    k : int
+        Folds.
+    seed : int, default 0
+        Shuffles rows and groups of one size.
+
+    Returns
+    -------
+    int array of shape (n,)
+        The fold of each row, from 0.
+    """
+    rng = np.random.default_rng(seed)
+    classes, codes = np.unique(y, return_inverse=True)  # (n,)
+    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)  # (n,), (g,)
+    alone = size[group] == 1  # (n,)
+    counts = np.zeros((k, len(classes)), np.intp)  # rows of each fold and class
+    fold = np.empty(len(y), np.intp)
+    if not alone.all():
+        fold[~alone] = _largest_first(codes[~alone], group[~alone], np.bincount(codes), counts, rng)
+    for code in rng.permutation(len(classes)):
+        rows = rng.permutation(np.flatnonzero(alone & (codes == code)))
+        more = _level(counts[:, code], counts.sum(axis=1), len(rows))  # (k,)
+        fold[rows] = np.repeat(np.arange(k), more)
+        counts[:, code] += more
+    return fold
+
+
+def _largest_first(
+    codes: Ints, group: Ints, totals: Ints, counts: Ints, rng: np.random.Generator
+) -> Ints:
+    """The fold of each row of the groups; `counts` (k, classes) are raised along."""
+    _, group = np.unique(group, return_inverse=True)
+    # The classes of each group and how many rows of each: group by group in one long list.
+    pairs, rows = np.unique(group * len(totals) + codes, return_counts=True)
+    owner, code = np.divmod(pairs, len(totals))
+    share = rows / totals[code]
+    size = np.bincount(owner, weights=share)  # (g,)
+    starts = np.searchsorted(owner, np.arange(len(size) + 1))
+    shares = counts / totals  # (k, classes)
+    weight = np.zeros(len(counts))  # (k,) of all classes, to tell equals apart
+    chosen = np.empty(len(size), np.intp)
+    shuffled = rng.permutation(len(size))
+    for one in shuffled[np.argsort(-size[shuffled], kind="stable")].tolist():
+        here = slice(starts[one], starts[one + 1])
+        # The sum of squared shares grows by 2 * shares * share and a term that no fold changes.
+        grows = shares[:, code[here]] @ share[here]  # (k,)
+        best = np.flatnonzero(grows <= grows.min() + 1e-12)
+        fold = best[np.argmin(weight[best])]
+        chosen[one] = fold
+        shares[fold, code[here]] += share[here]
+        weight[fold] += size[one]
+        counts[fold, code[here]] += rows[here]
+    return chosen[group]
+
+
+def _level(have: Ints, totals: Ints, more: int) -> Ints:
+    """How many of `more` rows each fold gets, so that `have` gets as even as it can (k,).
+
+    What can't be dealt out evenly goes to the folds with the fewest rows of all classes.
+    """
+    level = np.sort(have)
+    filled = 1
+    while filled < len(have) and (level[filled] - level[:filled]).sum() <= more:
+        filled += 1
+    height, rest = divmod(int(level[:filled].sum()) + more, filled)
+    given = np.maximum(height - have, 0)
+    open_ = np.flatnonzero(have <= height)
+    given[open_[np.argsort((totals + given)[open_], kind="stable")[:rest]]] += 1
+    return given
+
+
+_AT_ONCE = 2**16  # rows
+
+
+def numbered(values: NDArray[np.str_]) -> NDArray[np.intp]:
+    """A number for each text, from 0; equal texts share it. In no particular order, shape (n,).
+
+    As the inverse of `np.unique`, which sorts the texts and makes several copies of them: for a
+    million digests 256 MB each.
+
+    Parameters
+    ----------
+    values : str array of shape (n,)
+    """
+    n = len(values)
+    if not n:
+        return np.empty(0, np.intp)
+    letters = np.ascontiguousarray(values).view(np.uint32).reshape(n, -1)  # (n, longest)
+    odd = np.random.default_rng(0).integers(2**63, size=letters.shape[1], dtype=np.uint64) * 2 + 1
+    digest = np.concatenate(
+        [letters[start : start + _AT_ONCE] @ odd for start in range(0, n, _AT_ONCE)]
+    )  # (n,)
+    order = np.argsort(digest, kind="stable")
+    new = np.diff(digest[order]) != 0  # (n - 1,)
+    for again in np.split(np.flatnonzero(~new), range(_AT_ONCE, n, _AT_ONCE)):
+        if (values[order[again]] != values[order[again + 1]]).any():  # two texts, one digest
+            return np.asarray(np.unique(values, return_inverse=True)[1], np.intp)
+    found = np.empty(n, np.intp)
+    found[order] = np.concatenate([[0], np.cumsum(new)])
+    return found
+
+
+def add_views(
+    features: Features, trains: Mapping[str, Rows], balance: bool, seed: int
+) -> list[Rows]:
+    """The training rows of each fold, and the views of those images behind them.
+
+    Parameters
+    ----------
+    features : Features
+    trains : mapping of str to int array
+        For each fold's name the images that train.
+    balance : bool
+        Only as many views as it takes to bring each class to the most frequent one's count.
+    seed : int
+        Chooses the views, where not all are taken.
+    """
+    views = np.flatnonzero(features.view != NO_VIEW)  # (v,)
+    if not len(views):
+        return list(trains.values())
+    where = {id_: row for row, id_ in enumerate(features.ids.tolist())}
+    source = np.array([where.get(id_, -1) for id_ in features.sources[views].tolist()])  # (v,)
+    made, short = [], []
+    for number, (name, train) in enumerate(trains.items()):
+        mine = views[np.isin(source, train)]
+        if balance:
+            mine, lacking = fill_up(features.y, train, mine, [seed, number])
+            short += [f"{text} in {name}" for text in lacking]
+        made.append(np.concatenate([train, mine]))
+    _say_short(short)
+    return made
+
+
+def balanced(features: Features, seed: int) -> Rows:
+    """All images and the views that bring each class to the most frequent one's count."""
+    images = np.flatnonzero(features.view == NO_VIEW)
+    more, short = fill_up(features.y, images, np.flatnonzero(features.view != NO_VIEW), [seed])
+    _say_short(short)
+    return np.concatenate([images, more])
+
+
+def fill_up(
+    y: NDArray[np.str_], images: Rows, views: Rows, seed: Sequence[int]
+) -> tuple[Rows, list[str]]:
+    """Views that bring each class to the count of the most frequent one, and what is lacking.
+
+    Returns
+    -------
+    (chosen, lacking) : int array, list of str
+        Positions among `views`; for each class that they are too few for, a phrase.
+    """
+    rng = np.random.default_rng(seed)
+    labels, counts = np.unique(y[images], return_counts=True)
+    most = int(counts.max(initial=0))
+    chosen, lacking = [np.empty(0, np.intp)], []
+    for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+        mine = views[y[views] == label]
+        chosen.append(np.sort(rng.permutation(mine)[: most - count]))
+        if count + len(mine) < most:
+            lacking.append(f"{label!r} has {count + len(mine)} of {most}")
+    return np.concatenate(chosen), lacking
+
+
+def viewed(features: Features) -> list[str]:
+    """The names of the views among the rows, sorted."""
+    return sorted(set(features.view.tolist()) - {NO_VIEW})
+
+
+def only_images(features: Features) -> Features:
+    """The rows that are no views."""
+    images = features.view == NO_VIEW
+    return features if images.all() else features.rows(images)
+
+
+def check_plan(view: Sequence[str], balance: bool, leaky: bool, strict: bool, repeats: int) -> None:
+    """Refuse what can't go together, before any work is done.
+
+    Raises
+    ------
+    RecipeError
+    """
+    if balance and not view:
+        raise RecipeError("balance has no views to fill up with", "Name some: --view hflip,vflip.")
+    if leaky and strict:
+        raise RecipeError(
+            "leaky and strict exclude each other",
+            "A leaky protocol is one that strict refuses: leave one of them out.",
+        )
+    if repeats < 1:
+        raise RecipeError(f"{repeats} repeats", "Give 1 or more.")
+
+
+def _say_short(lacking: Sequence[str]) -> None:
+    if lacking:
+        log.warning(
+            "there are not views enough to balance the classes: %s%s",
+            "; ".join(lacking[:3]),
+            f"; and {len(lacking) - 3} more" if len(lacking) > 3 else "",
+        )

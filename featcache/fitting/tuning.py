@@ -16,8 +16,8 @@ from sklearn.model_selection import ParameterSampler, PredefinedSplit, Stratifie
 from sklearn.utils import check_random_state
 
 from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
-from featcache.fitting.grouped import stratified_groups
-from featcache.fitting.linked import fit_linked
+from featcache.fitting.out_of_core import fit_linked
+from featcache.fitting.splits import stratified_groups
 
 TUNERS = ("random", "optuna")
 

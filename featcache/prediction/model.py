@@ -281,7 +281,7 @@ class OnFeatures:
             raise DataError(f"the backbones' vectors are {found} wide, the model takes {dims}")
 
     def __call__(self, pixels: Mapping[Preprocess, Pixels]) -> Said:
-        from featcache.fitting.fit_one import predict_all
+        from featcache.fitting.fold import predict_all
 
         parts = [
             network.run(pixels[backbone.preprocess]).astype(stored).astype(np.float32)

@@ -10,11 +10,10 @@ from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import VIEWS
 from featcache.extraction.registry import check_backbones
 from featcache.finetuning.network import check_trainable
-from featcache.fitting.classifier import make_classifier
-from featcache.fitting.gate import GATES
+from featcache.fitting.checks import GATES
 from featcache.fitting.grid import candidates
-from featcache.fitting.probe import probe
-from featcache.fitting.views import check_plan
+from featcache.fitting.pipeline import make_classifier, probe
+from featcache.fitting.splits import check_plan
 from featcache.images.remote import need_folder
 from featcache.recipe.finetune import check_finetune
 from featcache.recipe.schema import Recipe, protocols_of, typed

@@ -9,7 +9,7 @@ from featcache.errors import counted
 from featcache.extraction.extract import Embed, embed_here, fill_cache
 from featcache.extraction.report import Report
 from featcache.extraction.task import Progress
-from featcache.fitting.crew import Crew
+from featcache.fitting.executor import Crew
 from featcache.fitting.grid import candidates
 from featcache.images.files import KINDS
 from featcache.recipe.checks import check_here, check_recipe

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from featcache.fitting.metrics import interval
-from featcache.fitting.statistics import holm
+from featcache.fitting.significance import holm
 from featcache.reporting.predictions import FoldScores, Outcomes, p_value, read_tested
 from featcache.reporting.run_folder import ALPHA, Run
 

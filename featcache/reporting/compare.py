@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import CacheRefused
-from featcache.fitting.crew import Crew, fit_by
+from featcache.fitting.checks import check_features
 from featcache.fitting.evaluate import Result
-from featcache.fitting.gate import check_features
+from featcache.fitting.executor import Crew, fit_by, shared
+from featcache.fitting.fitted_steps import Shelf, part_keys, slow_keys
 from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
-from featcache.fitting.leaks import (
+from featcache.fitting.leakage import (
     can_search_near,
     find_leaks,
     leaks_from_json,
@@ -23,11 +24,8 @@ from featcache.fitting.leaks import (
     refuse_trained,
     report_leaks,
 )
-from featcache.fitting.reuse import Shelf, part_keys, slow_keys
-from featcache.fitting.sharing import shared
-from featcache.fitting.splits import Fold, make_folds
-from featcache.fitting.streaming import check_streams
-from featcache.fitting.views import balanced, check_plan, only_images, viewed
+from featcache.fitting.out_of_core import check_streams
+from featcache.fitting.splits import Fold, balanced, check_plan, make_folds, only_images, viewed
 from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
+from featcache.fitting.significance import corrected_t_test, mcnemar
 from featcache.fitting.splits import components
-from featcache.fitting.statistics import corrected_t_test, mcnemar
 from featcache.reporting.refit_command import refit_remedy
 from featcache.store.features import Features
 

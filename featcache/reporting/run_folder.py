@@ -17,7 +17,7 @@ from typing import Any
 from featcache.atomic import place
 from featcache.errors import DataError, UnknownData
 from featcache.fitting.evaluate import Result
-from featcache.fitting.fold_result import FoldResult
+from featcache.fitting.fold import FoldResult
 from featcache.fitting.grid import Candidate
 from featcache.fitting.splits import Fold, describe_folds, folds_to_json, is_leaky
 from featcache.reporting.bundle import FOLDER, Writer, try_to_write

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.numbered import numbered
-from featcache.fitting.views import only_images
+from featcache.fitting.splits import numbered, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
 from featcache.reporting.html import picture, write_page

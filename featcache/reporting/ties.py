@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 
 from featcache.errors import counted
-from featcache.fitting.statistics import holm
+from featcache.fitting.significance import holm
 from featcache.reporting.predictions import p_value, read_tested
 from featcache.reporting.run_folder import Run
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from featcache.errors import ClusterError, FeatcacheError, counted, first_line
 from featcache.extraction.extract import Embed, Work
-from featcache.fitting.crew import Common, FoldFit, Outcome, Task
-from featcache.fitting.reuse import Parts
+from featcache.fitting.executor import Common, FoldFit, Outcome, Task
+from featcache.fitting.fitted_steps import Parts
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.plan import make_plan, unfinished
 from featcache.scaling.scheduler import Intake, Ranges, Tally

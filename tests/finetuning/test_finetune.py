@@ -20,8 +20,8 @@ from featcache.finetuning.data import Pixels
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.options import Options
 from featcache.finetuning.serialization import load_network
-from featcache.fitting.classifier import make_classifier
 from featcache.fitting.evaluate import evaluate
+from featcache.fitting.pipeline import make_classifier
 from featcache.reporting.bundle import read_facts
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import write_comparison

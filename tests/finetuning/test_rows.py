@@ -7,7 +7,7 @@ from small import coloured, small_backbone
 from featcache.errors import CacheRefused
 from featcache.extraction.extract import extract
 from featcache.finetuning.data import table, validation_rows
-from featcache.fitting.leaks import refuse_trained
+from featcache.fitting.leakage import refuse_trained
 from featcache.fitting.splits import components, make_folds
 from featcache.images.manifest import from_arrays
 from featcache.reporting.digest import rows_digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from packages import needs_xgboost
 
-from featcache.fitting.fusion import FUSIONS
+from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.heads import HEADS
 
 _FUSIONS, _HEADS = ("concat", "stack"), ("logreg", "mlp")  # each meets all of the others

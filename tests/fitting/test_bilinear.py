@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import RecipeError
-from featcache.fitting.bilinear import BilinearFusion
+from featcache.fitting.fusions.learned import BilinearFusion
 
 
 def outer_sketch(fusion, parts, width):

@@ -4,7 +4,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.fusions.concat import ConcatFusion
 
 
 def test_standard_is_the_standard_scaler(features):

@@ -7,17 +7,15 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from featcache.fitting.bilinear import BilinearFusion
-from featcache.fitting.concat import ConcatFusion
+from featcache.fitting.fusions.concat import ConcatFusion
+from featcache.fitting.fusions.late import StackFusion, VoteFusion
+from featcache.fitting.fusions.learned import AttentionFusion, BilinearFusion, GatedFusion
+from featcache.fitting.fusions.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
 from featcache.fitting.heads import HEADS
-from featcache.fitting.late import StackFusion, VoteFusion
-from featcache.fitting.learned import AttentionFusion, GatedFusion
-from featcache.fitting.mlp import MLPHead
-from featcache.fitting.neighbours import KNNHead, NearestMeanHead
-from featcache.fitting.nsga import NSGASelection
-from featcache.fitting.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
-from featcache.fitting.selection import BestColumns, PrincipalComponents
-from featcache.fitting.svm import SVMHead
+from featcache.fitting.heads.mlp import MLPHead
+from featcache.fitting.heads.neighbours import KNNHead, NearestMeanHead
+from featcache.fitting.heads.svm import SVMHead
+from featcache.fitting.selection import BestColumns, NSGASelection, PrincipalComponents
 
 # Each of our own classes once.
 OURS = [

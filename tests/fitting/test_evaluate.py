@@ -8,10 +8,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
 from featcache.errors import CacheRefused, DataError
-from featcache.fitting.classifier import make_classifier
 from featcache.fitting.evaluate import evaluate
-from featcache.fitting.fusion import FUSIONS
+from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.metrics import interval
+from featcache.fitting.pipeline import make_classifier
 from featcache.fitting.splits import Fold, make_folds
 
 from .conftest import make_features

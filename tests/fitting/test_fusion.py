@@ -6,7 +6,7 @@ import pytest
 from sklearn.base import clone, is_classifier
 
 from featcache.errors import DataError
-from featcache.fitting.fusion import FUSIONS
+from featcache.fitting.fusions import FUSIONS
 
 QUICK = {
     "attention": {"dim": 8, "heads": 2, "epochs": 2},
@@ -64,7 +64,7 @@ def test_same_again_and_global_state_untouched(features, name):
 def test_names_import_nothing_heavy():
     code = (
         "import sys\n"
-        "from featcache.fitting.fusion import FUSIONS\n"
+        "from featcache.fitting.fusions import FUSIONS\n"
         "from featcache.fitting.heads import HEADS\n"
         "assert 'stack' in FUSIONS and 'knn' in HEADS\n"
         "sys.exit(', '.join({'torch', 'sklearn', 'xgboost', 'scipy'} & {*sys.modules}) or 0)"

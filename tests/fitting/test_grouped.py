@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from featcache.fitting import grouped
-from featcache.fitting.grouped import stratified_groups
+from featcache.fitting import splits
+from featcache.fitting.splits import stratified_groups
 
 
 def spread(fold, y, k):
@@ -68,13 +68,13 @@ def test_seeds_shuffle():
 
 def test_only_rows_with_a_partner_are_placed_one_by_one(monkeypatch):
     """What scikit-learn does with every row; for 60,000 of them that takes it 9 s."""
-    placed, plain = [], grouped._largest_first
+    placed, plain = [], splits._largest_first
 
     def counted(codes, *rest):
         placed.append(len(codes))
         return plain(codes, *rest)
 
-    monkeypatch.setattr(grouped, "_largest_first", counted)
+    monkeypatch.setattr(splits, "_largest_first", counted)
     y = np.array([f"c{i}" for i in range(10)])[np.arange(60_000) % 10]
     groups = np.arange(60_000)
     groups[7] = 59_999

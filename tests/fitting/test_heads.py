@@ -6,10 +6,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName
-from featcache.fitting.classifier import make_classifier
 from featcache.fitting.heads import HEADS
-from featcache.fitting.mlp import MLPHead
-from featcache.fitting.svm import SVMHead
+from featcache.fitting.heads.mlp import MLPHead
+from featcache.fitting.heads.svm import SVMHead
+from featcache.fitting.pipeline import make_classifier
 
 from .conftest import make_features
 
@@ -156,7 +156,7 @@ def test_unknown_fusion_in_the_head(features):
 
 @needs_xgboost
 def test_boosting_stops_early():
-    from featcache.fitting.boosting import XGBHead
+    from featcache.fitting.heads.xgboost import XGBHead
 
     features = make_features(n=300, signal=0.2)
     head = XGBHead(n_jobs=1, patience=3).fit(features.X, features.y)
@@ -169,7 +169,7 @@ def test_boosting_stops_early():
 
 @needs_xgboost
 def test_boosting_share_out_of_range(features):
-    from featcache.fitting.boosting import XGBHead
+    from featcache.fitting.heads.xgboost import XGBHead
 
     with pytest.raises(RecipeError, match="validation"):
         XGBHead(validation=1.5).fit(features.X, features.y)
@@ -201,7 +201,7 @@ def test_logreg_is_sklearns():
 
 
 def test_without_xgboost(monkeypatch):
-    hide(monkeypatch, "xgboost", "featcache.fitting.boosting")
+    hide(monkeypatch, "xgboost", "featcache.fitting.heads.xgboost")
     with pytest.raises(FeatcacheError, match="xgboost") as caught:
         HEADS["xgboost"](0)
     assert "pip install" in caught.value.remedy
@@ -211,13 +211,13 @@ def test_without_xgboost(monkeypatch):
 
 @needs_xgboost
 def test_device_of_the_trees(monkeypatch, features):
-    from featcache.fitting import boosting
+    from featcache.fitting.heads import xgboost
 
-    monkeypatch.setattr(boosting.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(boosting.xgboost, "build_info", lambda: {"USE_CUDA": True})
-    assert boosting._device("auto") == "cuda"
-    monkeypatch.setattr(boosting.xgboost, "build_info", lambda: {"USE_CUDA": False})
-    assert boosting._device("auto") == "cpu"
-    assert boosting._device("cuda:1") == "cuda:1"
+    monkeypatch.setattr(xgboost.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(xgboost.xgboost, "build_info", lambda: {"USE_CUDA": True})
+    assert xgboost._device("auto") == "cuda"
+    monkeypatch.setattr(xgboost.xgboost, "build_info", lambda: {"USE_CUDA": False})
+    assert xgboost._device("auto") == "cpu"
+    assert xgboost._device("cuda:1") == "cuda:1"
     with pytest.raises(UnknownName, match="device 'gpu'"):
-        boosting.XGBHead(device="gpu").fit(features.X, features.y)
+        xgboost.XGBHead(device="gpu").fit(features.X, features.y)

@@ -8,10 +8,10 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import check_random_state
 
 from featcache.errors import DataError, RecipeError
-from featcache.fitting.classifier import make_classifier, with_blocks
+from featcache.fitting.fusions.late import StackFusion, VoteFusion
 from featcache.fitting.heads import HEADS
-from featcache.fitting.late import StackFusion, VoteFusion
-from featcache.fitting.mlp import MLPHead
+from featcache.fitting.heads.mlp import MLPHead
+from featcache.fitting.pipeline import make_classifier, with_blocks
 
 from .conftest import make_features
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from featcache.errors import RecipeError
-from featcache.fitting.learned import AttentionFusion, GatedFusion
+from featcache.fitting.fusions.learned import AttentionFusion, GatedFusion
 
 from .conftest import make_features
 

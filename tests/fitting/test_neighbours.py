@@ -4,7 +4,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from featcache.errors import DataError, RecipeError
-from featcache.fitting.neighbours import KNNHead, NearestMeanHead
+from featcache.fitting.heads.neighbours import KNNHead, NearestMeanHead
 
 from .conftest import make_features
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import DataError, FeatcacheError, RecipeError, UnknownName
-from featcache.fitting.nsga import NSGASelection, _knee
-from featcache.fitting.selection import make_selection
+from featcache.fitting.selection import NSGASelection, _knee, make_selection
 
 pytest.importorskip("pymoo")
 

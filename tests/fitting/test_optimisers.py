@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import UnknownName
-from featcache.fitting.mlp import MLPHead, joint_network
+from featcache.fitting.heads.mlp import MLPHead, joint_network
 from featcache.fitting.networks import seeded
 from featcache.fitting.training import OPTIMISERS, Schedule, train
 

@@ -20,11 +20,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC as PlainSVC
 
 from featcache.errors import DataError, FeatcacheError
-from featcache.fitting import svm
-from featcache.fitting.classifier import make_classifier
-from featcache.fitting.concat import ConcatFusion
-from featcache.fitting.mlp import MLPHead
+from featcache.fitting.fusions.concat import ConcatFusion
+from featcache.fitting.heads import svm
+from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.persist import NETWORKS, PIPELINE, load_pipeline, save_pipeline
+from featcache.fitting.pipeline import make_classifier
 
 from .conftest import make_features
 from .pairs import PAIRS

@@ -4,7 +4,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.fitting.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
+from featcache.fitting.fusions.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
 
 KINDS = [SumFusion, MeanFusion, MaxFusion, HadamardFusion]
 

@@ -7,9 +7,9 @@ from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, f_classif, mutual_info_classif
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.fitting.classifier import describe, make_classifier
 from featcache.fitting.evaluate import evaluate
-from featcache.fitting.fusion import FUSIONS
+from featcache.fitting.fusions import FUSIONS
+from featcache.fitting.pipeline import describe, make_classifier
 from featcache.fitting.selection import BestColumns, PrincipalComponents, make_selection
 
 from .conftest import make_features

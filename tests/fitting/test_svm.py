@@ -7,9 +7,9 @@ from sklearn.svm import SVC as PlainSVC
 from sklearn.svm import LinearSVC
 
 from featcache.errors import DataError, RecipeError, UnknownName
-from featcache.fitting import svm
-from featcache.fitting.fit_one import predict_all
-from featcache.fitting.svm import SVMHead
+from featcache.fitting.fold import predict_all
+from featcache.fitting.heads import svm
+from featcache.fitting.heads.svm import SVMHead
 
 from .conftest import make_features
 
@@ -39,8 +39,8 @@ def test_sklearn_itself_is_not_patched():
 
 def test_without_intelex(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearnex.svm", None)
-    monkeypatch.delitem(sys.modules, "featcache.fitting.svm")
-    again = importlib.import_module("featcache.fitting.svm")
+    monkeypatch.delitem(sys.modules, "featcache.fitting.heads.svm")
+    again = importlib.import_module("featcache.fitting.heads.svm")
     assert again.SVC is PlainSVC
     monkeypatch.setattr(sys.modules["featcache.fitting"], "svm", svm)
 

@@ -8,10 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from featcache.errors import DataError, RecipeError, UnknownName
-from featcache.fitting.classifier import describe, make_classifier
 from featcache.fitting.evaluate import evaluate
-from featcache.fitting.fusion import FUSIONS
+from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.heads import HEADS
+from featcache.fitting.pipeline import describe, make_classifier
 from featcache.fitting.tuning import SPACES, TunedClassifier, _inner_folds
 
 from .conftest import make_features

@@ -8,8 +8,14 @@ from hypothesis import strategies as st
 
 from featcache.errors import DataError, RecipeError
 from featcache.fitting.evaluate import evaluate
-from featcache.fitting.splits import components, describe_folds, make_folds
-from featcache.fitting.views import balanced, check_plan, only_images
+from featcache.fitting.splits import (
+    balanced,
+    check_plan,
+    components,
+    describe_folds,
+    make_folds,
+    only_images,
+)
 from featcache.store.features import Features
 
 from .conftest import make_features
@@ -150,7 +156,7 @@ def test_training_images_are_counted_without_their_views():
 
 
 def _logreg():
-    from featcache.fitting.classifier import make_classifier
+    from featcache.fitting.pipeline import make_classifier
 
     return make_classifier("concat", "logreg")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.svm import SVC
 
 from featcache.errors import DataError, FeatcacheError, UnknownName
-from featcache.fitting.classifier import make_classifier
+from featcache.fitting.pipeline import make_classifier
 from featcache.prediction import export
 from featcache.prediction.export import TOLERANCE, copy_model, export_onnx
 from featcache.prediction.model import load_model

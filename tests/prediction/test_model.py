@@ -16,7 +16,7 @@ from tiny import SIDE, tiny_backbone
 
 from featcache.errors import DataError, WeightsError
 from featcache.extraction.extract import extract
-from featcache.fitting.fusion import FUSIONS
+from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.grid import Candidate, fit_candidate
 from featcache.fitting.splits import make_folds
 from featcache.prediction.model import Model, load_model

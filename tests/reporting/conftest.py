@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache.fitting.evaluate import Result
-from featcache.fitting.fold_result import FoldResult
+from featcache.fitting.fold import FoldResult
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.splits import Fold
 from featcache.reporting.digest import rows_digest

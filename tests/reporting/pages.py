@@ -10,7 +10,7 @@ import numpy as np
 from noise import noise
 
 from featcache.fitting.evaluate import Result
-from featcache.fitting.fold_result import FoldResult
+from featcache.fitting.fold import FoldResult
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.splits import Fold, make_folds
 from featcache.reporting.digest import rows_digest

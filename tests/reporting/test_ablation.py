@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from featcache.fitting.significance import corrected_t_test, mcnemar
 from featcache.fitting.splits import make_folds
-from featcache.fitting.statistics import corrected_t_test, mcnemar
 from featcache.reporting.ablation import ablation, write_ablation
 from featcache.reporting.compare import compare
 from featcache.reporting.ties import mark_ties

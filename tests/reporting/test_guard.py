@@ -162,8 +162,8 @@ def test_repeated_folds_against_the_formula_by_hand(tmp_path):
 
 def test_the_interval_of_repeated_folds_draws_each_image_with_all_its_tests():
     """As wide as that of one K-fold with the same outcomes: repeats add no images."""
-    from featcache.fitting.classifier import make_classifier
     from featcache.fitting.evaluate import evaluate
+    from featcache.fitting.pipeline import make_classifier
 
     features = make_features(120, signal=1.0)
     split = make_folds(features, folds=3, repeats=5)

@@ -14,8 +14,8 @@ from scipy import stats
 
 from featcache.cli.console import show_runs
 from featcache.cli.main import cli
+from featcache.fitting.significance import corrected_t_test, holm, mcnemar
 from featcache.fitting.splits import make_folds
-from featcache.fitting.statistics import corrected_t_test, holm, mcnemar
 from featcache.reporting import predictions
 from featcache.reporting.comparison import sort_runs, write_comparison
 from featcache.reporting.predictions import read_outcomes as plain_read

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stored import blobs, reseal, store
 
 from featcache.errors import CacheRefused, FeatcacheError
-from featcache.fitting.stream import Stream
+from featcache.fitting.out_of_core import Stream
 from featcache.store import lazy as module
 
 

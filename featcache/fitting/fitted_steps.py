@@ -1,0 +1,195 @@
+"""Reuse: parts of candidates that were fitted before on the same rows, and need not be again.
+
+Candidates of one grid share parts: a fusion under several heads, or the head of one backbone
+alone, which a late fusion needs too. A part is known by its backbones, by what stands before it
+and by all parameters; parts are shared within one fold of one comparison only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+
+from featcache.fitting.fusions.concat import ConcatFusion
+from featcache.fitting.fusions.late import LateFusion
+from featcache.fitting.out_of_core import Stream, fit_linked
+from featcache.hashing import sha256_array
+from featcache.store.features import Floats, Strings
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A fitted estimator, and how long its fit took."""
+
+    fitted: Any
+    seconds: float
+
+
+Parts = dict[str, Part]
+
+
+@dataclass
+class Shelf:
+    """Where a grid keeps parts that later candidates need.
+
+    Attributes
+    ----------
+    plans : dict of candidate to list of str
+        The parts of each candidate that is still to come, in their order; see `part_keys`.
+    slow : set of str
+        Those parts that are worth waiting for, see `slow_keys`; for `ready` only.
+    """
+
+    plans: dict[Any, list[str]]
+    slow: Set[str] = frozenset()
+    _parts: dict[int, Parts] = field(default_factory=dict)
+    _begun: dict[Any, list[str]] = field(default_factory=dict)
+    _fitted: set[str] = field(default_factory=set)
+
+    def ready(self) -> Any:
+        """The first candidate to come that need not wait for another's part; None where all must.
+
+        It must where one before it, that is not done yet, fits a slow part of its own. The first
+        of those that are neither done nor begun never waits once all that are begun are done.
+        """
+        before = {key for plan in self._begun.values() for key in plan} - self._fitted
+        for candidate, plan in self.plans.items():
+            if not before & self.slow & set(plan):
+                return candidate
+            before |= set(plan) - self._fitted
+        return None
+
+    def next(self, candidate: Any) -> None:
+        """A candidate's turn has come: what only those before it needed is dropped."""
+        self._begun[candidate] = self.plans.pop(candidate, [])
+        needed = set(self._begun[candidate]) | self.wanted()
+        for parts in self._parts.values():
+            for key in [key for key in parts if key not in needed]:
+                del parts[key]
+
+    def done(self, candidate: Any) -> None:
+        """All its folds are fitted, and nobody waits for it any more."""
+        self._fitted.update(self._begun.pop(candidate))
+
+    def wanted(self) -> frozenset[str]:
+        """The parts that candidates to come need."""
+        return frozenset(key for plan in self.plans.values() for key in plan)
+
+    def given(self, fold: int, keys: Sequence[str]) -> Parts:
+        """Those of the parts that are there for a fold."""
+        there = self._parts.get(fold, {})
+        return {key: there[key] for key in keys if key in there}
+
+    def put(self, fold: int, parts: Parts) -> None:
+        """Keep what was fitted in a fold and is wanted again."""
+        wanted = self.wanted()
+        kept = {key: part for key, part in parts.items() if key in wanted}
+        self._parts.setdefault(fold, {}).update(kept)
+
+
+def part_keys(classifier: Any, names: Sequence[str]) -> list[str]:
+    """The parts of an unfitted pipeline on these backbones; none where it can't be shared.
+
+    For a late fusion, one for each backbone's head; else one for each step, which includes the
+    steps before it.
+    """
+    if not isinstance(classifier, Pipeline):
+        return []
+    last = classifier.steps[-1][1]
+    if isinstance(last, LateFusion):
+        if last.head is None or isinstance(last.head, Pipeline) or len(classifier.steps) > 1:
+            return []
+        steps = [_key(ConcatFusion(scale=last.scale)), _key(last.head)]
+        return [_chain([name], steps) for name in names]
+    steps = [_key(step) for _, step in classifier.steps]
+    return [_chain(names, steps[: i + 1]) for i in range(len(steps))]
+
+
+def slow_keys(classifier: Any, names: Sequence[str]) -> set[str]:
+    """Those of its parts that are fitted with labels: heads, learned fusions, selections.
+
+    The rest, scalers and projections, is sooner fitted again than waited for.
+    """
+    keys = part_keys(classifier, names)
+    if not keys or isinstance(classifier.steps[-1][1], LateFusion):
+        return set(keys)
+    steps = [step for _, step in classifier.steps]
+    return {
+        key
+        for key, step in zip(keys, steps, strict=True)
+        if get_tags(step).target_tags.required
+    }  # fmt: skip
+
+
+def fit_parts(
+    pipeline: Pipeline,
+    X: Floats,
+    y: Strings,
+    keys: Sequence[str],
+    given: Parts,
+    groups: NDArray[Any] | None = None,
+) -> tuple[float, Parts]:
+    """Fit a pipeline in place on X (n, d), taking the parts that are given.
+
+    Returns
+    -------
+    seconds : float
+        What a fit without any given part takes: their own seconds are counted in.
+    parts : dict
+        Every part, new and given.
+    """
+    started = time.perf_counter()
+    last = pipeline.steps[-1][1]
+    if isinstance(last, LateFusion):
+        last._ready = [given[key].fitted if key in given else None for key in keys]
+        fit_linked(pipeline, X, y, groups)
+        own = time.perf_counter() - started
+        taken = [given[key].seconds if key in given else seconds
+                 for key, seconds in zip(keys, last.member_seconds_, strict=True)]  # fmt: skip
+        heads = [member.steps[-1][1] for member in last.members_]
+        parts = {k: Part(head, s) for k, head, s in zip(keys, heads, taken, strict=True)}
+        return own + sum(given[key].seconds for key in keys if key in given), parts
+    parts = {}
+    inside: Any = X
+    total = 0.0
+    for place, (key, (name, step)) in enumerate(zip(keys, pipeline.steps, strict=True)):
+        started = time.perf_counter()
+        fitted = given[key].fitted if key in given else fit_linked(step, inside, y, groups)
+        seconds = given[key].seconds if key in given else time.perf_counter() - started
+        pipeline.steps[place] = (name, fitted)
+        parts[key] = Part(fitted, seconds)
+        started = time.perf_counter()
+        if place < len(pipeline.steps) - 1:
+            inside = inside.then(fitted) if isinstance(inside, Stream) else fitted.transform(inside)
+        total += seconds + time.perf_counter() - started
+    return total, parts
+
+
+def _chain(names: Sequence[str], steps: Sequence[str]) -> str:
+    return " | ".join(("+".join(names), *steps))
+
+
+def _key(step: Any) -> str:
+    """All that a step's fit depends on, but for the rows and blocks."""
+    plain = {
+        name: _text(value)
+        for name, value in step.get_params(deep=True).items()
+        if name.rsplit("__", 1)[-1] != "blocks"
+    }
+    return f"{type(step).__module__}.{type(step).__name__} {sorted(plain.items())}"
+
+
+def _text(value: Any) -> str:
+    """A parameter; of an estimator its class, since its own parameters are listed beside it."""
+    if hasattr(value, "get_params"):
+        return f"{type(value).__module__}.{type(value).__name__}"
+    # A long array's `repr` leaves out its middle.
+    numbers = isinstance(value, np.ndarray) and value.dtype != object
+    return sha256_array(value) if numbers else repr(value)

@@ -1,0 +1,198 @@
+"""Fusions that bring the blocks to a common width and merge them element by element."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featcache.errors import RecipeError, unknown
+from featcache.fitting.blocks import resolve_blocks, slices
+from featcache.fitting.fusions.concat import ConcatFusion
+from featcache.fitting.out_of_core import Stream, by_blocks, fit_linked
+
+_PROJECTIONS = ("pca", "random")
+
+
+class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """What sum, mean, max and hadamard share: everything but the merging.
+
+    Each column is standardised, each block projected to a common width, and each projected block
+    divided by one number, so that its columns' mean square is 1 over the training rows and a wide
+    block doesn't outweigh a narrow one.
+
+    Parameters
+    ----------
+    blocks : sequence of int, default None
+        Width of each backbone's block; None means one block.
+    width : int or None, default 256
+        The common width. It is cut to what fits: the narrowest block, and for "pca" one less than
+        the training rows. None takes all that fits.
+    projection : {"pca", "random"}, default "pca"
+        "pca": each block's first principal components, exact, so nothing is drawn; "random":
+        each block times a matrix of Gaussian draws.
+    random_state : int, RandomState or None, default 0
+        Draws the matrices of "random".
+
+    Attributes
+    ----------
+    blocks_ : tuple of int
+    width_ : int
+        The common width that fits.
+    concat_ : ConcatFusion
+        What standardises, and finds the components.
+    matrices_ : list of float64 arrays of shape (d_i, width_), or None
+        What "random" drew.
+    sizes_ : float64 array of shape (k,)
+        What each projected block is divided by.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int] | None = None,
+        width: int | None = 256,
+        projection: str = "pca",
+        random_state: Any = 0,
+    ) -> None:
+        self.blocks = blocks
+        self.width = width
+        self.projection = projection
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> PooledFusion:
+        """Learn the projections of X (n, d), two rows or more; y is ignored.
+
+        Raises
+        ------
+        DataError
+            Where the blocks don't add up to d.
+        UnknownName
+            For another `projection`.
+        RecipeError
+            For a `width` that is no whole number above 0.
+        """
+        X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)  # (n, d)
+        self._fit(X)
+        square = np.square(self._tokens(X), dtype=np.float64).mean(axis=(0, 2))  # (k,)
+        return self._even_out(square)
+
+    def fit_stream(self, stream: Stream, y: Any = None, groups: Any = None) -> PooledFusion:
+        """Learn the same of rows that stay on disk."""
+        self.n_features_in_ = stream.width
+        self._fit(stream)
+
+        def squares(block: NDArray[Any]) -> NDArray[Any]:
+            square = np.square(self._tokens(block), dtype=np.float64)  # (m, k, width)
+            return np.asarray(square.mean(axis=2))  # (m, k)
+
+        return self._even_out(by_blocks(squares, stream).mean(axis=0))
+
+    def _fit(self, X: NDArray[Any] | Stream) -> None:
+        if self.projection not in _PROJECTIONS:
+            raise unknown("projection", str(self.projection), _PROJECTIONS)
+        self.blocks_ = resolve_blocks(self.blocks, self.n_features_in_)
+        by_pca = self.projection == "pca"
+        self.width_ = self._fitting_width(len(X) - 1 if by_pca else None)
+        concat = ConcatFusion(self.blocks_, pca=self.width_ if by_pca else None)
+        self.concat_ = fit_linked(concat, X, None)
+        self.matrices_ = None if by_pca else self._draw()
+        self.sizes_ = np.ones(len(self.blocks_))
+
+    def _even_out(self, square: NDArray[np.float64]) -> PooledFusion:
+        """Set what each projected block, of this mean square (k,), is divided by."""
+        self.sizes_ = np.sqrt(np.where(square > 0, square, 1))  # (k,); a constant block stays 0
+        self._n_features_out = self.width_
+        return self
+
+    def transform(self, X: Any) -> NDArray[Any]:
+        """The merged vectors (n, width_), in X's own precision (float32 or float64)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])  # (n, d)
+        return self._merge(self._tokens(X))  # (n, width_)
+
+    @staticmethod
+    @abstractmethod
+    def _merge(tokens: NDArray[Any]) -> NDArray[Any]:
+        """(n, k, width) to (n, width)."""
+
+    def _tokens(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Each row's projected blocks, (n, k, width_)."""
+        columns = self.concat_.transform(X)  # (n, k * width_), or (n, d) for "random"
+        if self.matrices_ is not None:
+            pairs = zip(slices(self.blocks_), self.matrices_, strict=True)
+            parts = [columns[:, part] @ matrix.astype(X.dtype) for part, matrix in pairs]
+            columns = np.concatenate(parts, axis=1)  # (n, k * width_)
+        tokens = columns.reshape(len(X), len(self.blocks_), self.width_)  # (n, k, width_)
+        scaled: NDArray[Any] = tokens / self.sizes_[:, None].astype(X.dtype)  # (n, k, width_)
+        return scaled
+
+    def _draw(self) -> list[NDArray[np.float64]]:
+        random = check_random_state(self.random_state)
+        return [random.normal(size=(block, self.width_)) for block in self.blocks_]
+
+    def _fitting_width(self, most: int | None) -> int:
+        limits = [*self.blocks_, *([] if most is None else [most])]
+        if self.width is None:
+            return min(limits)
+        whole = isinstance(self.width, (int, np.integer)) and not isinstance(self.width, bool)
+        if not whole or self.width < 1:
+            raise RecipeError(f"width is {self.width!r}", "Give a whole number above 0, or null.")
+        return min(int(self.width), *limits)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class SumFusion(PooledFusion):
+    """The sum of the projected blocks; see `PooledFusion`."""
+
+    @staticmethod
+    def _merge(tokens: NDArray[Any]) -> NDArray[Any]:
+        merged: NDArray[Any] = tokens.sum(axis=1)  # (n, width)
+        return merged
+
+
+class MeanFusion(PooledFusion):
+    """The mean of the projected blocks: the sum, over k; see `PooledFusion`."""
+
+    @staticmethod
+    def _merge(tokens: NDArray[Any]) -> NDArray[Any]:
+        merged: NDArray[Any] = tokens.mean(axis=1)  # (n, width)
+        return merged
+
+
+class MaxFusion(PooledFusion):
+    """The largest of the projected blocks, element by element; see `PooledFusion`."""
+
+    @staticmethod
+    def _merge(tokens: NDArray[Any]) -> NDArray[Any]:
+        merged: NDArray[Any] = tokens.max(axis=1)  # (n, width)
+        return merged
+
+
+class HadamardFusion(PooledFusion):
+    """The product of the projected blocks, element by element; see `PooledFusion`.
+
+    The signed k-th root of the product of k blocks: on the blocks' own scale, where the bare
+    product has tails that no head takes well. One block is left as it is. After Yu et al., 2017,
+    Multi-modal factorized bilinear pooling, https://arxiv.org/abs/1708.01471 (the signed square
+    root of the product of two).
+
+    The projections are learned without the labels and are centred, so the product of two forgets
+    on which side of the mean both were: expect less than of a sum, most of all with linear heads.
+    """
+
+    @staticmethod
+    def _merge(tokens: NDArray[Any]) -> NDArray[Any]:
+        product = tokens.prod(axis=1)  # (n, width)
+        root = np.abs(product) ** (1 / tokens.shape[1])  # (n, width)
+        merged: NDArray[Any] = np.copysign(root, product)  # (n, width)
+        return merged

@@ -235,7 +235,7 @@ def _write(
         first = first_line(error)
         raise FeatcacheError(
             f"{facts['name']} can't be written as an ONNX graph: {first}",
-            "Label images with featcache predict.",
+            f"Label images with featcache predict, or try a newer torch than {torch.__version__}.",
         ) from error
     model = program.model_proto  # type: ignore[union-attr]
     told = {

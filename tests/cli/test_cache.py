@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,19 @@ from featcache.cli.main import run
 OPTIONS = ["--backbone", "squeezenet1_1", "--weights", "random:0", "--image-size", "32"]
 
 
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extracted") / "cache"
+    words = ["extract", "-q", *OPTIONS, "--precision", "fp32", "--cache", str(folder)]
+    assert run(words) == 0
+    return folder
+
+
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with `extracted` as its cache."""
     monkeypatch.chdir(tmp_path)
-    assert run(["extract", "-q", *OPTIONS]) == 0
+    shutil.copytree(extracted, tmp_path / "cache")
     return tmp_path
 
 

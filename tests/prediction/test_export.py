@@ -101,6 +101,10 @@ def test_onnxruntime_says_what_the_model_says(
 ) -> None:
     made = make(tmp_path, fusion, head, settings={"mlp.epochs": 2})
     _with_own_backbones(monkeypatch, made)
+    if fusion == "attention" and torch.__version__.startswith("2.6."):
+        with pytest.raises(FeatcacheError, match=r"a newer torch than 2\.6"):
+            export_onnx(made.run, tmp_path / "m.onnx")
+        pytest.skip("torch 2.6 can't export attention for any number of images, and says so")
     done = export_onnx(made.run, tmp_path / "m.onnx")
     assert done.difference <= TOLERANCE
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))

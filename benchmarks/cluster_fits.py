@@ -27,7 +27,7 @@ from scaling import Fleet
 
 from featcache.reporting.compare import Comparison, compare
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.executors import DaskCrew
+from featcache.scaling.executors import DaskExecutor
 from featcache.store.cache import Cache
 from featcache.store.features import Features
 
@@ -96,7 +96,7 @@ def main() -> None:
                     # The libraries are read before, as they are once workers have fitted anything.
                     cluster.client.run(__import__, "featcache.scaling.executors")
                     reports = here / f"workers{count}"
-                    seconds, done = timed(features, reports, asked, crew=DaskCrew(cluster))
+                    seconds, done = timed(features, reports, asked, crew=DaskExecutor(cluster))
             if predictions(done) != predictions(one):
                 sys.exit(f"{count} workers: other predictions")
             table.append((f"{count} worker{'s' * (count > 1)}", seconds, done))

@@ -68,7 +68,7 @@ def test_the_two_commands_of_the_mission_run_as_they_stand(
     with torch.random.fork_rng():
         save_file(get_model("resnet18").state_dict(), here / "resnet18.safetensors")
     monkeypatch.setenv("FEATCACHE_WEIGHTS", str(here))
-    whole = sources.digits("", sources.Options("digits"))
+    whole = sources.digits("", sources.SourceOptions("digits"))
     few = sources.from_arrays(
         "digits", [whole.read(i) for i in range(100)], ids=whole.ids[:100].tolist(),
         labels=whole.labels[:100].tolist(),

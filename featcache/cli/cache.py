@@ -99,7 +99,7 @@ def status(
     from featcache.extraction.engine import likely_precision, open_engine
     from featcache.extraction.extract import with_views
     from featcache.extraction.registry import open_backbones
-    from featcache.extraction.unique_images import Content
+    from featcache.extraction.unique_images import UniqueImages
     from featcache.extraction.weights import NOT_AT_HAND
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
@@ -133,7 +133,7 @@ def status(
                 )
         chosen = [as_cached(one, keys) for one in opened]
         chosen += with_views(chosen, options["view"])
-        content = Content(images, store)
+        content = UniqueImages(images, store)
         keys = [one.key(likely_precision(engine, one, store, content)) for one in chosen]
     for key, called in zip(keys, names_of(keys), strict=True):
         click.echo(replace(status_of(store, images, key), backbone=called))

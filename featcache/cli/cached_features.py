@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from featcache.cli.console import note
 from featcache.errors import CacheMissing, DataError, RecipeError, unknown
-from featcache.images.files import KINDS, Options
+from featcache.images.files import KINDS, SourceOptions
 
 if TYPE_CHECKING:
     from featcache.images.manifest import Images
@@ -80,7 +80,7 @@ def how_opened(
     column = None if group in KINDS else group
     if data is None or (names_data_set(Cache(cache), data) and column is None):
         return []
-    rest = Options(source=data, root=data_root, group=group).words
+    rest = SourceOptions(source=data, root=data_root, group=group).words
     return ["--data", data, *(["--name", name] if name else []), *rest]
 
 

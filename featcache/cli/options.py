@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from featcache.extraction.extract import Embed
-    from featcache.fitting.executor import Crew
+    from featcache.fitting.executor import Executor
     from featcache.scaling.cluster import Cluster
 
 
@@ -170,13 +170,13 @@ def embedding(cluster: Cluster | None, data_root: str | None, parts: str | None 
     return embed_on(cluster, data_root, parts=parts or "")
 
 
-def crew_of(cluster: Cluster | None) -> Crew | None:
+def crew_of(cluster: Cluster | None) -> Executor | None:
     """Who fits: what `compare` takes as `crew`."""
     if cluster is None:
         return None
-    from featcache.scaling.executors import DaskCrew
+    from featcache.scaling.executors import DaskExecutor
 
-    return DaskCrew(cluster)
+    return DaskExecutor(cluster)
 
 
 def fits_here(cluster: Cluster | None, jobs: int) -> int:
@@ -189,10 +189,10 @@ def check_parts(parts: str | None, dask: str | None) -> None:
     if parts is None:
         return
     from featcache.images.remote import is_url
-    from featcache.scaling.transport import open_parts
+    from featcache.scaling.transport import open_transport
 
     if dask is None:
         raise click.UsageError("--parts goes with --dask: without workers nothing travels")
     if not is_url(parts):
         raise click.UsageError(f"--parts {parts} is no URL. For instance --parts s3://bucket/parts")
-    open_parts(parts, Path(), "featcache").check({})
+    open_transport(parts, Path(), "featcache").check({})

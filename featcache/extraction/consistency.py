@@ -29,7 +29,7 @@ from featcache.store.spec import options_of
 TOLERANCE = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.995}
 
 
-def refuse_drift(
+def refuse_inconsistency(
     network: Network,
     preprocess: Preprocess,
     images: Images,

@@ -14,7 +14,7 @@ from featcache.extraction.backbone import Backbone
 from featcache.extraction.conv_bn_fusion import can_fuse
 from featcache.extraction.loader import cosine, load_sample, spread
 from featcache.extraction.network import FORWARDS, PRECISIONS, Network, has_compiler, has_openvino
-from featcache.extraction.unique_images import Content
+from featcache.extraction.unique_images import UniqueImages
 from featcache.store.cache import Cache
 
 log = logging.getLogger("featcache")
@@ -208,7 +208,7 @@ _SAMPLE = 16  # images of the canary
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedEngine:
     """How a backbone is run.
 
     Attributes
@@ -226,19 +226,21 @@ class Settled:
     network: Network | None = None
 
 
-def settle(engine: Engine, backbone: Backbone, store: Cache, content: Content) -> Settled:
+def resolve_engine(
+    engine: Engine, backbone: Backbone, store: Cache, content: UniqueImages
+) -> ResolvedEngine:
     """Settle the precision that "auto" means for this backbone on these images."""
     likely = likely_precision(engine, backbone, store, content)
     if likely == "fp32" or store.has(content.images.name, backbone.key(likely)):
-        return Settled(replace(engine, precision=likely))
+        return ResolvedEngine(replace(engine, precision=likely))
     return _try_fast(engine, backbone, content)
 
 
-def settle_all(
-    engine: Engine, backbones: Sequence[Backbone], store: Cache, content: Content
-) -> list[Settled]:
-    """`settle` for each; views of one backbone share its canary and its network."""
-    done: dict[str, Settled] = {}
+def resolve_engines(
+    engine: Engine, backbones: Sequence[Backbone], store: Cache, content: UniqueImages
+) -> list[ResolvedEngine]:
+    """`resolve_engine` for each; views of one backbone share its canary and its network."""
+    done: dict[str, ResolvedEngine] = {}
     found = []
     for backbone in backbones:
         plain = replace(backbone, preprocess=replace(backbone.preprocess, view="none"))
@@ -246,14 +248,16 @@ def settle_all(
         likely = likely_precision(engine, backbone, store, content)
         began = store.has(content.images.name, backbone.key(likely))
         if known is None or (began and likely != known.engine.precision):
-            known = settle(engine, backbone, store, content)
+            known = resolve_engine(engine, backbone, store, content)
             done.setdefault(plain.key().digest, known)
         found.append(known)
     return found
 
 
-def likely_precision(engine: Engine, backbone: Backbone, store: Cache, content: Content) -> str:
-    """What `settle` comes to if the network bears it.
+def likely_precision(
+    engine: Engine, backbone: Backbone, store: Cache, content: UniqueImages
+) -> str:
+    """What `resolve_engine` comes to if the network bears it.
 
     "auto" is the precision of the features that are there, of several the one with the fewest
     images missing; else bf16 where the device computes in it.
@@ -272,12 +276,12 @@ def likely_precision(engine: Engine, backbone: Backbone, store: Cache, content: 
     return "bf16" if native_bf16(engine.device) else "fp32"
 
 
-def _try_fast(engine: Engine, backbone: Backbone, content: Content) -> Settled:
+def _try_fast(engine: Engine, backbone: Backbone, content: UniqueImages) -> ResolvedEngine:
     precision = "bf16" if engine.precision == AUTO else engine.precision
     rows = spread(content.rows, _SAMPLE)
     pixels, _ = load_sample(content.images, rows, backbone.preprocess)
     if not len(pixels):  # nothing that decodes: extraction will say so
-        return Settled(replace(engine, precision=precision))
+        return ResolvedEngine(replace(engine, precision=precision))
     slow = replace(engine, precision="fp32", kind="eager", batch_size=len(pixels))
     exact = slow.load(backbone).run(pixels)  # (n, d)
     kind = engine.for_images(len(content.rows))
@@ -287,12 +291,12 @@ def _try_fast(engine: Engine, backbone: Backbone, content: Content) -> Settled:
         least = float(cosine(exact, network.run(pixels)).min())
         if least >= CANARY:
             ready = replace(engine, precision=precision, kind=network.kind)
-            return Settled(ready, least, network)
+            return ResolvedEngine(ready, least, network)
     if engine.precision != AUTO:
         log.warning("%s in %s differs from fp32: cosine %.4f", backbone.name, precision, least)
-        return Settled(engine, least)
+        return ResolvedEngine(engine, least)
     log.warning(
         "%s in %s differs from fp32 (cosine %.4f, at least %s is wanted): computing in fp32",
         backbone.name, precision, least, CANARY,
     )  # fmt: skip
-    return Settled(replace(engine, precision="fp32"), least)
+    return ResolvedEngine(replace(engine, precision="fp32"), least)

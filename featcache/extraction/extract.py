@@ -12,12 +12,12 @@ from typing import Any
 
 from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.backbone import PENULTIMATE, Backbone
-from featcache.extraction.engine import open_engine, settle_all
+from featcache.extraction.engine import open_engine, resolve_engines
 from featcache.extraction.loader import Problem, count_workers
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
-from featcache.extraction.task import Filling, Job, Progress, fill, pending_rows
-from featcache.extraction.unique_images import Content
+from featcache.extraction.task import ExtractionTask, FileInProgress, Progress, fill, pending_rows
+from featcache.extraction.unique_images import UniqueImages
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
@@ -25,14 +25,14 @@ from featcache.store.features import Features
 
 
 @dataclass(frozen=True)
-class Work:
+class ExtractionContext:
     """What an extraction has to embed.
 
     Attributes
     ----------
-    jobs : sequence of Job
+    jobs : sequence of ExtractionTask
         Locked and open; those that need nothing have no filling, or one with nothing pending.
-    content : Content
+    content : UniqueImages
     store : Cache
     asked : mapping
         What `fill_cache` was asked for: "backbone", "view", "device", "batch_size", "workers", and
@@ -49,8 +49,8 @@ class Work:
         Called with the images done and the images to do.
     """
 
-    jobs: Sequence[Job]
-    content: Content
+    jobs: Sequence[ExtractionTask]
+    content: UniqueImages
     store: Cache
     asked: Mapping[str, Any]
     threads: int
@@ -60,7 +60,7 @@ class Work:
     progress: Progress | None = None
 
     @property
-    def fillings(self) -> list[Filling]:
+    def fillings(self) -> list[FileInProgress]:
         """The files that need rows, in the order of the jobs."""
         return [job.filling for job in self.jobs if job.filling is not None]
 
@@ -86,10 +86,10 @@ class Work:
             )
 
 
-Embed = Callable[[Work], None]
+Embed = Callable[[ExtractionContext], None]
 
 
-def embed_here(work: Work) -> None:
+def embed_here(work: ExtractionContext) -> None:
     """Do the work in this process."""
     fill(
         work.fillings,
@@ -226,14 +226,14 @@ def fill_cache(
     threads = count_workers(workers)
     store = Cache(cache)
     report = Report(images.name, len(images))
-    content = Content(images, store, retry_failed)
+    content = UniqueImages(images, store, retry_failed)
     runner = runner.for_set(content.count)
     limit = _most_failures(max_failures, len(content.rows))
     store.note_images(images)
     if not len(content.rows):
         raise content.none_left(report)
-    settled = settle_all(runner, backbones, store, content)
-    jobs = [Job(*pair, store, content) for pair in zip(backbones, settled, strict=True)]
+    settled = resolve_engines(runner, backbones, store, content)
+    jobs = [ExtractionTask(*pair, store, content) for pair in zip(backbones, settled, strict=True)]
     with ExitStack() as stack:
         # Always in one order, so that two processes can't wait for each other's locks.
         for job in sorted(jobs, key=lambda job: job.key.stem):
@@ -241,7 +241,9 @@ def fill_cache(
                 job.start(stack, wait)
         report.seconds["prepare"] = perf_counter() - start
         embed(
-            Work(jobs, content, store, asked, threads, runner.batch_size, limit, report, progress)
+            ExtractionContext(
+                jobs, content, store, asked, threads, runner.batch_size, limit, report, progress
+            )
         )
         for job in jobs:
             job.finish(content, report)

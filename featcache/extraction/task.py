@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.consistency import refuse_drift
-from featcache.extraction.engine import AUTO, Settled
+from featcache.extraction.consistency import refuse_inconsistency
+from featcache.extraction.engine import AUTO, ResolvedEngine
 from featcache.extraction.loader import Problem, load_batches, spread
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Outcome, Report
-from featcache.extraction.unique_images import Content
+from featcache.extraction.unique_images import UniqueImages
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile, positions, to_hex, write_trained_on
@@ -32,15 +32,15 @@ from featcache.store.locking import begin, delete_parts, lock, recorded
 _CHECKED = 4  # stored rows embedded again before a file is extended
 
 
-class Job:
+class ExtractionTask:
     """One backbone's file while it is being filled."""
 
     def __init__(
-        self, backbone: Backbone, settled: Settled, store: Cache, content: Content
+        self, backbone: Backbone, settled: ResolvedEngine, store: Cache, content: UniqueImages
     ) -> None:
         self.backbone = backbone
         self.key = backbone.key(settled.engine.precision)
-        self.filling: Filling | None = None
+        self.filling: FileInProgress | None = None
         self._engine = settled.engine
         self._fidelity = settled.fidelity
         self._store = store
@@ -76,7 +76,7 @@ class Job:
             file.annotate(self._describe())
         if self.backbone.trained_on:  # before the first row: no kill leaves rows without it
             write_trained_on(file.path, self.backbone.trained_on)
-        self.filling = Filling(file, row_of, self.backbone.preprocess, lambda: self.network)
+        self.filling = FileInProgress(file, row_of, self.backbone.preprocess, lambda: self.network)
 
     def _refuse_drift(
         self, file: FeatureFile, images: NDArray[np.intp], rows: NDArray[np.intp]
@@ -85,7 +85,7 @@ class Job:
         few = spread(np.arange(len(rows)), _CHECKED)
         stored = np.empty((len(few), file.dim), np.float32)
         file.read(rows[few], stored)
-        refuse_drift(
+        refuse_inconsistency(
             self.network,
             self.backbone.preprocess,
             self._content.images,
@@ -123,7 +123,7 @@ class Job:
         """Let go of the network's memory; it is built again if it is needed."""
         self._network = None
 
-    def finish(self, content: Content, report: Report) -> None:
+    def finish(self, content: UniqueImages, report: Report) -> None:
         """Put the finished file in its place, without the images that could not be embedded."""
         if self.filling is None:
             return
@@ -149,7 +149,7 @@ class Job:
 Progress = Callable[[int, int], None]
 
 
-class Filling:
+class FileInProgress:
     """A feature file that is being filled.
 
     Parameters
@@ -253,13 +253,13 @@ class Filling:
         return len(found)
 
 
-def pending_rows(fillings: Sequence[Filling]) -> list[int]:
+def pending_rows(fillings: Sequence[FileInProgress]) -> list[int]:
     """Rows of the manifest that any of these files needs, sorted."""
     return sorted({row for filling in fillings for row in filling.pending})
 
 
 def fill(
-    fillings: Sequence[Filling],
+    fillings: Sequence[FileInProgress],
     images: Images,
     threads: int,
     batch_size: int,
@@ -271,7 +271,7 @@ def fill(
 
     Parameters
     ----------
-    fillings : sequence of Filling
+    fillings : sequence of FileInProgress
     images : Images
     threads : int
         That read and decode.

@@ -17,7 +17,7 @@ from featcache.store.coverage import Coverage
 from featcache.store.feature_file import to_digests
 
 
-class Content:
+class UniqueImages:
     """The distinct contents of a manifest, and those known to be broken.
 
     Attributes

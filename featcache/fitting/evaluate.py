@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataError, counted
 from featcache.fitting.checks import check_features
-from featcache.fitting.fitted_steps import Parts, Shelf, part_keys
+from featcache.fitting.fitted_steps import FittedSteps, Parts, step_keys
 from featcache.fitting.fold import FoldResult, run_fold
 from featcache.fitting.leakage import refuse_trained
 from featcache.fitting.metrics import interval
 from featcache.fitting.pipeline import describe, with_blocks
-from featcache.fitting.splits import Fold, components, groups_to_keep, make_folds, numbered
+from featcache.fitting.splits import Fold, components, factorize, groups_to_keep, make_folds
 from featcache.store.features import Features
 
 
@@ -103,7 +103,7 @@ def evaluate(
     split: Sequence[Fold] | None = None,
     gate: str = "refuse",
     keep: bool = False,
-    shelf: Shelf | None = None,
+    shelf: FittedSteps | None = None,
 ) -> Result:
     """Fit a clone of the classifier on each fold's training rows and score its test rows.
 
@@ -127,7 +127,7 @@ def evaluate(
         What to do about features that look broken, see `gate.check_features`.
     keep : bool, default False
         Keep each fold's fitted classifier.
-    shelf : Shelf, default None
+    shelf : FittedSteps, default None
         Parts that other candidates fitted on these folds, and where to leave this one's.
 
     Returns
@@ -148,7 +148,7 @@ def evaluate(
     ready = with_blocks(classifier, features.blocks)
     classes = np.unique(features.y)
     groups = groups_to_keep(features, split)  # (n,)
-    keys = [] if shelf is None else part_keys(classifier, features.names)
+    keys = [] if shelf is None else step_keys(classifier, features.names)
     given = [{} if shelf is None else shelf.given(i, keys) for i in range(len(split))]
     wanted = frozenset() if shelf is None else shelf.wanted()
     at_a_time = min(effective_n_jobs(n_jobs), len(split))
@@ -184,7 +184,7 @@ def result_of(
 ) -> Result:
     """What the folds, each in its place in `done`, come to together."""
     tested = np.concatenate([fold.test for fold in split])
-    sources = numbered(features.sources)  # (n,)
+    sources = factorize(features.sources)  # (n,)
     right = np.concatenate([fold.true == fold.pred for fold in done])
     return Result(
         backbones=features.names,

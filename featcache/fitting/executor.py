@@ -13,17 +13,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from featcache.fitting.evaluate import Result, check_split, result_of
-from featcache.fitting.fitted_steps import Parts, Shelf, part_keys
+from featcache.fitting.fitted_steps import FittedSteps, Parts, step_keys
 from featcache.fitting.fold import FoldResult, run_fold
 from featcache.fitting.grid import Candidate, classifier_of
 from featcache.fitting.pipeline import with_blocks
 from featcache.fitting.splits import Fold, Rows, groups_to_keep
 from featcache.store.features import Features
-from featcache.store.lazy import Stored
+from featcache.store.lazy import LazyRows
 
 
 @dataclass(frozen=True, eq=False)
-class Common:
+class SharedContext:
     """What all fits of a grid need: sent to a process once, however many it does.
 
     Attributes
@@ -47,17 +47,17 @@ class Common:
         if self.mapped:
             rest["X"] = None
             return _opened, (str(self.features.X.filename), rest, self.folds, self.groups)  # type: ignore[attr-defined]
-        return Common, (self.features, self.folds, self.groups)
+        return SharedContext, (self.features, self.folds, self.groups)
 
 
-def _opened(path: str, rest: dict[str, Any], folds: Sequence[Fold], groups: Any) -> Common:
+def _opened(path: str, rest: dict[str, Any], folds: Sequence[Fold], groups: Any) -> SharedContext:
     features = Features(**rest | {"X": np.load(path, mmap_mode="r")})
-    return Common(features, folds, groups, mapped=True)
+    return SharedContext(features, folds, groups, mapped=True)
 
 
 @dataclass(frozen=True, eq=False)
-class FoldFit:
-    """One fold of one candidate, to be fitted wherever the `Common` is; small.
+class FoldTask:
+    """One fold of one candidate, to be fitted wherever the `SharedContext` is; small.
 
     Attributes
     ----------
@@ -79,22 +79,24 @@ class FoldFit:
     keep: bool
     wanted: frozenset[str]
 
-    def __call__(self, common: Common, given: Parts, threads: int) -> tuple[FoldResult, Parts]:
+    def __call__(
+        self, common: SharedContext, given: Parts, threads: int
+    ) -> tuple[FoldResult, Parts]:
         """Fit it with so many threads, taking the parts that are given."""
         features = common.features.select(self.candidate.backbones)
         classifier = classifier_of(self.candidate, self.seed, self.settings)
         return run_fold(
             with_blocks(classifier, features.blocks), features.X, features.y, features.ids,
             common.folds[self.fold], np.unique(features.y), self.keep, common.groups,
-            part_keys(classifier, features.names), self.wanted, given, threads,
+            step_keys(classifier, features.names), self.wanted, given, threads,
         )  # fmt: skip
 
 
-Task = tuple[FoldFit, Parts]
+Task = tuple[FoldTask, Parts]
 Outcome = tuple[FoldResult, Parts]
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """What fits folds; see `scaling.fitting`."""
 
     @property
@@ -102,8 +104,8 @@ class Crew(Protocol):
         """Processes on this machine, which see its memory and its files; 0 where it is others."""
 
     def run(
-        self, common: Common, following: Callable[[], Task | None]
-    ) -> Generator[tuple[FoldFit, Outcome]]:
+        self, common: SharedContext, following: Callable[[], Task | None]
+    ) -> Generator[tuple[FoldTask, Outcome]]:
         """Each fit and what came of it, as soon as it is done.
 
         `following` gives the next fit and the parts for it; None where there is none until
@@ -112,10 +114,10 @@ class Crew(Protocol):
 
 
 def fit_by(
-    crew: Crew,
+    crew: Executor,
     features: Features,
     folds: Sequence[Fold],
-    shelf: Shelf,
+    shelf: FittedSteps,
     seed: int,
     settings: Mapping[str, Any],
     keep: bool,
@@ -124,10 +126,10 @@ def fit_by(
 
     Parameters
     ----------
-    crew : Crew
+    crew : Executor
     features : Features
     folds : sequence of Fold
-    shelf : Shelf
+    shelf : FittedSteps
         Says what has to wait for what.
     seed, settings
         See `make_classifier`.
@@ -144,7 +146,7 @@ def fit_by(
     CacheRefused, DataError, RecipeError
         As `evaluate`; what is being fitted then is lost.
     """
-    left: deque[FoldFit] = deque()
+    left: deque[FoldTask] = deque()
     keys: dict[Candidate, list[str]] = {}
     done: dict[Candidate, dict[int, FoldResult]] = {}
 
@@ -157,15 +159,15 @@ def fit_by(
             keys[candidate], done[candidate] = shelf.plans[candidate], {}
             shelf.next(candidate)
             left.extend(
-                FoldFit(candidate, place, seed, settings, keep, shelf.wanted())
+                FoldTask(candidate, place, seed, settings, keep, shelf.wanted())
                 for place in range(len(folds))
             )
         fit = left.popleft()
         return fit, shelf.given(fit.fold, keys[fit.candidate])
 
     with shared(features, 2 if crew.here else 1) as all_:
-        mapped = crew.here > 0 and not isinstance(features.X, Stored)
-        common = Common(all_, folds, groups_to_keep(features, folds), mapped)
+        mapped = crew.here > 0 and not isinstance(features.X, LazyRows)
+        common = SharedContext(all_, folds, groups_to_keep(features, folds), mapped)
         with closing(crew.run(common, following)) as results:
             for fit, (result, parts) in results:
                 shelf.put(fit.fold, parts)
@@ -188,7 +190,7 @@ def shared(features: Features, jobs: int) -> Iterator[Features]:
     grid, and neighbouring blocks of it are the same memory too. With one job, or where X stays on
     disk anyway, the features themselves.
     """
-    if jobs < 2 or isinstance(features.X, Stored):
+    if jobs < 2 or isinstance(features.X, LazyRows):
         yield features
         return
     with TemporaryDirectory(prefix="featcache-", ignore_cleanup_errors=True) as folder:

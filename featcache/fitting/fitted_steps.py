@@ -19,30 +19,30 @@ from sklearn.utils import get_tags
 
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.fusions.late import LateFusion
-from featcache.fitting.out_of_core import Stream, fit_linked
+from featcache.fitting.out_of_core import Stream, fit_with_routing
 from featcache.hashing import sha256_array
 from featcache.store.features import Floats, Strings
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class FittedStep:
     """A fitted estimator, and how long its fit took."""
 
     fitted: Any
     seconds: float
 
 
-Parts = dict[str, Part]
+Parts = dict[str, FittedStep]
 
 
 @dataclass
-class Shelf:
+class FittedSteps:
     """Where a grid keeps parts that later candidates need.
 
     Attributes
     ----------
     plans : dict of candidate to list of str
-        The parts of each candidate that is still to come, in their order; see `part_keys`.
+        The parts of each candidate that is still to come, in their order; see `step_keys`.
     slow : set of str
         Those parts that are worth waiting for, see `slow_keys`; for `ready` only.
     """
@@ -94,7 +94,7 @@ class Shelf:
         self._parts.setdefault(fold, {}).update(kept)
 
 
-def part_keys(classifier: Any, names: Sequence[str]) -> list[str]:
+def step_keys(classifier: Any, names: Sequence[str]) -> list[str]:
     """The parts of an unfitted pipeline on these backbones; none where it can't be shared.
 
     For a late fusion, one for each backbone's head; else one for each step, which includes the
@@ -117,7 +117,7 @@ def slow_keys(classifier: Any, names: Sequence[str]) -> set[str]:
 
     The rest, scalers and projections, is sooner fitted again than waited for.
     """
-    keys = part_keys(classifier, names)
+    keys = step_keys(classifier, names)
     if not keys or isinstance(classifier.steps[-1][1], LateFusion):
         return set(keys)
     steps = [step for _, step in classifier.steps]
@@ -128,7 +128,7 @@ def slow_keys(classifier: Any, names: Sequence[str]) -> set[str]:
     }  # fmt: skip
 
 
-def fit_parts(
+def fit_steps(
     pipeline: Pipeline,
     X: Floats,
     y: Strings,
@@ -149,22 +149,22 @@ def fit_parts(
     last = pipeline.steps[-1][1]
     if isinstance(last, LateFusion):
         last._ready = [given[key].fitted if key in given else None for key in keys]
-        fit_linked(pipeline, X, y, groups)
+        fit_with_routing(pipeline, X, y, groups)
         own = time.perf_counter() - started
         taken = [given[key].seconds if key in given else seconds
                  for key, seconds in zip(keys, last.member_seconds_, strict=True)]  # fmt: skip
         heads = [member.steps[-1][1] for member in last.members_]
-        parts = {k: Part(head, s) for k, head, s in zip(keys, heads, taken, strict=True)}
+        parts = {k: FittedStep(head, s) for k, head, s in zip(keys, heads, taken, strict=True)}
         return own + sum(given[key].seconds for key in keys if key in given), parts
     parts = {}
     inside: Any = X
     total = 0.0
     for place, (key, (name, step)) in enumerate(zip(keys, pipeline.steps, strict=True)):
         started = time.perf_counter()
-        fitted = given[key].fitted if key in given else fit_linked(step, inside, y, groups)
+        fitted = given[key].fitted if key in given else fit_with_routing(step, inside, y, groups)
         seconds = given[key].seconds if key in given else time.perf_counter() - started
         pipeline.steps[place] = (name, fitted)
-        parts[key] = Part(fitted, seconds)
+        parts[key] = FittedStep(fitted, seconds)
         started = time.perf_counter()
         if place < len(pipeline.steps) - 1:
             inside = inside.then(fitted) if isinstance(inside, Stream) else fitted.transform(inside)

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from featcache.errors import FeatcacheError, RecipeError
-from featcache.fitting.fitted_steps import Parts, fit_parts
+from featcache.fitting.fitted_steps import Parts, fit_steps
 from featcache.fitting.metrics import scores
-from featcache.fitting.out_of_core import Stream, by_blocks, fit_linked
+from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing
 from featcache.fitting.pipeline import describe, with_blocks
 from featcache.fitting.splits import Fold, Rows
 from featcache.fitting.tuning import TunedClassifier
 from featcache.store.features import Floats, Strings, take
-from featcache.store.lazy import Stored
+from featcache.store.lazy import LazyRows
 
 
 def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None) -> Any:
@@ -47,13 +47,13 @@ def fit_timed(
 ) -> tuple[Any, float, Parts]:
     """As `fit_clone`; also the seconds that a fit without given parts takes, and its parts."""
     fitted = with_blocks(classifier, None)
-    if isinstance(X, Stored):
+    if isinstance(X, LazyRows):
         X = cast(Floats, Stream(X))
     started = time.perf_counter()
     try:
         if keys:
-            return fitted, *fit_parts(fitted, X, y, keys, given or {}, groups)
-        fit_linked(fitted, X, y, groups)
+            return fitted, *fit_steps(fitted, X, y, keys, given or {}, groups)
+        fit_with_routing(fitted, X, y, groups)
     except FeatcacheError:
         raise
     except (ValueError, TypeError) as error:  # what sklearn and xgboost say of a bad parameter
@@ -71,9 +71,9 @@ def fit_timed(
 def predict_all(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDArray[Any] | None]:
     """Labels, and probabilities with a column for every class, also for those not trained on.
 
-    X (n, d) may be a `Stored`: it is then read and predicted block by block.
+    X (n, d) may be a `LazyRows`: it is then read and predicted block by block.
     """
-    if isinstance(X, Stored):
+    if isinstance(X, LazyRows):
         return _predict_stored(fitted, X, classes)
     if not hasattr(fitted, "predict_proba"):
         return np.asarray(fitted.predict(X)).astype(classes.dtype), None
@@ -101,7 +101,7 @@ def backbone_weights(fitted: Any, X: Floats, true: Strings) -> dict[str, list[fl
 
     None where the pipeline has no step that weighs backbones.
     """
-    inside: Any = Stream(X) if isinstance(X, Stored) else X
+    inside: Any = Stream(X) if isinstance(X, LazyRows) else X
     for _, step in fitted.steps if isinstance(fitted, Pipeline) else []:
         if callable(getattr(step, "weights", None)):  # a KNN has a setting of that name
             streamed = isinstance(inside, Stream)
@@ -119,7 +119,7 @@ def backbone_weights(fitted: Any, X: Floats, true: Strings) -> dict[str, list[fl
 
 
 def _predict_stored(
-    fitted: Any, X: Stored, classes: Strings
+    fitted: Any, X: LazyRows, classes: Strings
 ) -> tuple[Strings, NDArray[Any] | None]:
     pred = np.empty(len(X), classes.dtype)  # (n,)
     proba: NDArray[Any] | None = None

@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache.errors import RecipeError, UnknownName, unknown
 from featcache.fitting.evaluate import Result, evaluate
-from featcache.fitting.fitted_steps import Shelf
+from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fold import fit_clone
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.heads import HEADS
@@ -181,7 +181,7 @@ def run_candidate(
     n_jobs: int = 1,
     gate: str = "refuse",
     keep: bool = False,
-    shelf: Shelf | None = None,
+    shelf: FittedSteps | None = None,
 ) -> Result:
     """Evaluate one candidate on shared folds; see `make_classifier` and `evaluate`.
 

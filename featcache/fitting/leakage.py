@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused, counted
 from featcache.fitting.blocks import slices
-from featcache.fitting.splits import Fold, is_leaky, numbered
+from featcache.fitting.splits import Fold, factorize, is_leaky
 from featcache.store.features import NO_VIEW, Features
-from featcache.store.lazy import Stored
+from featcache.store.lazy import LazyRows
 
 log = logging.getLogger("featcache")
 
@@ -127,7 +127,7 @@ def report_leaks(leaks: Sequence[Leak], strict: bool = False, where: str = "") -
 def can_search_near(features: Features) -> bool:
     """Whether near duplicates can be looked for in reasonable time; says so where not."""
     most = NEAR_ON_DISK
-    if not isinstance(features.X, Stored) or len(features) <= most:
+    if not isinstance(features.X, LazyRows) or len(features) <= most:
         return True
     log.warning("near duplicates are not looked for: every row would be held against every other, "
                 "and %s are on disk (%s at most)", f"{len(features):,}", f"{most:,}")  # fmt: skip
@@ -184,7 +184,7 @@ def _across(
     kind: str, what: str, features: Features, sides: NDArray[np.int8], values: NDArray[np.str_]
 ) -> Leak | None:
     """Test rows whose value, other than "", some training row of the same fold has."""
-    code = numbered(values)  # (n,)
+    code = factorize(values)  # (n,)
     nothing = np.unique(code[values == ""])
     partner = np.full(len(features), -1)  # (n,) a training row with the value of this test row
     for side in sides:
@@ -206,7 +206,7 @@ def _labels(features: Features, images: NDArray[np.bool_]) -> Leak | None:
     """One content under two labels: each image that differs from the first with its content."""
     known = np.flatnonzero(images & (features.sha256 != ""))
     every = len(known) == len(features)
-    code = numbered(features.sha256 if every else features.sha256[known])  # (n,)
+    code = factorize(features.sha256 if every else features.sha256[known])  # (n,)
     first = np.full(code.max(initial=-1) + 1, -1)
     first[code[::-1]] = known[::-1]
     other = first[code]  # (n,) the first image with the content of each

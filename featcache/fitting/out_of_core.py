@@ -24,7 +24,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from featcache.errors import RecipeError
 from featcache.fitting.class_weights import class_weights
-from featcache.store.lazy import Stored
+from featcache.store.lazy import LazyRows
 
 Rows = NDArray[np.intp]
 T = TypeVar("T")
@@ -38,13 +38,13 @@ class Stream:
 
     Attributes
     ----------
-    X : Stored
+    X : LazyRows
         The rows on disk.
     steps : tuple
         Fitted transformers that each block goes through when it is read, in order.
     """
 
-    X: Stored
+    X: LazyRows
     steps: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
@@ -332,7 +332,7 @@ def by_blocks(function: Callable[[NDArray[Any]], NDArray[Any]], stream: Stream) 
     return np.empty(0) if out is None else out
 
 
-def fit_linked(estimator: Any, X: Any, y: Any, groups: NDArray[Any] | None = None) -> Any:
+def fit_with_routing(estimator: Any, X: Any, y: Any, groups: NDArray[Any] | None = None) -> Any:
     """Fit, and tell which rows belong together to whatever part of a pipeline asks for it.
 
     Parameters

@@ -299,7 +299,7 @@ _ROWS, _CLASSES, _WIDTH = 64, 4, 8
 _SHORT = ("epochs", "n_estimators", "generations", "population")
 
 
-def probe(classifier: Any, backbones: int = 2) -> None:
+def smoke_fit(classifier: Any, backbones: int = 2) -> None:
     """Refuse a classifier with a setting out of range, before there is anything to fit it on.
 
     It is fitted for one epoch, on 64 rows of noise. What it says of so few rows is no error.

@@ -183,8 +183,8 @@ def components(features: Features, groups: bool = True) -> Rows:
     # Where the content is not known, a view is still linked to its image.
     unknown_ = features.sha256 == ""
     texts = np.where(unknown_, features.sources, features.sha256) if unknown_.any() else None
-    content = numbered(features.sha256 if texts is None else texts)  # (n,)
-    subject = numbered(features.groups)
+    content = factorize(features.sha256 if texts is None else texts)  # (n,)
+    subject = factorize(features.groups)
     # An empty group links nothing: each such row gets a number of its own.
     alone = (features.groups == "") if groups else np.ones(n, dtype=bool)
     subject = np.where(alone, n + np.arange(n), subject)
@@ -405,7 +405,7 @@ def _level(have: Ints, totals: Ints, more: int) -> Ints:
 _AT_ONCE = 2**16  # rows
 
 
-def numbered(values: NDArray[np.str_]) -> NDArray[np.intp]:
+def factorize(values: NDArray[np.str_]) -> NDArray[np.intp]:
     """A number for each text, from 0; equal texts share it. In no particular order, shape (n,).
 
     As the inverse of `np.unique`, which sorts the texts and makes several copies of them: for a

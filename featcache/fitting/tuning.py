@@ -16,7 +16,7 @@ from sklearn.model_selection import ParameterSampler, PredefinedSplit, Stratifie
 from sklearn.utils import check_random_state
 
 from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
-from featcache.fitting.out_of_core import fit_linked
+from featcache.fitting.out_of_core import fit_with_routing
 from featcache.fitting.splits import stratified_groups
 
 TUNERS = ("random", "optuna")
@@ -120,7 +120,9 @@ class TunedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # ty
             right = []
             for train, held in folds:
                 made = clone(self.estimator).set_params(**params)
-                fit_linked(made, X[train], y[train], None if groups is None else groups[train])
+                fit_with_routing(
+                    made, X[train], y[train], None if groups is None else groups[train]
+                )
                 right.append(float((made.predict(X[held]) == y[held]).mean()))
             return float(np.mean(right))
 
@@ -138,7 +140,7 @@ class TunedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # ty
             "default_score": tried[0][0],
             "seconds": time.perf_counter() - started,
         }
-        fit_linked(self.best_, X, y, groups)
+        fit_with_routing(self.best_, X, y, groups)
         self.classes_ = self.best_.classes_
         return self
 

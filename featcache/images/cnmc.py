@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import DataError, UnknownData, counted
-from featcache.images.files import Options, from_files, list_images
+from featcache.images.files import SourceOptions, from_files, list_images
 from featcache.images.manifest import Images
 
 LABELS_CSV = "C-NMC_test_prelim_phase_data_labels.csv"
@@ -51,7 +51,7 @@ class _Cell:
     split: str
 
 
-def cnmc(argument: str, options: Options) -> Images:
+def cnmc(argument: str, options: SourceOptions) -> Images:
     """The data of the C-NMC 2019 challenge below a folder, each subject one group."""
     root = Path(argument).expanduser()
     if not argument or not root.is_dir():

@@ -207,7 +207,7 @@ KINDS = ("image", "subject")
 
 
 @dataclass(frozen=True)
-class Options:
+class SourceOptions:
     """What `open_images` was asked besides the source.
 
     Attributes

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from featcache.images.files import Options, from_files, list_images
+from featcache.images.files import SourceOptions, from_files, list_images
 from featcache.images.manifest import Images
 from featcache.images.remote import is_url
 
 
-class Place(Protocol):
+class Location(Protocol):
     """Where images are; as text, its path or URL."""
 
     @property
@@ -36,7 +36,7 @@ class Place(Protocol):
         labels: Sequence[str],
         groups: Sequence[str] | None,
         split: Sequence[str] | None,
-        options: Options,
+        options: SourceOptions,
     ) -> Images:
         """The manifest of images that were listed, or found not to be lacking."""
 
@@ -71,7 +71,7 @@ class Folder:
         labels: Sequence[str],
         groups: Sequence[str] | None,
         split: Sequence[str] | None,
-        options: Options,
+        options: SourceOptions,
     ) -> Images:
         root = str(self._root)
         return from_files(
@@ -87,7 +87,7 @@ class Folder:
         )
 
 
-def open_place(where: str | Path) -> Place:
+def open_location(where: str | Path) -> Location:
     """The folder or URL that is meant.
 
     Raises

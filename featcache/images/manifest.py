@@ -320,7 +320,7 @@ def row_ids(split: Sequence[str]) -> list[str]:
     return ids
 
 
-def few(images: Images, most: int, seed: int = 0) -> Images:
+def subsample(images: Images, most: int, seed: int = 0) -> Images:
     """At most so many images of each class, drawn at random, as a data set of its own.
 
     The splits keep their shares of a class, as nearly as whole images allow, and each that has

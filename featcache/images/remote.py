@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataError, RecipeError, counted, first_line
 from featcache.hashing import sha256_bytes, sha256_json
-from featcache.images.files import GRAIN_NS, Options, check_utf8, is_image, recall, take_digests
+from featcache.images.files import (
+    GRAIN_NS,
+    SourceOptions,
+    check_utf8,
+    is_image,
+    recall,
+    take_digests,
+)
 from featcache.images.manifest import Images, make_images
 
 T = TypeVar("T")
@@ -357,7 +364,7 @@ class Remote:
         labels: Sequence[str],
         groups: Sequence[str] | None,
         split: Sequence[str] | None,
-        options: Options,
+        options: SourceOptions,
     ) -> Images:
         """The manifest of images that were listed or looked up; see `from_files`.
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
 from featcache.images.cnmc import cnmc
-from featcache.images.files import KINDS, SUFFIXES, Options
-from featcache.images.location import Place, open_place
+from featcache.images.files import KINDS, SUFFIXES, SourceOptions
+from featcache.images.location import Location, open_location
 from featcache.images.manifest import (
     ORIGIN_JSON,
     Content,
@@ -80,7 +80,7 @@ def open_images(
     if is_url(data):
         check_url(str(data))  # before it is noted anywhere
     kind, argument = _parse(str(data))
-    options = Options(
+    options = SourceOptions(
         name=None if name is None else check_name(name),
         root=None if data_root is None else _root(data_root),
         group=group,
@@ -125,11 +125,11 @@ def _root(data_root: str | Path) -> str | Path:
     return check_url(str(data_root)) if is_url(data_root) else Path(data_root)
 
 
-def folder(argument: str, options: Options) -> Images:
+def folder(argument: str, options: SourceOptions) -> Images:
     """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
     if not is_url(argument) and not Path(argument).expanduser().is_dir():
         raise UnknownData(f"no folder {argument!r}", "Check --data.")
-    root = open_place(argument)
+    root = open_location(argument)
     ids = root.list_images()
     if not ids:
         raise DataError(
@@ -165,7 +165,7 @@ def folder(argument: str, options: Options) -> Images:
     )
 
 
-def _has_splits(root: Place, parts: Sequence[Sequence[str]]) -> bool:
+def _has_splits(root: Location, parts: Sequence[Sequence[str]]) -> bool:
     """Whether the top folders are splits; one alone is, if class folders stand in it."""
     top = {part[0] for part in parts if len(part) > 1}
     splits = {name for name in top if split_name(name)}
@@ -182,7 +182,7 @@ def _has_splits(root: Place, parts: Sequence[Sequence[str]]) -> bool:
     return has_train and splits == top and (len(splits) > 1 or bool(deep))
 
 
-def digits(argument: str, options: Options) -> Images:
+def digits(argument: str, options: SourceOptions) -> Images:
     """The 1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn.
 
     E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
@@ -203,7 +203,7 @@ def digits(argument: str, options: Options) -> Images:
     )
 
 
-def torchvision(argument: str, options: Options) -> Images:
+def torchvision(argument: str, options: SourceOptions) -> Images:
     """A classification data set of `torchvision.datasets`, downloaded if it is not there."""
     from featcache.images.torchvision_datasets import load
 
@@ -224,7 +224,7 @@ def torchvision(argument: str, options: Options) -> Images:
     )
 
 
-SOURCES: dict[str, Callable[[str, Options], Images]] = {
+SOURCES: dict[str, Callable[[str, SourceOptions], Images]] = {
     "digits": digits,
     "folder": folder,
     "csv": table,
@@ -285,7 +285,7 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
     if is_url(root):
         return _pictures(root)
     if root and Path(root).is_dir():
-        return open_place(root).read
+        return open_location(root).read
     if (source or images.name) == "digits":
         return find_reader(folder, open_images("digits", cache=None))
     return None

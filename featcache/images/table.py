@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from featcache.errors import DataError, UnknownData, counted, did_you_mean
-from featcache.images.files import KINDS, Options
-from featcache.images.location import Place, open_place
+from featcache.images.files import KINDS, SourceOptions
+from featcache.images.location import Location, open_location
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.remote import UrlFolder, check_url, is_url, split_url, without_secrets
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TABLES = frozenset((".csv", ".tsv", ".parquet", ".pq"))
 
 
-def table(argument: str, options: Options) -> Images:
+def table(argument: str, options: SourceOptions) -> Images:
     """A CSV, TSV or Parquet file with columns path, label and perhaps split and group."""
     path = check_url(argument) if is_url(argument) else str(Path(argument).expanduser())
     frame = _read_table(path)
@@ -30,7 +30,7 @@ def table(argument: str, options: Options) -> Images:
     named = subject or options.group not in (None, *KINDS)
     group = options.group if named else None
     _need_columns(path, frame, ["path", "label", *([group] if group else [])])
-    root = open_place(options.root or _parent(path))
+    root = open_location(options.root or _parent(path))
     _refuse_urls(path, frame["path"])
     ids = [Path(cell).as_posix() for cell in frame["path"]]
     labels, split = frame["label"].str.strip().tolist(), None
@@ -161,7 +161,7 @@ def _refuse_urls(path: str, cells: Iterable[str]) -> None:
         )
 
 
-def _refuse_missing(path: str, root: Place, ids: Sequence[str]) -> None:
+def _refuse_missing(path: str, root: Location, ids: Sequence[str]) -> None:
     missing = root.lacks(ids)
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, RecipeError, UnknownData, counted, unknown
-from featcache.images.files import Options
+from featcache.images.files import SourceOptions
 from featcache.images.manifest import SPLITS, Images, check_name, from_arrays, row_ids
 
 METHODS = ("mtf", "gasf", "gadf")
@@ -90,7 +90,7 @@ class Encoding:
         return _pixels(np.stack(planes, axis=-1))  # (side, side, 3)
 
 
-def series(argument: str, options: Options) -> Images:
+def series(argument: str, options: SourceOptions) -> Images:
     """Time series of a text table or an .npz file, each an image."""
     path, encoding = parse(argument)
     options.refuse_group("a file of time series")

@@ -11,7 +11,7 @@ import numpy as np
 from featcache.errors import DataError
 from featcache.hashing import sha256_bytes
 from featcache.images.files import is_image, list_images
-from featcache.images.location import open_place
+from featcache.images.location import open_location
 from featcache.images.manifest import Content, Images, strings
 from featcache.images.remote import check_url, is_url, split_url
 
@@ -73,7 +73,7 @@ def _expand(named: str) -> list[str]:
 def _expand_url(url: str) -> list[str]:
     if is_image(split_url(url)[1]):
         return [url]
-    below = [f"{url}/{id_}" for id_ in open_place(url).list_images()]
+    below = [f"{url}/{id_}" for id_ in open_location(url).list_images()]
     if not below:
         raise DataError(f"no images below {url}")
     return below
@@ -101,5 +101,5 @@ def as_images(contents: list[str | Content]) -> Images:
 def _read(named: str) -> bytes:
     if is_url(named):
         folder, name = split_url(named)
-        return open_place(folder).read(name)
+        return open_location(folder).read(name)
     return Path(named).read_bytes()

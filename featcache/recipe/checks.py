@@ -12,7 +12,7 @@ from featcache.extraction.registry import check_backbones
 from featcache.finetuning.network import check_trainable
 from featcache.fitting.checks import GATES
 from featcache.fitting.grid import candidates
-from featcache.fitting.pipeline import make_classifier, probe
+from featcache.fitting.pipeline import make_classifier, smoke_fit
 from featcache.fitting.splits import check_plan
 from featcache.images.remote import need_folder
 from featcache.recipe.finetune import check_finetune
@@ -89,7 +89,7 @@ def check_here(recipe: Recipe) -> None:
         pairs |= {("concat", head) for head in one.head}
         pairs |= {(fusion, "mlp") for fusion in one.fusion if "mlp" in one.head}
         for fusion, head in sorted(pairs):
-            probe(
+            smoke_fit(
                 make_classifier(fusion, head, settings=one.set, select=one.select),
                 backbones=len(one.backbone),
             )

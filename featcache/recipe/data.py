@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from featcache.images.manifest import Images, few
+from featcache.images.manifest import Images, subsample
 from featcache.images.remote import is_url
 from featcache.images.sources import SOURCES, open_images
 from featcache.recipe.schema import Recipe
@@ -21,7 +21,7 @@ def images_of(recipe: Recipe, rehash: bool = False) -> Images:
         cache=recipe.cache,
         rehash=rehash,
     )
-    return images if recipe.limit is None else few(images, recipe.limit, recipe.seed)
+    return images if recipe.limit is None else subsample(images, recipe.limit, recipe.seed)
 
 
 def missing_path(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from featcache.errors import counted
 from featcache.extraction.extract import Embed, embed_here, fill_cache
 from featcache.extraction.report import Report
 from featcache.extraction.task import Progress
-from featcache.fitting.executor import Crew
+from featcache.fitting.executor import Executor
 from featcache.fitting.grid import candidates
 from featcache.images.files import KINDS
 from featcache.recipe.checks import check_here, check_recipe
@@ -57,7 +57,7 @@ def compare_for(
     fitted: Fitted | None = None,
     again: bool = False,
     protocol: str = "",
-    crew: Crew | None = None,
+    crew: Executor | None = None,
 ) -> Comparison:
     """The comparison that a recipe asks for, on what `extract_for` has put into the cache.
 
@@ -72,7 +72,7 @@ def compare_for(
         Fit even what was run before.
     protocol : str, default ""
         One of the recipe's protocols; "" for a recipe that has none.
-    crew : Crew, optional
+    crew : Executor, optional
         Who fits, in place of the recipe's `jobs`; see `compare`.
     """
     asked = protocols_of(recipe)[protocol]

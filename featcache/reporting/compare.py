@@ -13,8 +13,8 @@ from typing import Any
 from featcache.errors import CacheRefused
 from featcache.fitting.checks import check_features
 from featcache.fitting.evaluate import Result
-from featcache.fitting.executor import Crew, fit_by, shared
-from featcache.fitting.fitted_steps import Shelf, part_keys, slow_keys
+from featcache.fitting.executor import Executor, fit_by, shared
+from featcache.fitting.fitted_steps import FittedSteps, slow_keys, step_keys
 from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
 from featcache.fitting.leakage import (
     can_search_near,
@@ -36,7 +36,7 @@ from featcache.reporting.run_page import quick_page
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features
-from featcache.store.lazy import Stored
+from featcache.store.lazy import LazyRows
 
 __all__ = ["Comparison", "compare"]
 
@@ -68,7 +68,7 @@ def compare(
     tuner: str = "random",
     ablate: bool = False,
     protocol: str = "",
-    crew: Crew | None = None,
+    crew: Executor | None = None,
     opened: Sequence[str] = (),
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
@@ -138,7 +138,7 @@ def compare(
         Add all backbones but one, for every fusion and head.
     protocol : str, default ""
         What a recipe calls this way of evaluating; noted in each run.json.
-    crew : Crew, optional
+    crew : Executor, optional
         Processes elsewhere that fit, folds of several candidates at a time, in place of `jobs`.
 
     opened : sequence of str, default ()
@@ -160,7 +160,7 @@ def compare(
     ]
     # Late fusions last: they take the heads that were fitted on each backbone alone.
     grid.sort(key=lambda candidate: candidate.fusion in ("vote", "stack"))
-    if isinstance(features.X, Stored):
+    if isinstance(features.X, LazyRows):
         for candidate in grid:
             check_streams(classifier_of(candidate, seed, settings))
     check_features(features, gate)
@@ -176,11 +176,13 @@ def compare(
     first = _folder(fused, features, rows, seed, settings or {}, Path(reports), balance)
     known = first if first.is_dir() and not again else None
     near = near_duplicates
-    leaks = guard(features, split, known, Path(reports), near and can_search_near(features), strict)
+    leaks = check_leakage(
+        features, split, known, Path(reports), near and can_search_near(features), strict
+    )
     asked: dict[str, Any] = {
         "view": viewed(features), "group": group, "repeats": repeats, "balance": balance,
         "strict": strict, "protocol": protocol, "opened": list(opened),
-        "gate": gate if gate != "refuse" else "", "streamed": isinstance(features.X, Stored),
+        "gate": gate if gate != "refuse" else "", "streamed": isinstance(features.X, LazyRows),
         "cache": "" if cache is None or Path(cache) == Path("cache") else str(cache),
     }  # fmt: skip
     facts = {name: value for name, value in asked.items() if value} | {"leaky": leaky}
@@ -249,12 +251,12 @@ def _results(
     seed: int,
     settings: Mapping[str, Any],
     jobs: int,
-    crew: Crew | None,
+    crew: Executor | None,
 ) -> Generator[tuple[Candidate, Result]]:
     """Fit the candidates, given with their unfitted classifiers: in turn, or as the crew can."""
-    plans = {one: part_keys(unfitted, one.backbones) for one, unfitted in todo.items()}
+    plans = {one: step_keys(unfitted, one.backbones) for one, unfitted in todo.items()}
     slow = {key for one, unfitted in todo.items() for key in slow_keys(unfitted, one.backbones)}
-    shelf, alone = Shelf(plans, slow), len(folds) == 1
+    shelf, alone = FittedSteps(plans, slow), len(folds) == 1
     if crew is not None:
         yield from fit_by(crew, features, folds, shelf, seed, settings, alone)
         return
@@ -308,7 +310,7 @@ def _several(asked: Any) -> list[Any]:
     return list(asked) if several and not hasattr(asked, "get_params") else [asked]
 
 
-def guard(
+def check_leakage(
     features: Features,
     folds: Sequence[Fold],
     known: Path | None,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.splits import numbered, only_images
+from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
 from featcache.reporting.html import picture, write_page
@@ -41,7 +41,7 @@ from featcache.reporting.run_reader import Contents, leak_text, read_contents
 from featcache.store.cache import Cache
 from featcache.store.coverage import Coverage
 from featcache.store.features import Features
-from featcache.store.lazy import Stored
+from featcache.store.lazy import LazyRows
 
 FILE = "report.html"
 _METRICS = {
@@ -200,7 +200,7 @@ def _manifest(cache: Path | None, data: str, features: Features | None) -> Image
     """
     if cache is None:
         return None
-    if features is not None and isinstance(features.X, Stored) and not read_failed(cache / data):
+    if features is not None and isinstance(features.X, LazyRows) and not read_failed(cache / data):
         one = only_images(features)
         return Images(data, one.ids, one.sha256, one.y, one.groups, one.split)
     try:
@@ -361,7 +361,7 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
     labels, split = images.labels.tolist(), images.split.tolist()
     splits = [name for name in (*SPLITS, "") if name in set(split)]
     table = Counter(zip(labels, split, strict=True))
-    content, label_of = numbered(images.sha256), numbered(images.labels)  # (n,), (n,)
+    content, label_of = factorize(images.sha256), factorize(images.labels)  # (n,), (n,)
     kinds = int(label_of.max(initial=0)) + 1
     named = np.unique(content * kinds + label_of) // kinds  # each content once for each label
     return DataCard(

@@ -17,14 +17,14 @@ from uuid import uuid4
 import numpy as np
 
 from featcache.errors import ClusterError, FeatcacheError, counted, first_line
-from featcache.extraction.extract import Embed, Work
-from featcache.fitting.executor import Common, FoldFit, Outcome, Task
+from featcache.extraction.extract import Embed, ExtractionContext
+from featcache.fitting.executor import FoldTask, Outcome, SharedContext, Task
 from featcache.fitting.fitted_steps import Parts
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.plan import make_plan, unfinished
-from featcache.scaling.scheduler import Intake, Ranges, Tally
-from featcache.scaling.transport import open_parts
-from featcache.store.lazy import Stored
+from featcache.scaling.scheduler import PartMerger, Ranges, Tally
+from featcache.scaling.transport import open_transport
+from featcache.store.lazy import LazyRows
 
 log = logging.getLogger("featcache")
 
@@ -34,8 +34,8 @@ _LOOK = 1.0  # seconds between looks at which workers are there
 _REMIND = 10.0  # seconds between notes that no worker is there
 
 
-class DaskCrew:
-    """A cluster's workers as the `fitting.crew.Crew` that fits a grid.
+class DaskExecutor:
+    """A cluster's workers as the `fitting.executor.Executor` that fits a grid.
 
     The features are sent to each worker once, or, where the workers are on this machine, mapped
     by them from one file. What a worker was fitting when it was lost is fitted by another.
@@ -54,9 +54,9 @@ class DaskCrew:
         return self.cluster.here
 
     def run(
-        self, common: Common, following: Callable[[], Task | None]
-    ) -> Generator[tuple[FoldFit, Outcome]]:
-        """Each fit and what came of it, as soon as it is done; see `Crew`.
+        self, common: SharedContext, following: Callable[[], Task | None]
+    ) -> Generator[tuple[FoldTask, Outcome]]:
+        """Each fit and what came of it, as soon as it is done; see `Executor`.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class DaskCrew:
         sent, workers = _Sent(self.cluster, common), _Workers(self.cluster, common)
         running: dict[Any, Task] = {}  # by future
         lost: deque[Task] = deque()
-        times: Counter[FoldFit] = Counter()
+        times: Counter[FoldTask] = Counter()
         try:
             while True:
                 fallen: list[Task] = []
@@ -102,11 +102,11 @@ class DaskCrew:
 class _Sent:
     """What is on the cluster already, and sent again where it is lost."""
 
-    def __init__(self, cluster: Cluster, common: Common) -> None:
+    def __init__(self, cluster: Cluster, common: SharedContext) -> None:
         self._cluster, self._common = cluster, common
         self._future: Any = None
 
-    def submit(self, fit: FoldFit, given: Parts) -> Any:
+    def submit(self, fit: FoldTask, given: Parts) -> Any:
         """The future of a fit; None where the workers were lost that it was to be sent to."""
         from distributed.client import ClosedClientError
 
@@ -126,7 +126,7 @@ class _Sent:
             return None
 
 
-def _fit(fit: FoldFit, common: Common, given: Parts, threads: int) -> Outcome:
+def _fit(fit: FoldTask, common: SharedContext, given: Parts, threads: int) -> Outcome:
     """On a worker."""
     if find_spec("daal4py") is not None:
         # In a thread, as here, scikit-learn-intelex takes all processors, and warns of it.
@@ -138,10 +138,10 @@ def _fit(fit: FoldFit, common: Common, given: Parts, threads: int) -> Outcome:
 class _Workers:
     """Those that are there; each is checked before what it has fitted counts."""
 
-    def __init__(self, cluster: Cluster, common: Common) -> None:
+    def __init__(self, cluster: Cluster, common: SharedContext) -> None:
         self._cluster = cluster
         X = common.features.X
-        self._row = X.take(np.arange(1)) if isinstance(X, Stored) else None
+        self._row = X.take(np.arange(1)) if isinstance(X, LazyRows) else None
         self._known: set[str] = set()
         self._slots = 0
         self._looked = -_LOOK
@@ -193,7 +193,7 @@ def _outcome(future: Any) -> Outcome | None:
     return outcome
 
 
-def _go_on(fallen: Sequence[FoldFit], times: Counter[FoldFit]) -> None:
+def _go_on(fallen: Sequence[FoldTask], times: Counter[FoldTask]) -> None:
     for fit in fallen:
         if times[fit] >= _TRIES:
             raise ClusterError(
@@ -203,7 +203,7 @@ def _go_on(fallen: Sequence[FoldFit], times: Counter[FoldFit]) -> None:
     log.warning("%s lost with a worker: done by another", counted(len(fallen), "fit"))
 
 
-def _refuse_others(cluster: Cluster, workers: Sequence[str], row: Stored | None) -> None:
+def _refuse_others(cluster: Cluster, workers: Sequence[str], row: LazyRows | None) -> None:
     """The same scores need the same libraries, and rows on disk the same files.
 
     Raises
@@ -241,7 +241,7 @@ def _refuse_others(cluster: Cluster, workers: Sequence[str], row: Stored | None)
             )
 
 
-def _look(row: Stored | None) -> dict[str, str]:
+def _look(row: LazyRows | None) -> dict[str, str]:
     """What scores depend on, and must be the same everywhere; the row is read, if there is one."""
     from featcache.hashing import sha256_bytes
     from featcache.reporting.refit_model import library_versions
@@ -293,11 +293,11 @@ def embed_on(
         When called: where the images are in memory only.
     """
 
-    def embed(work: Work) -> None:
+    def embed(work: ExtractionContext) -> None:
         if not work.pending():
             return
-        where = open_parts(parts, work.store.folder, work.content.images.name)
-        intake = Intake(where, work, unfinished(work))
+        where = open_transport(parts, work.store.folder, work.content.images.name)
+        intake = PartMerger(where, work, unfinished(work))
         where.check({})
         intake.take_left(work.pending())
         rows = len(work.pending())
@@ -318,13 +318,13 @@ def embed_on(
     return embed
 
 
-def _size(rows: int, workers: int, work: Work) -> int:
+def _size(rows: int, workers: int, work: ExtractionContext) -> int:
     """Rows in a range: whole batches, several ranges for each worker, none too long."""
     share = min(_MOST, -(-rows // (workers * _EACH)))
     return max(1, -(-share // work.batch_size)) * work.batch_size
 
 
-def _note(work: Work, tally: Tally) -> None:
+def _note(work: ExtractionContext, tally: Tally) -> None:
     work.report.workers = max(1, len(tally.workers))
     unequal = [said for said in tally.workers.values() if not said["identical"]]
     if unequal:

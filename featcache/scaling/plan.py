@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 import featcache
 from featcache.errors import RecipeError
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.extract import Work
+from featcache.extraction.extract import ExtractionContext
 from featcache.extraction.loader import load_sample, spread
-from featcache.extraction.task import Job
+from featcache.extraction.task import ExtractionTask
 from featcache.hashing import canonical_json
 from featcache.images.manifest import Images
 from featcache.images.sources import SOURCES
@@ -135,8 +135,8 @@ def read_plan(text: str) -> Plan:
 
 
 def make_plan(
-    work: Work, data_root: str | Path | None, threads: int, parts_at: str = ""
-) -> tuple[Plan, list[Job]]:
+    work: ExtractionContext, data_root: str | Path | None, threads: int, parts_at: str = ""
+) -> tuple[Plan, list[ExtractionTask]]:
     """The plan for what is missing, and the jobs that its parts stand for.
 
     The networks that embed the sample here are let go of afterwards.
@@ -163,7 +163,7 @@ def make_plan(
     return plan, jobs
 
 
-def unfinished(work: Work) -> list[Job]:
+def unfinished(work: ExtractionContext) -> list[ExtractionTask]:
     """The jobs whose files need rows."""
     return [job for job in work.jobs if job.filling is not None and job.filling.pending]
 
@@ -177,7 +177,7 @@ def versions() -> dict[str, str]:
     return {name: str(module.__version__).split("+")[0] for name, module in plain.items()}
 
 
-def _part(number: int, job: Job, images: Images, rows: NDArray[np.intp]) -> Part:
+def _part(number: int, job: ExtractionTask, images: Images, rows: NDArray[np.intp]) -> Part:
     pixels, _ = load_sample(images, rows, job.backbone.preprocess)
     vectors = job.network.run(pixels) if len(rows) else np.empty((0, 1), np.float32)
     engine = job.network.kind

@@ -17,11 +17,11 @@ from threading import Event
 from typing import Any
 
 from featcache.errors import CacheRefused, ClusterError, FeatcacheError, counted, first_line
-from featcache.extraction.extract import Work
+from featcache.extraction.extract import ExtractionContext
 from featcache.extraction.loader import Problem
-from featcache.extraction.task import Job
+from featcache.extraction.task import ExtractionTask
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.transport import Parts
+from featcache.scaling.transport import Transport
 from featcache.scaling.worker import check, embed_range
 
 log = logging.getLogger("featcache")
@@ -64,12 +64,12 @@ class Ranges:
     cluster : Cluster
     plan : str
         A `Plan` as JSON.
-    work : Work
-    jobs : sequence of Job
+    work : ExtractionContext
+    jobs : sequence of ExtractionTask
         Those that the plan's parts stand for.
     size : int
         Rows in a range.
-    intake : Intake
+    intake : PartMerger
         Takes over what workers have embedded.
     """
 
@@ -77,10 +77,10 @@ class Ranges:
         self,
         cluster: Cluster,
         plan: str,
-        work: Work,
-        jobs: Sequence[Job],
+        work: ExtractionContext,
+        jobs: Sequence[ExtractionTask],
         size: int,
-        intake: Intake,
+        intake: PartMerger,
     ) -> None:
         pending = work.pending()
         self.tally = Tally()
@@ -323,18 +323,20 @@ class Task:
     range: Range | None
 
 
-class Intake:
+class PartMerger:
     """Takes over what workers have embedded.
 
     Parameters
     ----------
-    parts : Parts
-    work : Work
-    jobs : sequence of Job
+    parts : Transport
+    work : ExtractionContext
+    jobs : sequence of ExtractionTask
         Those that have a file in progress.
     """
 
-    def __init__(self, parts: Parts, work: Work, jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, parts: Transport, work: ExtractionContext, jobs: Sequence[ExtractionTask]
+    ) -> None:
         self._parts = parts
         self._work = work
         self._filling = [(job.key, job.filling) for job in jobs if job.filling is not None]

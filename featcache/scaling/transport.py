@@ -31,7 +31,7 @@ from featcache.store.locking import find_parts
 _SPAN = r"\d+-\d+"
 
 
-class Parts(Protocol):
+class Transport(Protocol):
     """Where parts are of one data set; `url` is "" for a folder."""
 
     url: str
@@ -196,7 +196,7 @@ class ObjectStore:
         )
 
 
-def open_parts(url: str, cache: Path, data: str) -> Parts:
+def open_transport(url: str, cache: Path, data: str) -> Transport:
     """Where a data set's parts are: at the URL, or without one in the cache folder."""
     return ObjectStore(url, cache, data) if url else SharedFolder(cache, data)
 

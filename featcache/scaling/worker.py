@@ -25,12 +25,12 @@ from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
-from featcache.extraction.task import Filling, fill
-from featcache.images.location import open_place
+from featcache.extraction.task import FileInProgress, fill
+from featcache.images.location import open_location
 from featcache.images.manifest import Content, Images, strings
 from featcache.images.sources import open_images
 from featcache.scaling.plan import Part, Plan, Source, read_plan, versions
-from featcache.scaling.transport import Parts, open_parts
+from featcache.scaling.transport import Transport, open_transport
 from featcache.store.cache import Cache
 from featcache.store.feature_file import create, to_digests
 from featcache.store.key import Key, read_key
@@ -49,7 +49,7 @@ class Ready:
     engine: Engine
 
     def give(self) -> Network:
-        """As `Filling` asks for it."""
+        """As `FileInProgress` asks for it."""
         return self.network
 
 
@@ -122,7 +122,7 @@ def embed_range(plan: str, span: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _embed(
-    plan: Plan, checked: Checked, span: Mapping[str, Any], parts: Parts, store: Cache
+    plan: Plan, checked: Checked, span: Mapping[str, Any], parts: Transport, store: Cache
 ) -> dict[str, Any]:
     images = _images(plan, span["ids"], span["sha256"])
     report = Report(plan.data, len(images))
@@ -138,7 +138,7 @@ def _embed(
             digests = to_digests(images.sha256[need])
             file = stack.enter_context(create(path, ready.key, digests, ready.network.dim))
             row_of = {row: place for place, row in enumerate(need)}
-            fillings.append(Filling(file, row_of, ready.preprocess, ready.give))
+            fillings.append(FileInProgress(file, row_of, ready.preprocess, ready.give))
             paths[-1] = path
         batch_size = checked.parts[0].engine.batch_size
         threads = count_workers(plan.asked["workers"])
@@ -177,8 +177,8 @@ def _checked(text: str) -> Checked:
         return Checked(f"{type(error).__name__}: {first_line(error)}")
 
 
-def _parts(plan: Plan) -> Parts:
-    return open_parts(plan.parts_at, Path(plan.cache), plan.data)
+def _parts(plan: Plan) -> Transport:
+    return open_transport(plan.parts_at, Path(plan.cache), plan.data)
 
 
 def _open(plan: Plan, part: Part) -> Ready:
@@ -242,7 +242,7 @@ def _images(plan: Plan, ids: Sequence[str], sha256: Sequence[str]) -> Images:
 
 def _reader(plan: Plan) -> Callable[[str], Content]:
     if plan.source.root:
-        return open_place(plan.source.root).read
+        return open_location(plan.source.root).read
     whole, row_of = _named(plan.source, plan.data, plan.run)
     return lambda id_: whole.read(row_of[id_])
 

@@ -240,7 +240,7 @@ class Cache:
             Names such as "hflip": each adds the vectors of all images seen so as further rows,
             after those of the images themselves.
         lazy : bool, default False
-            Leave the vectors in their files: X is a `Stored`, which reads rows when asked.
+            Leave the vectors in their files: X is a `LazyRows`, which reads rows when asked.
 
         Raises
         ------

@@ -14,7 +14,7 @@ from featcache.hashing import sha256_json
 from featcache.images.manifest import Images
 from featcache.store.feature_file import FeatureFile
 from featcache.store.key import Entry, Key
-from featcache.store.lazy import Stored, stored_tables
+from featcache.store.lazy import LazyRows, stored_tables
 from featcache.store.spec import extract_commands
 
 Floats = NDArray[np.float32]
@@ -31,7 +31,7 @@ class Features:
     ----------
     X : float32 array of shape (n, d1 + … + dk)
         The backbones' vectors side by side, in the order of `names`: by name where they come from
-        the cache or `join`. Or a `Stored` of that shape,
+        the cache or `join`. Or a `LazyRows` of that shape,
         which leaves them in their files: `Cache.features(…, lazy=True)`.
     y : str array of shape (n,)
         Labels.
@@ -174,8 +174,8 @@ _PER_ROW = ("y", "ids", "sha256", "groups", "split", "view")
 
 
 def take(X: Floats, index: Any) -> Floats:
-    """The rows of X at `index`; of a `Stored` without reading them."""
-    return cast(Floats, X.take(index) if isinstance(X, Stored) else X[index])
+    """The rows of X at `index`; of a `LazyRows` without reading them."""
+    return cast(Floats, X.take(index) if isinstance(X, LazyRows) else X[index])
 
 
 def canonical(names: Sequence[str]) -> tuple[str, ...]:
@@ -337,7 +337,7 @@ def read_tables(
 
     Returns
     -------
-    float32 array of shape (views * n, d1 + … + dk); a `Stored` of that shape where `lazy`
+    float32 array of shape (views * n, d1 + … + dk); a `LazyRows` of that shape where `lazy`
     """
     if lazy:
         return cast(Floats, stored_tables(tables, where, keep))

@@ -132,7 +132,7 @@ class _Block:
             start += file.rows
 
 
-class Stored:
+class LazyRows:
     """Rows of feature files, side by side and one under the other, that are not in memory.
 
     Like a float32 array of shape (n, d) where that is cheap: it has `shape`, `dtype`, `ndim`,
@@ -172,7 +172,7 @@ class Stored:
         return len(self._index)
 
     def __getitem__(self, index: Any) -> Any:
-        """Rows as a float32 array; with `[:, columns]` a `Stored` of these columns."""
+        """Rows as a float32 array; with `[:, columns]` a `LazyRows` of these columns."""
         if isinstance(index, tuple):
             rows, columns = index
             chosen = self._some_columns(columns)
@@ -187,9 +187,9 @@ class Stored:
             "Load it into memory: --memory, or Cache.features without lazy.",
         )
 
-    def take(self, index: Any) -> Stored:
+    def take(self, index: Any) -> LazyRows:
         """The rows at `index` (positions, a slice or a boolean mask), still on disk."""
-        return Stored(self._blocks, self._index[index])
+        return LazyRows(self._blocks, self._index[index])
 
     def file_order(self) -> Rows:
         """The positions of all rows in the order in which they stand in the first file, (n,)."""
@@ -203,7 +203,7 @@ class Stored:
             start += block.width
         return out
 
-    def _some_columns(self, columns: Any) -> Stored:
+    def _some_columns(self, columns: Any) -> LazyRows:
         wanted = np.arange(self.shape[1])[columns]
         cuts = np.flatnonzero(np.diff(wanted) != 1) + 1
         found = []
@@ -215,10 +215,10 @@ class Stored:
                     begin = block.columns.start - start
                     found.append(replace(block, columns=slice(begin + low, begin + high)))
                 start += block.width
-        return Stored(found, self._index)
+        return LazyRows(found, self._index)
 
 
-def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep: Rows) -> Stored:
+def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep: Rows) -> LazyRows:
     """Vectors of several views, one view under the other, left where they are.
 
     Parameters
@@ -244,7 +244,7 @@ def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep
             for number, start in enumerate(starts.tolist())
         ]
         blocks.append(_Block(files, np.concatenate(stand), slice(0, files[0].dim)))
-    return Stored(blocks, np.arange(len(keep) * len(tables)))
+    return LazyRows(blocks, np.arange(len(keep) * len(tables)))
 
 
 def _offset(file: h5py.File, name: str, path: Path) -> int:

@@ -15,10 +15,10 @@ from noise import noise
 
 from featcache.store.feature_file import FeatureFile
 
-IMAGES = 120
+IMAGES = 96
 COMMAND = [
     sys.executable, "-m", "featcache", "extract", "--backbone", "resnet18",
-    "--weights", "random:0", "--image-size", "160", "-b", "8", "--data", "photos",
+    "--weights", "random:0", "--image-size", "128", "-b", "8", "--data", "photos",
 ]  # fmt: skip
 
 

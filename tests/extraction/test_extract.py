@@ -31,7 +31,7 @@ def passes(monkeypatch):
         return plain(self, pixels)
 
     monkeypatch.setattr(Network, "start", spy)
-    monkeypatch.setattr(task, "refuse_drift", lambda *_, **__: None)
+    monkeypatch.setattr(task, "refuse_inconsistency", lambda *_, **__: None)
 
     def since_last():
         found, count[0] = count[0], 0

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from featcache.errors import RecipeError
-from featcache.fitting.executor import Common, fit_by, shared
-from featcache.fitting.fitted_steps import Shelf, part_keys, slow_keys
+from featcache.fitting.executor import SharedContext, fit_by, shared
+from featcache.fitting.fitted_steps import FittedSteps, slow_keys, step_keys
 from featcache.fitting.fusions.late import VoteFusion
 from featcache.fitting.grid import Candidate, candidates, classifier_of
 from featcache.fitting.splits import make_folds
 
 from .conftest import make_features
 from .test_evaluate import QUICK
-from .test_reuse import NAMES, counted, run_grid, same_numbers  # noqa: F401
+from .test_fitted_steps import NAMES, counted, run_grid, same_numbers  # noqa: F401
 
 
 class FakeCrew:
@@ -49,8 +49,8 @@ class FakeCrew:
 
 def shelf_of(grid, settings=QUICK):
     made = {one: classifier_of(one, 0, settings) for one in grid}
-    return Shelf(
-        {one: part_keys(unfitted, one.backbones) for one, unfitted in made.items()},
+    return FittedSteps(
+        {one: step_keys(unfitted, one.backbones) for one, unfitted in made.items()},
         {key for one, unfitted in made.items() for key in slow_keys(unfitted, one.backbones)},
     )
 
@@ -128,7 +128,7 @@ def test_two_late_fusions_without_the_heads_alone():
 def test_what_is_slow():
     def names(fusion, head, select=""):
         one = Candidate(NAMES, fusion, head, select)
-        keys = part_keys(classifier_of(one), NAMES)
+        keys = step_keys(classifier_of(one), NAMES)
         slow = slow_keys(classifier_of(one), NAMES)
         return [key in slow for key in keys]
 
@@ -185,7 +185,7 @@ def test_a_map_is_sent_by_its_name():
     features = make_features(n=400, blocks=(300, 400))
     folds = make_folds(features, folds=2)
     with shared(features, 2) as mapped:
-        sent = pickle.dumps(Common(mapped, folds, None, mapped=True))
+        sent = pickle.dumps(SharedContext(mapped, folds, None, mapped=True))
         assert len(sent) < features.X.nbytes / 4
         for _ in range(2):  # a worker sends it on to another
             there = pickle.loads(sent)
@@ -195,5 +195,5 @@ def test_a_map_is_sent_by_its_name():
         np.testing.assert_array_equal(there.features.X, features.X)
         np.testing.assert_array_equal(there.features.ids, features.ids)
         del there
-    whole = pickle.loads(pickle.dumps(Common(features, folds, None)))
+    whole = pickle.loads(pickle.dumps(SharedContext(features, folds, None)))
     np.testing.assert_array_equal(whole.features.X, features.X)

@@ -11,7 +11,7 @@ from joblib import Parallel, delayed
 from featcache.fitting import fitted_steps
 from featcache.fitting.evaluate import evaluate
 from featcache.fitting.executor import shared
-from featcache.fitting.fitted_steps import Shelf, part_keys
+from featcache.fitting.fitted_steps import FittedSteps, step_keys
 from featcache.fitting.fusions.late import VoteFusion
 from featcache.fitting.fusions.learned import AttentionFusion
 from featcache.fitting.grid import Candidate, classifier_of, run_candidate
@@ -41,7 +41,7 @@ def run_grid(grid, features, folds, shelf, jobs=1):
 
 
 def shelf_of(grid):
-    return Shelf({c: part_keys(classifier_of(c, 0, QUICK), c.backbones) for c in grid})
+    return FittedSteps({c: step_keys(classifier_of(c, 0, QUICK), c.backbones) for c in grid})
 
 
 @pytest.fixture
@@ -138,12 +138,12 @@ def test_nothing_is_kept_that_nobody_needs():
 
 def test_settings_tell_parts_apart():
     one, other = (
-        part_keys(classifier_of(Candidate(NAMES, "concat", "svm"), 0, settings), NAMES)
+        step_keys(classifier_of(Candidate(NAMES, "concat", "svm"), 0, settings), NAMES)
         for settings in ({}, {"concat.scale": "l2"})
     )
     assert not set(one) & set(other)
-    assert part_keys(classifier_of(Candidate(NAMES, "concat", "svm", tune=2)), NAMES) == []
-    assert part_keys(VoteFusion(), NAMES) == []
+    assert step_keys(classifier_of(Candidate(NAMES, "concat", "svm", tune=2)), NAMES) == []
+    assert step_keys(VoteFusion(), NAMES) == []
 
 
 def where(X):

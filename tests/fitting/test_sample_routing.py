@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from featcache.fitting import splits, training
 from featcache.fitting.evaluate import evaluate
 from featcache.fitting.fusions import late
-from featcache.fitting.out_of_core import fit_linked
+from featcache.fitting.out_of_core import fit_with_routing
 from featcache.fitting.pipeline import make_classifier
 from featcache.fitting.splits import make_folds
 
@@ -29,12 +29,12 @@ class Asks(ClassifierMixin, BaseEstimator):
 
 def test_groups_reach_what_asks_for_them_and_nothing_else():
     X, y, groups = np.zeros((4, 2)), np.array([0, 1, 0, 1]), np.arange(4) // 2
-    assert fit_linked(Asks(), X, y, groups).groups_ is groups
-    pipeline = fit_linked(make_pipeline(StandardScaler(), Asks()), X, y, groups)
+    assert fit_with_routing(Asks(), X, y, groups).groups_ is groups
+    pipeline = fit_with_routing(make_pipeline(StandardScaler(), Asks()), X, y, groups)
     assert pipeline[-1].groups_ is groups
-    assert fit_linked(Asks(), X, y).groups_ is None
+    assert fit_with_routing(Asks(), X, y).groups_ is None
     X[1::2] = 1
-    fit_linked(LogisticRegression(), X, y, groups)
+    fit_with_routing(LogisticRegression(), X, y, groups)
 
 
 @pytest.mark.parametrize(

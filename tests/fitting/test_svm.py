@@ -42,7 +42,7 @@ def test_without_intelex(monkeypatch):
     monkeypatch.delitem(sys.modules, "featcache.fitting.heads.svm")
     again = importlib.import_module("featcache.fitting.heads.svm")
     assert again.SVC is PlainSVC
-    monkeypatch.setattr(sys.modules["featcache.fitting"], "svm", svm)
+    monkeypatch.setattr(sys.modules["featcache.fitting.heads"], "svm", svm)
 
 
 def test_groups_stay_in_one_part_of_the_calibration():

@@ -130,8 +130,8 @@ def test_a_table_at_a_url(store, cache):
 
 
 @pytest.mark.parametrize("few", [0, 256])
-def test_a_table_here_of_images_at_a_url(store, tmp_path, cache, monkeypatch, few):
-    monkeypatch.setattr(remote, "_FEW", few)
+def test_a_table_here_of_images_at_a_url(store, tmp_path, cache, monkeypatch, subsample):
+    monkeypatch.setattr(remote, "_FEW", subsample)
     table = tmp_path / "list.tsv"
     table.write_text("path\tlabel\ncat/00.png\tx\ncat/03.png\ty\n")
     images = open_images(table, data_root=PHOTOS, cache=None)
@@ -410,9 +410,9 @@ def test_torchvision_needs_a_folder():
 
 
 def test_a_part_of_them(store):
-    from featcache.images.manifest import few
+    from featcache.images.manifest import subsample
 
     images = open_images(PHOTOS, cache=None)
-    some = few(images, 2)
+    some = subsample(images, 2)
     assert some.root == PHOTOS
     assert np.array_equal([len(some.read(row)) for row in range(6)], some.size)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_images
 
-from featcache.images.manifest import few, strings
+from featcache.images.manifest import strings, subsample
 
 
 def _split(count: int = 60) -> list[str]:
@@ -21,7 +21,7 @@ def _split(count: int = 60) -> list[str]:
 def test_each_class_has_at_most_so_many_and_keeps_its_shares_of_the_splits() -> None:
     labels = ["a"] * 36 + ["b"] * 18 + ["c"] * 6
     images = replace(tiny_images(60), labels=strings(labels), split=strings(_split()))
-    some = few(images, 12)
+    some = subsample(images, 12)
     pairs = zip(some.labels.tolist(), some.split.tolist(), strict=True)
     assert Counter(pairs) == {
         ("a", "train"): 10, ("a", "test"): 2, ("b", "train"): 10, ("b", "test"): 2,
@@ -32,7 +32,7 @@ def test_each_class_has_at_most_so_many_and_keeps_its_shares_of_the_splits() -> 
 
 def test_rows_stay_what_they_were() -> None:
     images = tiny_images(40)
-    some = few(images, 5)
+    some = subsample(images, 5)
     assert some.ids.tolist() == sorted(some.ids.tolist())
     for row, id_ in enumerate(some.ids.tolist()):
         before = images.ids.tolist().index(id_)
@@ -43,7 +43,7 @@ def test_rows_stay_what_they_were() -> None:
 
 def test_the_seed_draws_and_zero_is_a_seed() -> None:
     images = tiny_images(40)
-    first, again, other = few(images, 5, 0), few(images, 5, 0), few(images, 5, 1)
+    first, again, other = subsample(images, 5, 0), subsample(images, 5, 0), subsample(images, 5, 1)
     assert first.ids.tolist() == again.ids.tolist() != other.ids.tolist()
 
 
@@ -58,7 +58,7 @@ def test_no_split_is_lost_and_no_class_has_too_many(
         name for name, n in zip(("train", "val", "test"), counts, strict=True) for _ in range(n)
     ]
     images = replace(tiny_images(len(split), classes=1), split=strings(split))
-    some = few(images, most)
+    some = subsample(images, most)
     kept = Counter(some.split.tolist())
     assert len(some) == max(min(most, len(split)), min(len(set(split)), most)) or most < len(kept)
     if most >= 3:
@@ -68,4 +68,4 @@ def test_no_split_is_lost_and_no_class_has_too_many(
 
 @pytest.mark.parametrize("most", [40, 1000])
 def test_more_than_there_are_is_all(most: int) -> None:
-    assert len(few(tiny_images(40), most)) == 40
+    assert len(subsample(tiny_images(40), most)) == 40

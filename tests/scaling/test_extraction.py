@@ -15,15 +15,15 @@ from tiny import tiny_backbone, tiny_images
 
 from featcache.cli.main import run
 from featcache.errors import ClusterError, DataError, RecipeError
-from featcache.extraction.extract import Work, fill_cache
+from featcache.extraction.extract import ExtractionContext, fill_cache
 from featcache.extraction.report import Report
-from featcache.images.manifest import Images, few
+from featcache.images.manifest import Images, subsample
 from featcache.images.sources import open_images
 from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.executors import embed_on
 from featcache.scaling.plan import Plan, make_plan
-from featcache.scaling.scheduler import Intake, Ranges
+from featcache.scaling.scheduler import PartMerger, Ranges
 from featcache.scaling.transport import SharedFolder
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
@@ -72,7 +72,7 @@ def test_the_file_is_that_of_one_machine_to_the_bit(
 
 def test_images_that_come_by_name(machines: Machines, tmp_path: Path) -> None:
     """Opened by each worker itself."""
-    images = few(open_images("digits", cache=None), 6)
+    images = subsample(open_images("digits", cache=None), 6)
     fill_cache(images, cache=tmp_path / "one", **ONE)
     with Cluster(str(machines.file)) as cluster:
         fill_cache(images, cache=tmp_path / "many", embed=embed_on(cluster, size=8), **ONE)
@@ -159,11 +159,11 @@ class Caught(Exception):
     pass
 
 
-def plan_for(data: Path | Images, cache: Path, **changes: Any) -> tuple[Plan, Work]:
+def plan_for(data: Path | Images, cache: Path, **changes: Any) -> tuple[Plan, ExtractionContext]:
     """The plan of an extraction that stops where the cluster would begin."""
-    made: list[tuple[Plan, Work]] = []
+    made: list[tuple[Plan, ExtractionContext]] = []
 
-    def embed(work: Work) -> None:
+    def embed(work: ExtractionContext) -> None:
         made.append((make_plan(work, None, 1)[0], work))
         raise Caught
 
@@ -226,7 +226,7 @@ class TestAWorkerLooksAtItself:
         assert set(worker.embed_range(other, {})) == {"refused"}
 
     def test_digits_that_are_others(self, tmp_path: Path) -> None:
-        plan, _ = plan_for(few(open_images("digits", cache=None), 2), tmp_path)
+        plan, _ = plan_for(subsample(open_images("digits", cache=None), 2), tmp_path)
         assert plan.source.spec == "digits"
         assert worker.check(plan.json())["refused"] == ""
         odd = worker.check(told(plan, ids=["9999", *plan.ids[1:]]))
@@ -312,9 +312,9 @@ def test_a_range_that_brings_down_every_worker_is_given_up(
 
             return Future()
 
-    def embed(work: Work) -> None:
+    def embed(work: ExtractionContext) -> None:
         plan, jobs = make_plan(work, None, 1)
-        intake = Intake(SharedFolder(tmp_path, "photos"), work, jobs)
+        intake = PartMerger(SharedFolder(tmp_path, "photos"), work, jobs)
         ranges = Ranges(Falling(), plan.json(), work, jobs, 1000, intake)  # type: ignore[arg-type]
         ranges.run()
 

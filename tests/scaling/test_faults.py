@@ -17,7 +17,7 @@ from fitting.conftest import make_features
 from featcache.errors import ClusterError
 from featcache.reporting.compare import compare
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.executors import DaskCrew
+from featcache.scaling.executors import DaskExecutor
 from featcache.store.features import Features
 
 from .extracting import COMMAND, IMAGES, contents, rows_done, wait_for_rows
@@ -196,7 +196,7 @@ class TestFits:
                     ClusterError, match=r"would fit otherwise: it has torch 1\.0\.0, not"
                 ),
             ):
-                compare(make_features(), reports=tmp_path, crew=DaskCrew(cluster))
+                compare(make_features(), reports=tmp_path, crew=DaskExecutor(cluster))
 
     @pytest.mark.parametrize("which", [[0], [0, 1]], ids=["one", "both"])
     def test_workers_are_killed(self, features: Features, tmp_path: Path, which: list[int]) -> None:
@@ -215,7 +215,7 @@ class TestFits:
                         killer.start()
 
                 compare(
-                    features, reports=tmp_path / "many", crew=DaskCrew(cluster), fitted=hear,
+                    features, reports=tmp_path / "many", crew=DaskExecutor(cluster), fitted=hear,
                     **self.options(),
                 )  # fmt: skip
             killer.join()
@@ -232,7 +232,7 @@ class TestFits:
                 pytest.raises(ClusterError, match="is gone"),
             ):
                 compare(
-                    features, reports=tmp_path / "many", crew=DaskCrew(cluster),
+                    features, reports=tmp_path / "many", crew=DaskExecutor(cluster),
                     fitted=lambda *_: killer.start() if killer.ident is None else None,
                     **self.options(),
                 )  # fmt: skip

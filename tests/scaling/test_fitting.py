@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from executors.conftest import make_features
+from fitting.conftest import make_features
 from sklearn.naive_bayes import GaussianNB
 from stored import blobs, store
 
@@ -19,7 +19,7 @@ from featcache.reporting import refit_model
 from featcache.reporting.compare import compare
 from featcache.scaling import executors
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.executors import DaskCrew
+from featcache.scaling.executors import DaskExecutor
 
 from .machines import Machines
 
@@ -66,7 +66,7 @@ def test_an_object_of_the_users_travels(cluster: Cluster, tmp_path: Path) -> Non
     options: dict[str, Any] = {"head": GaussianNB(var_smoothing=0.1), "folds": 2}
     features = make_features(n=60, blocks=(6, 4))
     one = compare(features, reports=tmp_path / "one", **options)
-    many = compare(features, reports=tmp_path / "many", crew=DaskCrew(cluster), **options)
+    many = compare(features, reports=tmp_path / "many", crew=DaskExecutor(cluster), **options)
     assert {run.name: run.metrics for run in many} == {run.name: run.metrics for run in one}
 
 
@@ -78,7 +78,7 @@ def test_run_folders_are_those_of_one_process(
     options = GRID | ({"folds": 2} if split is None else {"fusion": "vote", "head": ["mlp", "svm"]})
     one = compare(features, reports=tmp_path / "one", **options)
     told: list[Any] = []
-    many = compare(features, reports=tmp_path / "many", crew=DaskCrew(cluster), **options,
+    many = compare(features, reports=tmp_path / "many", crew=DaskExecutor(cluster), **options,
                    fitted=lambda *facts: told.append(facts))  # fmt: skip
     assert scores(tmp_path / "many") == scores(tmp_path / "one")
     names = [run.name for run in one]
@@ -115,7 +115,7 @@ def test_the_features_are_sent_once(
     monkeypatch.setattr(cluster.client, "scatter", noted)
     features = make_features(n=90)
     options: dict[str, Any] = {"head": ["logreg", "nearest_mean", "dummy"], "folds": 3}
-    compare(features, reports=tmp_path, crew=DaskCrew(cluster), **options)
+    compare(features, reports=tmp_path, crew=DaskExecutor(cluster), **options)
     whole = [how for data, how in sent if not isinstance(data, list)]
     assert whole == [{"broadcast": True, "hash": False}]
 
@@ -125,7 +125,7 @@ def test_rows_on_disk_are_read_by_the_workers(cluster: Cluster, tmp_path: Path) 
     cache, images = store(tmp_path / "cache", X, y, (6, 4))
     lazy = cache.features(images, cache.choose("toy", []), lazy=True)
     compare(lazy, reports=tmp_path / "one", folds=2, **GRID)
-    compare(lazy, reports=tmp_path / "many", folds=2, crew=DaskCrew(cluster), **GRID)
+    compare(lazy, reports=tmp_path / "many", folds=2, crew=DaskExecutor(cluster), **GRID)
     found = scores(tmp_path / "many")
     assert found == scores(tmp_path / "one")
     assert next(v for k, v in found.items() if k.endswith("run.json"))["streamed"] is True
@@ -133,7 +133,7 @@ def test_rows_on_disk_are_read_by_the_workers(cluster: Cluster, tmp_path: Path) 
 
 def test_an_error_in_a_fit_is_its_own(cluster: Cluster, tmp_path: Path) -> None:
     features = make_features(n=90)
-    crew = DaskCrew(cluster)
+    crew = DaskExecutor(cluster)
     with pytest.raises(DataError, match="folds"):
         compare(features, reports=tmp_path, crew=crew, folds=80)
     with pytest.raises(RecipeError, match="can't be fitted") as caught:
@@ -147,10 +147,10 @@ def test_an_error_in_a_fit_is_its_own(cluster: Cluster, tmp_path: Path) -> None:
 
 UNREADABLE = """
 from featcache.errors import CacheRefused
-from featcache.store import stored
+from featcache.store import lazy
 def read(self, *_):
     raise CacheRefused(f"{self.path} can't be read: No such file or directory", "Run it again.")
-stored._File.read = read
+lazy._File.read = read
 """
 
 
@@ -166,7 +166,7 @@ def test_a_worker_that_does_not_see_the_cache_is_refused(tmp_path: Path) -> None
             Cluster(str(machines.file)) as cluster,
             pytest.raises(ClusterError, match=r"can't read the features: .*No such") as caught,
         ):
-            compare(lazy, reports=tmp_path / "reports", head="logreg", crew=DaskCrew(cluster))
+            compare(lazy, reports=tmp_path / "reports", head="logreg", crew=DaskExecutor(cluster))
     assert "same path" in caught.value.remedy
 
 
@@ -175,11 +175,11 @@ def test_the_features_are_mapped_by_workers_here(tmp_path: Path) -> None:
     """`local:2`: what each holds is the file of the command's, not a copy."""
     features = make_features(n=90)
     with Cluster("local:2") as cluster:
-        crew = DaskCrew(cluster)
+        crew = DaskExecutor(cluster)
         assert crew.here == 2
         seen: list[bool] = []
 
-        class Listening(DaskCrew):
+        class Listening(DaskExecutor):
             def run(self, common: Any, following: Any) -> Generator[Any]:
                 future = cluster.client.scatter(common, broadcast=True, hash=False)
                 seen.append(cluster.client.submit(_maps, future).result())

@@ -14,14 +14,14 @@ import pytest
 
 from featcache.cli.main import run
 from featcache.errors import ClusterError
-from featcache.extraction.extract import Work, fill_cache
+from featcache.extraction.extract import ExtractionContext, fill_cache
 from featcache.images.sources import open_images
 from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.executors import embed_on
 from featcache.scaling.plan import Plan, make_plan
-from featcache.scaling.scheduler import Intake, Ranges
-from featcache.scaling.transport import ObjectStore, open_parts
+from featcache.scaling.scheduler import PartMerger, Ranges
+from featcache.scaling.transport import ObjectStore, open_transport
 from featcache.store.feature_file import FeatureFile
 from featcache.store.key import Key, read_key
 
@@ -64,11 +64,11 @@ class Caught(Exception):
     pass
 
 
-def plan_for(data: Path, cache: Path, url: str) -> tuple[Plan, Work]:
+def plan_for(data: Path, cache: Path, url: str) -> tuple[Plan, ExtractionContext]:
     """The plan of an extraction that stops where the cluster would begin."""
-    made: list[tuple[Plan, Work]] = []
+    made: list[tuple[Plan, ExtractionContext]] = []
 
-    def embed(work: Work) -> None:
+    def embed(work: ExtractionContext) -> None:
         made.append((make_plan(work, None, 1, url)[0], work))
         raise Caught
 
@@ -77,7 +77,7 @@ def plan_for(data: Path, cache: Path, url: str) -> tuple[Plan, Work]:
     return made[0]
 
 
-def span_of(work: Work, rows: list[int]) -> dict[str, Any]:
+def span_of(work: ExtractionContext, rows: list[int]) -> dict[str, Any]:
     images = work.content.images
     return {"first": rows[0], "last": rows[-1], "ids": images.ids[rows].tolist(),
             "sha256": images.sha256[rows].tolist(), "needs": [list(range(len(rows)))]}  # fmt: skip
@@ -231,7 +231,7 @@ def test_parts_that_no_worker_would_write(
     assert job.filling is not None
     job.filling.file = FeatureFile(job.filling.file.path, writable=True)
     with job.filling.file:
-        Intake(open_parts(url, tmp_path, "photos"), work, work.jobs).take_left(rows)
+        PartMerger(open_transport(url, tmp_path, "photos"), work, work.jobs).take_left(rows)
     assert len(set(rows) & set(job.filling.pending)) == left
     assert objects(url) == []
 
@@ -264,7 +264,7 @@ def test_a_part_that_is_not_there_after_all(photos: Path, tmp_path: Path, url: s
     _, work = plan_for(photos, tmp_path, url)
     (key,) = (job.key for job in work.jobs)
     for where, said in ((url, "another command use the same URL"), ("", "must be one that all")):
-        intake = Intake(open_parts(where, tmp_path, "photos"), work, work.jobs)
+        intake = PartMerger(open_transport(where, tmp_path, "photos"), work, work.jobs)
         with pytest.raises(ClusterError, match=said):
             intake.take([0], [f".{key.stem}.h5.part-0-0.ab.partial"], must=True)
 
@@ -281,7 +281,7 @@ def test_only_parts_of_this_key_are_touched(photos: Path, tmp_path: Path, url: s
     ]  # fmt: skip
     for name in (mine, *others):
         (folder / name).write_text("")
-    parts = open_parts(url, tmp_path, "photos")
+    parts = open_transport(url, tmp_path, "photos")
     assert [f"photos{name}" for name in parts.names(key)] == [mine]
     assert parts.names(key, "0-70") == []
     assert [f"photos{name}" for name in parts.names(key, "0-7")] == [mine]
@@ -294,12 +294,12 @@ def test_a_store_that_gives_back_something_else(
 ) -> None:
     monkeypatch.setattr("featcache.images.remote.UrlFolder.read", lambda *_: b"")
     with pytest.raises(ClusterError, match="gives back something else"):
-        open_parts(url, tmp_path, "photos").check({})
+        open_transport(url, tmp_path, "photos").check({})
 
 
 def test_a_range_that_always_comes_back_damaged_is_given_up(photos: Path, tmp_path: Path) -> None:
     plan, work = plan_for(photos, tmp_path, "")
-    intake = Intake(open_parts("", tmp_path, "photos"), work, work.jobs)
+    intake = PartMerger(open_transport("", tmp_path, "photos"), work, work.jobs)
     ranges = Ranges(None, plan.json(), work, [], 8, intake)  # type: ignore[arg-type]
     ranges._fillings = work.fillings
     nothing = {"parts": [], "compute": [0.0], "seconds": {}, "problems": []}

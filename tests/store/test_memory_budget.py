@@ -9,7 +9,7 @@ from stored import blobs, store
 
 from featcache.errors import RecipeError
 from featcache.store import memory_budget
-from featcache.store.lazy import Stored
+from featcache.store.lazy import LazyRows
 from featcache.store.memory_budget import free_memory, load, parse_memory, why_streamed
 
 
@@ -66,9 +66,9 @@ def test_load_says_what_it_does(tmp_path, caplog):
     cache, images = store(tmp_path, X, y, (6, 4), views=("hflip",))
     entries = cache.choose("toy")
     with caplog.at_level(logging.INFO, "featcache"):
-        assert not isinstance(load(cache, images, entries, memory="1GB").X, Stored)
+        assert not isinstance(load(cache, images, entries, memory="1GB").X, LazyRows)
         assert not caplog.records
         # 60 images fit into 10 kB, with a view of each they don't.
-        assert not isinstance(load(cache, images, entries, memory="10KB").X, Stored)
-        assert isinstance(load(cache, images, entries, ["hflip"], memory="10KB").X, Stored)
+        assert not isinstance(load(cache, images, entries, memory="10KB").X, LazyRows)
+        assert isinstance(load(cache, images, entries, ["hflip"], memory="10KB").X, LazyRows)
     assert "120 rows of 10 columns" in caplog.text

@@ -23,7 +23,7 @@ from featcache.errors import DataError, RecipeError
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
-from featcache.fitting.out_of_core import Stream, by_blocks, fit_linked, some_rows
+from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing, some_rows
 from featcache.fitting.splits import stratified_groups
 
 
@@ -95,10 +95,10 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for member, head in zip(made, ready, strict=True):
             started = time.perf_counter()
             if head is None:
-                fit_linked(member, X, y, groups)
+                fit_with_routing(member, X, y, groups)
             else:
                 member.steps[-1] = (member.steps[-1][0], head)
-                fit_linked(member.steps[0][1], X, y)
+                fit_with_routing(member.steps[0][1], X, y)
             self.member_seconds_.append(time.perf_counter() - started)
         self._ready = None
         return made
@@ -282,7 +282,7 @@ class StackFusion(LateFusion):
         for train, held in folds:
             for i, member in enumerate(self._members()):
                 mine = None if groups is None else groups[train]
-                fitted = fit_linked(member, some_rows(X, train), y[train], mine)
+                fitted = fit_with_routing(member, some_rows(X, train), y[train], mine)
                 scores[held, i * c : (i + 1) * c] = _scores_of(fitted, some_rows(X, held))
         return scores
 

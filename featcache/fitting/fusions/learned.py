@@ -21,7 +21,7 @@ from featcache.errors import RecipeError
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion, unit_rows
 from featcache.fitting.networks import MLP, Attention, Gate, seeded
-from featcache.fitting.out_of_core import Stream, fit_linked, standardise
+from featcache.fitting.out_of_core import Stream, fit_with_routing, standardise
 from featcache.fitting.training import OnDisk, Schedule, as_tensor, infer, train
 
 
@@ -314,7 +314,7 @@ class BilinearFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         whole = isinstance(self.width, (int, np.integer)) and not isinstance(self.width, bool)
         if not whole or self.width < 1:
             raise RecipeError(f"width is {self.width!r}", "Give a whole number above 0.")
-        self.concat_ = fit_linked(ConcatFusion(self.blocks, self.scale), X, None)
+        self.concat_ = fit_with_routing(ConcatFusion(self.blocks, self.scale), X, None)
         self.blocks_ = self.concat_.blocks_
         random = check_random_state(self.random_state)
         widths = self.blocks_ * 2 if len(self.blocks_) == 1 else self.blocks_

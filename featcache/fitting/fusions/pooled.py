@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion
-from featcache.fitting.out_of_core import Stream, by_blocks, fit_linked
+from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing
 
 _PROJECTIONS = ("pca", "random")
 
@@ -100,7 +100,7 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         by_pca = self.projection == "pca"
         self.width_ = self._fitting_width(len(X) - 1 if by_pca else None)
         concat = ConcatFusion(self.blocks_, pca=self.width_ if by_pca else None)
-        self.concat_ = fit_linked(concat, X, None)
+        self.concat_ = fit_with_routing(concat, X, None)
         self.matrices_ = None if by_pca else self._draw()
         self.sizes_ = np.ones(len(self.blocks_))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,16 @@ def test_no_print_in_the_package() -> None:
             if isinstance(called, ast.Name) and called.id == "print":
                 printing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not printing, "\n".join(printing)
+
+
+def test_the_map_names_every_module() -> None:
+    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = [
+        path.name for path in _modules()
+        if path.stem not in ("__init__", "__main__") and _part(path) != "cli"
+        and path.parent.name not in ("plots", "fusions", "heads")
+    ]  # fmt: skip
+    assert [name for name in names if name not in text] == []
+    named = set(re.findall(r"\w+\.py\b", text))
+    there = {path.name for path in (*_modules(), *ROOT.parent.glob("tests/*.py"))}
+    assert sorted(named - there) == []

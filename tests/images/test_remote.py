@@ -130,8 +130,8 @@ def test_a_table_at_a_url(store, cache):
 
 
 @pytest.mark.parametrize("few", [0, 256])
-def test_a_table_here_of_images_at_a_url(store, tmp_path, cache, monkeypatch, subsample):
-    monkeypatch.setattr(remote, "_FEW", subsample)
+def test_a_table_here_of_images_at_a_url(store, tmp_path, cache, monkeypatch, few):
+    monkeypatch.setattr(remote, "_FEW", few)
     table = tmp_path / "list.tsv"
     table.write_text("path\tlabel\ncat/00.png\tx\ncat/03.png\ty\n")
     images = open_images(table, data_root=PHOTOS, cache=None)

@@ -335,6 +335,8 @@ class TestNames:
         assert caught.value.remedy == 'pip install "featcache[timm]"'
 
     def test_a_model_of_oblong_images_needs_a_size(self):
+        if not timm.list_models("vit_base_patch16_sapiens2"):
+            pytest.skip("this timm has no model of oblong images")
         with pytest.raises(RecipeError, match="1024 × 768 pixels, no square") as caught:
             open_backbone("timm:vit_base_patch16_sapiens2", weights="random")
         assert "--image-size" in caught.value.remedy

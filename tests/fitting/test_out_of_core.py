@@ -190,7 +190,8 @@ def test_xgboost_is_as_good_with_bins_in_memory_or_on_disk(both, boosting, monke
     settings = {"head.colsample_bytree": 1.0, "head.n_estimators": 30, "head.n_jobs": 1}
     one, other = accuracies(both, "xgboost", **settings)
     assert 0.6 < one < 0.95
-    assert abs(one - other) < 0.03
+    # Bins of other rows turn some 10 % of the verdicts on 100 rows: two standard errors of that.
+    assert abs(one - other) < 0.065
     head = fits(both, head="xgboost", **settings)[1].steps[1][1]
     assert 3 < len(head.history_["val_loss"]) <= 30
     assert head.booster_.n_classes_ == 3

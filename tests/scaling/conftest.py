@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from noise import noise
 
 from .extracting import COMMAND, IMAGES, contents
 from .machines import Machines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without the extra there is no cluster."""
+    if find_spec("distributed") is None:
+        for item in items:
+            if item.path.parent == Path(__file__).parent:
+                item.add_marker(pytest.mark.skip(reason="distributed is not installed"))
 
 
 @pytest.fixture(scope="session")

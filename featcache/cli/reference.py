@@ -52,7 +52,7 @@ def refreshed(text: str) -> str:
     Raises
     ------
     click.ClickException
-        Where the marks are not in it.
+        If the marks are not in it.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -62,7 +62,7 @@ def refuse_inconsistency(
     Raises
     ------
     CacheRefused
-        Where a cosine is below the tolerance; it says what has changed since.
+        If a cosine is below the tolerance; it says what has changed since.
     """
     found = cosines(network, preprocess, images, rows, stored)
     worst = float(found.min(initial=1.0))
@@ -145,7 +145,7 @@ def deep_verify(
     Raises
     ------
     WeightsError
-        Where the weights of a file can't be found again.
+        If the weights of a file can't be found again.
     """
     images = open_images(data, cache=cache, download=False)
     for entry in Cache(cache).entries(images.name):

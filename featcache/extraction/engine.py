@@ -137,7 +137,7 @@ def open_engine(
     Raises
     ------
     UnknownName, RecipeError
-        Where there is no such device, precision or engine.
+        If there is no such device, precision or engine.
     """
     place = choose_device(device)
     if precision not in (*PRECISIONS, AUTO):

@@ -74,7 +74,7 @@ class ExtractionContext:
         Raises
         ------
         DataError
-            Where there are more than allowed.
+            If there are more than allowed.
         """
         self.content.problems.update(problems)
         if len(self.content.problems) > self.limit:
@@ -211,7 +211,7 @@ def fill_cache(
     ------
     WeightsError, CacheBusy, CacheRefused
     DataError
-        Where not one image could be embedded, or more than `max_failures` could not.
+        If not one image could be embedded, or more than `max_failures` could not.
     """
     start = perf_counter()
     opening: dict[str, Any] = {

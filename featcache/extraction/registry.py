@@ -56,11 +56,11 @@ def open_backbone(
     Raises
     ------
     UnknownName
-        Where there is no such backbone, or an option that there is not.
+        If there is no such backbone, or an option that there is not.
     RecipeError
-        Where an option's value can't be used.
+        If an option's value can't be used.
     WeightsError
-        Where its weights can't be found or read.
+        If its weights can't be found or read.
     """
     if isinstance(backbone, Backbone):
         return backbone
@@ -203,7 +203,7 @@ def family_of(name: str) -> Torchvision | Timm:
     Raises
     ------
     UnknownName
-        Where there is no such backbone.
+        If there is no such backbone.
     """
     if name.startswith(PREFIX):
         return Timm()

@@ -85,7 +85,7 @@ def read_tuned(path: Path | None) -> Tuned | None:
     Raises
     ------
     WeightsError
-        Where it says something unreadable.
+        If it says something unreadable.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -248,7 +248,7 @@ def load_exactly(
     Raises
     ------
     WeightsError
-        Where one is absent, of another shape, or left over.
+        If one is absent, of another shape, or left over.
     """
     missing, unexpected = difference(network.state_dict(), state)
     if missing or unexpected:

@@ -228,9 +228,9 @@ class FileInProgress:
         Raises
         ------
         FileNotFoundError
-            Where there is no such file.
+            If there is no such file.
         CacheRefused
-            Where it is damaged, or another backbone's.
+            If it is damaged, or another backbone's.
         """
         with FeatureFile(part) as source:
             if source.key != self.file.key or source.dim != self.file.dim:

@@ -57,7 +57,7 @@ class Timm:
         Raises
         ------
         RecipeError
-            Where it gives no vector of a square of RGB.
+            If it gives no vector of a square of RGB.
         """
         tag, config = next(iter(_configs(name).items()))
         side = _preprocess(name, config, None).crop

@@ -50,9 +50,9 @@ def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
     Raises
     ------
     UnknownName
-        Where there is no such backbone.
+        If there is no such backbone.
     WeightsError
-        Where none of its weights are published as a file that is safe to read.
+        If none of its weights are published as a file that is safe to read.
     """
     published = family_of(backbone).published(backbone)
     if not published:
@@ -91,7 +91,7 @@ def verify(file: WeightFile) -> str:
     Raises
     ------
     WeightsError
-        Where it is damaged, is another file than its name says, or belongs to another network.
+        If it is damaged, is another file than its name says, or belongs to another network.
     """
     if file.path is None:
         raise WeightsError(

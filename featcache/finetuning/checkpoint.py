@@ -83,7 +83,7 @@ def load(folder: Path) -> Progress | None:
     Raises
     ------
     FeatcacheError
-        Where it can't be read. Tensors and plain values are read, and nothing else.
+        If it can't be read. Tensors and plain values are read, and nothing else.
     """
     path = folder / FILE
     if not path.is_file():

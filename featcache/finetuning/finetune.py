@@ -116,11 +116,11 @@ def finetune(
     Raises
     ------
     FeatcacheError
-        Where accelerate is missing, memory runs out, or the loss is no longer finite.
+        If accelerate is missing, memory runs out, or the loss is no longer finite.
     CacheMissing
         For a warm start from features that are not there.
     CacheRefused
-        Where the weights were tuned on rows that would be tested.
+        If the weights were tuned on rows that would be tested.
     """
     options = Options() if options is None else options
     plain = dict(settings or {})

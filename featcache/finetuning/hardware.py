@@ -33,9 +33,9 @@ def open_accelerator(device: str = "auto", precision: str = "auto") -> Any:
     Raises
     ------
     FeatcacheError
-        Where accelerate is not installed.
+        If accelerate is not installed.
     RecipeError, UnknownName
-        Where there is no such device or precision.
+        If there is no such device or precision.
     """
     try:
         from accelerate import Accelerator

@@ -95,9 +95,9 @@ def load_network(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
     Raises
     ------
     DataError
-        Where the files are not those of such a network.
+        If the files are not those of such a network.
     WeightsError
-        Where a backbone's weights are absent or of another architecture.
+        If a backbone's weights are absent or of another architecture.
     """
     names = [one["name"] for one in facts["backbones"]]
     backbones = [

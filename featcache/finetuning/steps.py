@@ -85,7 +85,7 @@ class Stepper:
         Raises
         ------
         FeatcacheError
-            Where not even one image at a time fits into the memory.
+            If not even one image at a time fits into the memory.
         """
         if self._mix is not None:
             x, y = self._mix(x, y)  # (b, 3, side, side), (b, classes)

@@ -29,7 +29,7 @@ def cached_vectors(images: Images, backbones: Sequence[Backbone], cache: str) ->
     Raises
     ------
     CacheMissing
-        Where the cache lacks a backbone with these weights and this size.
+        If the cache lacks a backbone with these weights and this size.
     """
     store = Cache(cache)
     wanted, missing = [], []

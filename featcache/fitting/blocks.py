@@ -16,7 +16,7 @@ def resolve_blocks(blocks: Sequence[int] | None, width: int) -> tuple[int, ...]:
     Raises
     ------
     DataError
-        Where a width is below 1 or the widths don't add up to `width`.
+        If a width is below 1 or the widths don't add up to `width`.
     """
     if blocks is None:
         return (width,)

@@ -137,9 +137,9 @@ def evaluate(
     Raises
     ------
     CacheRefused
-        Where the features look broken, or a backbone was fine-tuned on rows that are tested.
+        If the features look broken, or a backbone was fine-tuned on rows that are tested.
     DataError
-        Where no folds can be made, or a fold is empty or has one class to train on.
+        If no folds can be made, or a fold is empty or has one class to train on.
     """
     check_features(features, gate)
     if split is None:

@@ -32,7 +32,7 @@ def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None
     Raises
     ------
     RecipeError
-        Where a parameter is not to scikit-learn's or XGBoost's liking.
+        If a parameter is not to scikit-learn's or XGBoost's liking.
     """
     return fit_timed(classifier, X, y, groups)[0]
 

@@ -75,7 +75,7 @@ class Attention(nn.Module):
     Raises
     ------
     RecipeError
-        Where `dim` is no multiple of `heads`.
+        If `dim` is no multiple of `heads`.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Gate(nn.Module):
     Raises
     ------
     RecipeError
-        Where `dim` is no whole number above 0.
+        If `dim` is no whole number above 0.
     """
 
     def __init__(self, blocks: Sequence[int], dim: int = 128) -> None:

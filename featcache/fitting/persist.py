@@ -146,7 +146,7 @@ def load_pipeline(folder: Path, parts: Sequence[Mapping[str, Any]]) -> Any:
     Raises
     ------
     DataError
-        Where a file is damaged, or holds anything else.
+        If a file is damaged, or holds anything else.
     """
     path = folder / PIPELINE
     try:

@@ -305,13 +305,13 @@ class NSGASelection(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         FeatcacheError
-            Where pymoo is not installed.
+            If pymoo is not installed.
         UnknownName
             For another `pick`.
         RecipeError
             For a parameter that is no whole number above 0, or above 1 for `population` and `cv`.
         DataError
-            Where a class has one row: nothing can be held out.
+            If a class has one row: nothing can be held out.
         """
         need_pymoo()
         if self.pick not in _PICKS:

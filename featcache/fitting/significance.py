@@ -44,7 +44,7 @@ def mcnemar(a_right: ArrayLike, b_right: ArrayLike, groups: ArrayLike | None = N
     Raises
     ------
     DataError
-        Where the lengths differ.
+        If the lengths differ.
     """
     a, b = np.asarray(a_right, dtype=bool), np.asarray(b_right, dtype=bool)
     _same_length(a, b)
@@ -91,7 +91,7 @@ def corrected_t_test(a_scores: ArrayLike, b_scores: ArrayLike, train: float, tes
     Raises
     ------
     DataError
-        Where the lengths differ, there are fewer than two folds, or a size is not positive.
+        If the lengths differ, there are fewer than two folds, or a size is not positive.
     """
     a, b = np.asarray(a_scores, dtype=float), np.asarray(b_scores, dtype=float)
     _same_length(a, b)

@@ -100,10 +100,10 @@ def make_folds(
     Raises
     ------
     DataError
-        Where only one class is there; a class has fewer rows, or groups, than there are folds; a
+        If only one class is there; a class has fewer rows, or groups, than there are folds; a
         side of a fold is empty; or an own split is asked for that the data doesn't have.
     RecipeError
-        Where both `folds` and `test_split` are asked for, or repeats of the data's own split, or
+        If both `folds` and `test_split` are asked for, or repeats of the data's own split, or
         balance without views; or the seed is out of range.
     """
     if folds is not None and test_split:

@@ -176,7 +176,7 @@ def train(
     Raises
     ------
     FeatcacheError
-        Where the loss is no longer finite.
+        If the loss is no longer finite.
     UnknownName
         For another `decay`.
     """

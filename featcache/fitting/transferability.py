@@ -66,7 +66,7 @@ def rank(features: Features, k: int = 10, queries: int = 2000, seed: int = 0) ->
     Raises
     ------
     DataError
-        Where the training rows have fewer than two classes.
+        If the training rows have fewer than two classes.
     """
     images = only_images(features)
     own = "test" if (images.split == "test").any() else "val"

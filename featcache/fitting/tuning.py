@@ -105,9 +105,9 @@ class TunedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # ty
         RecipeError
             For a number of tries or folds that is none, or another tuner.
         DataError
-            Where a class has rows of one group only: nothing can be held out.
+            If a class has rows of one group only: nothing can be held out.
         FeatcacheError
-            Where optuna is asked for and not installed.
+            If optuna is asked for and not installed.
         """
         check_tuning(self.tries, self.tuner)
         started = time.perf_counter()

@@ -63,7 +63,7 @@ def decode(content: Content, alpha: str = "white", at_least: int = 0) -> Image.I
     Raises
     ------
     BadImage
-        Where it is no image, is cut short, or is a decompression bomb.
+        If it is no image, is cut short, or is a decompression bomb.
     """
     if isinstance(content, bytes) and not content:
         raise BadImage("the file is empty")

@@ -223,7 +223,7 @@ def read_images_csv(path: Path, name: str) -> Images:
     Raises
     ------
     DataError
-        Where the file is not such a table.
+        If the file is not such a table.
     """
     columns = _read_columns(path)
     ids, sha256, labels, groups, split = columns[:5]

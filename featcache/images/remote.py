@@ -82,7 +82,7 @@ def check_url(url: str) -> str:
     Raises
     ------
     DataError
-        Where credentials stand in it, or may; one URL stands in another; it names no folder, or
+        If credentials stand in it, or may; one URL stands in another; it names no folder, or
         one that depends on where the command was started.
     """
     shown = without_secrets(url)
@@ -352,7 +352,7 @@ class Remote:
         Raises
         ------
         OSError
-            Where it is gone, or can't be read even when tried a few times.
+            If it is gone, or can't be read even when tried a few times.
         """
         return self._folder.read(id_)
 

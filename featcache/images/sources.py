@@ -73,7 +73,7 @@ def open_images(
     Raises
     ------
     DataError
-        Where nothing can be opened there; the remedy says what would be.
+        If nothing can be opened there; the remedy says what would be.
     """
     if isinstance(data, Images):
         return data

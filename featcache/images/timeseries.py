@@ -58,7 +58,7 @@ class Encoding:
         Raises
         ------
         RecipeError
-            Where they would be larger than the series are long.
+            If they would be larger than the series are long.
         """
         if self.size is not None and self.size > length:
             raise RecipeError(
@@ -282,7 +282,7 @@ def read_series(path: Path) -> Series:
     Raises
     ------
     DataError
-        Where it is none of these.
+        If it is none of these.
     """
     if path.is_dir():
         path = _in_folder(path)

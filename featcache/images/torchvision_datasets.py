@@ -39,7 +39,7 @@ def load(name: str, root: Path, download: bool = True) -> tuple[list[Pixels], li
     Raises
     ------
     UnknownName
-        Where torchvision has no such data set.
+        If torchvision has no such data set.
     DataError
         If it is not there and can't be downloaded, or its targets are no classes.
     """

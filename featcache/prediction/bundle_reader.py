@@ -114,9 +114,9 @@ def find_model(run: str | Path, reports: str | Path = "reports") -> Path:
     Raises
     ------
     UnknownName
-        Where the name means no run, or several.
+        If the name means no run, or several.
     DataError
-        Where the run has no model; it names the command that gives it one.
+        If the run has no model; it names the command that gives it one.
     """
     folder = Path(run).expanduser()
     if not folder.is_dir():
@@ -158,9 +158,9 @@ def open_recorded(
     Raises
     ------
     WeightsError
-        Where weights with the recorded sha256 can't be found.
+        If weights with the recorded sha256 can't be found.
     DataError
-        Where the entry can't be followed.
+        If the entry can't be followed.
     """
     if recorded.get("key") is None:
         raise DataError(
@@ -218,7 +218,7 @@ def preprocess_of(recorded: Mapping[str, Any]) -> Preprocess:
     Raises
     ------
     DataError
-        Where images aren't prepared in that way any more: other pixels would be other vectors.
+        If images aren't prepared in that way any more: other pixels would be other vectors.
     """
     try:
         return from_plain(recorded["preprocess"])

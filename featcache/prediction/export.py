@@ -58,9 +58,9 @@ def copy_model(
     Raises
     ------
     DataError
-        Where the folder is there, or the run has no model.
+        If the folder is there, or the run has no model.
     WeightsError
-        Where weights are to be put in that can't be found.
+        If weights are to be put in that can't be found.
     """
     source, target = find_model(run, reports), Path(folder).expanduser()
     facts = model_facts(source)
@@ -172,7 +172,7 @@ def export_onnx(
     DataError
         If the file is there.
     FeatcacheError
-        Where a library is not installed, or the graph gives other probabilities than ours.
+        If a library is not installed, or the graph gives other probabilities than ours.
     """
     _need_libraries()
     folder, target = find_model(run, reports), Path(file).expanduser()

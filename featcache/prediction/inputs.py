@@ -37,7 +37,7 @@ def list_paths(named: Iterable[str | Path], stdin: Callable[[], Iterable[str]]) 
     Raises
     ------
     DataError
-        Where nothing is named, or a folder or pattern holds no images.
+        If nothing is named, or a folder or pattern holds no images.
     """
     found: dict[str, None] = {}
     for one in named:

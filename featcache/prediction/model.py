@@ -93,7 +93,7 @@ class Model:
         Raises
         ------
         DataError
-            Where an image can't be read; `stream` goes on after those.
+            If an image can't be read; `stream` goes on after those.
         """
         return np.array([one.label for one in self._all(images)], dtype=np.str_)  # (n,)
 
@@ -103,7 +103,7 @@ class Model:
         Raises
         ------
         DataError
-            Where an image can't be read, or the model gives no probabilities.
+            If an image can't be read, or the model gives no probabilities.
         """
         found = [one.proba for one in self._all(images)]
         if any(row is None for row in found):
@@ -195,9 +195,9 @@ def load_model(
     Raises
     ------
     UnknownName, DataError
-        Where there is no such run, it has no model, or the model can't be read.
+        If there is no such run, it has no model, or the model can't be read.
     WeightsError
-        Where the weights that it was trained on are not at hand.
+        If the weights that it was trained on are not at hand.
     """
     folder = find_model(run, reports)
     facts = model_facts(folder)

@@ -109,7 +109,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises
     ------
     DataError
-        Where there is no such bundle, it is of another version, or a file is absent or changed.
+        If there is no such bundle, it is of another version, or a file is absent or changed.
     """
     path = folder / FACTS
     try:

@@ -340,7 +340,7 @@ def check_leakage(
     Raises
     ------
     CacheRefused
-        Where a backbone was fine-tuned on test images; with `strict` for any leak.
+        If a backbone was fine-tuned on test images; with `strict` for any leak.
     """
     refuse_trained(features, folds)
     plain = None if known is None else _read(known / LEAKS, near)

@@ -86,7 +86,7 @@ def read_outcomes(path: Path) -> Outcomes:
     Raises
     ------
     DataError
-        Where the file is missing or is no whole table of predictions.
+        If the file is missing or is no whole table of predictions.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:

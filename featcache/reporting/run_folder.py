@@ -297,9 +297,9 @@ def check_run_types(facts: Any, scores: Any) -> None:
     Raises
     ------
     TypeError
-        Where a value has another type than `save_run` writes; it names the value.
+        If a value has another type than `save_run` writes; it names the value.
     KeyError
-        Where one is missing.
+        If one is missing.
     """
     for name, value in (("run.json", facts), ("metrics.json", scores)):
         if not isinstance(value, dict):

@@ -115,7 +115,7 @@ def write_run_page(
     Raises
     ------
     DataError
-        Where the folder is no whole run folder.
+        If the folder is no whole run folder.
     """
     contents = read_contents(folder)
     place = None if cache is None else cache / contents.run.data

@@ -74,7 +74,7 @@ def read_contents(folder: Path) -> Contents:
     Raises
     ------
     DataError
-        Where it is none, or holds something that no run writes.
+        If it is none, or holds something that no run writes.
     """
     run = read_run(folder)
     facts, scores = _json(folder / "run.json"), _json(folder / "metrics.json")
@@ -184,7 +184,7 @@ def find_run(name: str, reports: str | Path = "reports") -> Path:
     Raises
     ------
     UnknownName
-        Where the name means no run, or several.
+        If the name means no run, or several.
     """
     folder = Path(reports)
     runs = sorted(path.parent for path in folder.glob("*/*/run.json"))

@@ -35,7 +35,7 @@ class Cluster:
     Raises
     ------
     RecipeError
-        Where that is none of these, or Dask is not installed.
+        If that is none of these, or Dask is not installed.
     """
 
     def __init__(self, where: str) -> None:
@@ -68,7 +68,7 @@ class Cluster:
         Raises
         ------
         ClusterError
-            Where no scheduler answers.
+            If no scheduler answers.
         """
         if self._client is None:
             self._client = self._connect()
@@ -108,7 +108,7 @@ class Cluster:
         Raises
         ------
         ClusterError
-            Where the scheduler is lost, and has not come back for some seconds.
+            If the scheduler is lost, and has not come back for some seconds.
         """
         end = time.monotonic() + _PATIENCE + 5
         while time.monotonic() < end and self.client.status != "closed":

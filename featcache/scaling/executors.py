@@ -61,7 +61,7 @@ class DaskExecutor:
         Raises
         ------
         ClusterError
-            Where no scheduler answers, it is lost, workers are lost over one fit again and again,
+            If no scheduler answers, it is lost, workers are lost over one fit again and again,
             or one has other versions than this machine or can't read features on disk.
         """
         sent, workers = _Sent(self.cluster, common), _Workers(self.cluster, common)

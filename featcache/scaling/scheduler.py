@@ -105,9 +105,9 @@ class Ranges:
         Raises
         ------
         ClusterError
-            Where the scheduler is lost, or no worker may help.
+            If the scheduler is lost, or no worker may help.
         DataError
-            Where more images failed than are allowed.
+            If more images failed than are allowed.
         """
         try:
             while self._todo or any(task.range for task in self._tasks):
@@ -347,7 +347,7 @@ class PartMerger:
         Raises
         ------
         ClusterError
-            Where one is not there that `must` be, or the store does not answer.
+            If one is not there that `must` be, or the store does not answer.
         """
         images = self._work.content.images
         row_of = {str(images.sha256[row]): row for row in rows}

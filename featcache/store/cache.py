@@ -116,9 +116,9 @@ class Cache:
         Raises
         ------
         CacheMissing
-            Where nothing was extracted, or the list of images was deleted.
+            If nothing was extracted, or the list of images was deleted.
         UnknownName
-            Where there is no such data set, or there are several and none is named.
+            If there is no such data set, or there are several and none is named.
         """
         known = self.data_sets()
         if not known:
@@ -212,7 +212,7 @@ class Cache:
         Raises
         ------
         CacheMissing
-            Where a backbone was not extracted for this data set.
+            If a backbone was not extracted for this data set.
         """
         name = data if isinstance(data, str) else data.name
         source, options = reopening(self.folder / name)
@@ -245,9 +245,9 @@ class Cache:
         Raises
         ------
         CacheMissing
-            Where a view was not extracted.
+            If a view was not extracted.
         CacheRefused
-            Where an image has no vector.
+            If an image has no vector.
         """
         entries = _in_order(entries)
         views, tables = (NO_VIEW, *dict.fromkeys(view)), [entries]
@@ -360,7 +360,7 @@ def choose(
     Raises
     ------
     CacheMissing
-        Where there is none.
+        If there is none.
     UnknownName, RecipeError
         For a spec that can't be read.
     """

@@ -340,7 +340,7 @@ def read_trained_on(path: Path) -> frozenset[str]:
     Raises
     ------
     CacheRefused
-        Where the file holds them in another shape.
+        If the file holds them in another shape.
     """
     with h5py.File(path, "r", locking=False) as file:
         if NAME not in file:

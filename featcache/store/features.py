@@ -200,7 +200,7 @@ def join(parts: Sequence[Features]) -> Features:
     Raises
     ------
     DataError
-        Where the parts hold different images, or disagree on an image's content, label,
+        If the parts hold different images, or disagree on an image's content, label,
         group or split, or name the same backbone twice.
     """
     if not parts:
@@ -276,7 +276,7 @@ def find_views(
     Raises
     ------
     CacheMissing
-        Where a view was not extracted; it names all that were not.
+        If a view was not extracted; it names all that were not.
     RecipeError
         For the view "none", or where a chosen file is one of a view already.
     """

@@ -90,7 +90,7 @@ def read_key(text: str, where: str) -> Key:
     Raises
     ------
     CacheRefused
-        Where it is no key, or one of another version of the format.
+        If it is no key, or one of another version of the format.
     """
     try:
         plain = json.loads(text)

@@ -45,7 +45,7 @@ def hold(path: Path, wait: bool = False) -> Iterator[None]:
     Raises
     ------
     CacheBusy
-        Where another process holds it, unless `wait`.
+        If another process holds it, unless `wait`.
     """
     held = lock_for(path)
     try:

@@ -64,7 +64,7 @@ class ConcatFusion(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         DataError
-            Where the blocks don't add up to d.
+            If the blocks don't add up to d.
         UnknownName
             For another `scale`.
         RecipeError

@@ -61,7 +61,7 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         DataError
-            Where the blocks don't add up to d, or y has one class.
+            If the blocks don't add up to d, or y has one class.
         """
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])  # (n, d), (n,)
         return self._fit(X, y, groups)

@@ -43,11 +43,11 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises
         ------
         DataError
-            Where the blocks don't add up to d.
+            If the blocks don't add up to d.
         RecipeError
             For a parameter out of range.
         FeatcacheError
-            Where the loss is no longer finite.
+            If the loss is no longer finite.
         """
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])  # (n, d), (n,)
         self.scaler_ = StandardScaler().fit(X)
@@ -292,7 +292,7 @@ class BilinearFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Raises
         ------
         DataError
-            Where the blocks don't add up to d.
+            If the blocks don't add up to d.
         UnknownName
             For another `scale`.
         RecipeError

@@ -71,7 +71,7 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         Raises
         ------
         DataError
-            Where the blocks don't add up to d.
+            If the blocks don't add up to d.
         UnknownName
             For another `projection`.
         RecipeError

@@ -108,13 +108,13 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         DataError
-            Where the blocks don't add up to d.
+            If the blocks don't add up to d.
         RecipeError
             For a parameter out of range.
         UnknownName
             For another `fusion` or `schedule`.
         FeatcacheError
-            Where the loss is no longer finite.
+            If the loss is no longer finite.
         """
         X, y = validate_data(self, X, y, dtype=np.float32)  # (n, d), (n,)
         return self._fit(as_tensor(X), y, groups)

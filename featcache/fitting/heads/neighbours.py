@@ -104,7 +104,7 @@ class NearestMeanHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         DataError
-            Where y has one class.
+            If y has one class.
         """
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])  # (n, d), (n,)
         codes = self._codes(y)

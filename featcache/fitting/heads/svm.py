@@ -115,7 +115,7 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         RecipeError
             For a `class_weight` of another kind.
         DataError
-            Where y has one class.
+            If y has one class.
         """
         if self.kernel not in _KERNELS:
             raise unknown("kernel", str(self.kernel), _KERNELS)

@@ -95,7 +95,7 @@ def status(
     Example:
       featcache cache status --data photos --backbone resnet18 --image-size 320
     """
-    from featcache.extraction.backbone import as_cached
+    from featcache.extraction.backbone import BackboneOptions, as_cached
     from featcache.extraction.engine import likely_precision, open_engine
     from featcache.extraction.extract import with_views
     from featcache.extraction.registry import open_backbones
@@ -122,10 +122,9 @@ def status(
     note(images.describe())
     keys = [entry.key for entry in store.entries(images.name)]
     if backbone:
-        which = ("weights", "weights_dir", "layer", "image_size", "colour", "filter", "scale")
         how = ("device", "precision", "engine", "batch_size")
         engine = open_engine(*(options[name] for name in how))
-        opened = open_backbones(backbone, **{name: options[name] for name in which}, absent="name")
+        opened = open_backbones(backbone, BackboneOptions.among(options), absent="name")
         for one in opened:
             if one.weights_sha256.startswith(NOT_AT_HAND):
                 note(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from featcache.errors import FeatcacheError, unknown
 from featcache.extraction.preprocess import Preprocess
@@ -63,6 +64,31 @@ class Backbone:
             precision=precision,
             dtype=dtype,
         )
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How backbones are opened, for what their specs leave open; see `open_backbone`."""
+
+    weights: str = "auto"
+    weights_dir: str | Path | None = None
+    layer: str = PENULTIMATE
+    image_size: int | None = None
+    colour: str | None = None
+    filter: str | None = None
+    scale: str | None = None
+
+    @classmethod
+    def among(cls, values: Mapping[str, Any]) -> Self:
+        """Those of a command or recipe, which has others too."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The options as a spec says them."""
+        words = {"size": self.image_size, "weights": self.weights, "layer": self.layer,
+                 "colour": self.colour, "filter": self.filter, "scale": self.scale}  # fmt: skip
+        return {name: str(value) for name, value in words.items() if value is not None}
 
 
 def as_cached(backbone: Backbone, keys: Iterable[Key]) -> Backbone:

@@ -11,10 +11,10 @@ from time import perf_counter
 from typing import Any
 
 from featcache.errors import DataError, RecipeError, counted
-from featcache.extraction.backbone import PENULTIMATE, Backbone
+from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
 from featcache.extraction.engine import open_engine, resolve_engines
 from featcache.extraction.loader import Problem, count_workers
-from featcache.extraction.registry import open_backbones
+from featcache.extraction.registry import Names, open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.task import ExtractionTask, FileInProgress, Progress, fill, pending_rows
 from featcache.extraction.unique_images import UniqueImages
@@ -22,6 +22,23 @@ from featcache.images.manifest import Images
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
 from featcache.store.features import Features
+
+
+@dataclass(frozen=True)
+class Request:
+    """What another process needs of the arguments of `fill_cache` to open the same networks."""
+
+    backbone: Names
+    options: BackboneOptions
+    view: str | Sequence[str]
+    device: str
+    batch_size: int | str
+    workers: int | str
+
+    def open(self) -> list[Backbone]:
+        """The backbones; then each again for every view."""
+        plain = open_backbones(self.backbone, self.options)
+        return plain + with_views(plain, self.view)
 
 
 @dataclass(frozen=True)
@@ -34,9 +51,7 @@ class ExtractionContext:
         Locked and open; those that need nothing have no filling, or one with nothing pending.
     content : UniqueImages
     store : Cache
-    asked : mapping
-        What `fill_cache` was asked for: "backbone", "view", "device", "batch_size", "workers", and
-        "opening", the other options of `open_backbones`.
+    request : Request
     threads : int
         That read and decode.
     batch_size : int
@@ -52,7 +67,7 @@ class ExtractionContext:
     jobs: Sequence[ExtractionTask]
     content: UniqueImages
     store: Cache
-    asked: Mapping[str, Any]
+    request: Request
     threads: int
     batch_size: int
     limit: float
@@ -214,14 +229,9 @@ def fill_cache(
         If not one image could be embedded, or more than `max_failures` could not.
     """
     start = perf_counter()
-    opening: dict[str, Any] = {
-        "weights": weights, "weights_dir": weights_dir, "layer": layer,
-        "image_size": image_size, "colour": colour, "filter": filter, "scale": scale,
-    }  # fmt: skip
-    asked = {"backbone": backbone, "view": view, "device": device, "batch_size": batch_size,
-             "workers": workers, "opening": opening}  # fmt: skip
-    backbones = open_backbones(backbone, **opening)
-    backbones += with_views(backbones, view)
+    options = BackboneOptions(weights, weights_dir, layer, image_size, colour, filter, scale)
+    request = Request(backbone, options, view, device, batch_size, workers)
+    backbones = request.open()
     runner = open_engine(device, precision, engine, batch_size)
     threads = count_workers(workers)
     store = Cache(cache)
@@ -242,7 +252,7 @@ def fill_cache(
         report.seconds["prepare"] = perf_counter() - start
         embed(
             ExtractionContext(
-                jobs, content, store, asked, threads, runner.batch_size, limit, report, progress
+                jobs, content, store, request, threads, runner.batch_size, limit, report, progress
             )
         )
         for job in jobs:

@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from featcache.errors import UnknownName, unknown
-from featcache.extraction.backbone import PENULTIMATE, Backbone
+from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.timm_models import PREFIX, Timm
 from featcache.extraction.torchvision_models import Torchvision
 from featcache.extraction.weights import NOT_AT_HAND, Absent
 from featcache.store.spec import Spec, parse_spec
+
+Names = str | Backbone | Sequence[str | Backbone]
+_DEFAULTS = BackboneOptions()
 
 
 def open_backbone(
@@ -64,42 +67,23 @@ def open_backbone(
     """
     if isinstance(backbone, Backbone):
         return backbone
-    usual = _said(weights, layer, image_size, colour, filter, scale)
-    return _open(_filled(backbone, usual), weights_dir, absent)
+    options = BackboneOptions(weights, weights_dir, layer, image_size, colour, filter, scale)
+    return _open(_filled(backbone, options), weights_dir, absent)
 
 
 def open_backbones(
-    backbone: str | Backbone | Sequence[str | Backbone],
-    *,
-    weights: str = "auto",
-    weights_dir: str | Path | None = None,
-    layer: str = PENULTIMATE,
-    image_size: int | None = None,
-    colour: str | None = None,
-    filter: str | None = None,
-    scale: str | None = None,
-    absent: Absent = "download",
+    backbone: Names, options: BackboneOptions = _DEFAULTS, absent: Absent = "download"
 ) -> list[Backbone]:
     """`open_backbone` for one or several; one name may come again with other options."""
-    usual = _said(weights, layer, image_size, colour, filter, scale)
-    specs = _several(backbone, usual)
     opened = [
-        one if isinstance(one, Backbone) else _open(one, weights_dir, absent) for one in specs
+        one if isinstance(one, Backbone) else _open(one, options.weights_dir, absent)
+        for one in _several(backbone, options)
     ]
     _refuse_repeats(opened, [one.key().digest for one in opened])
     return opened
 
 
-def check_backbones(
-    backbone: str | Backbone | Sequence[str | Backbone],
-    *,
-    weights: str = "auto",
-    layer: str = PENULTIMATE,
-    image_size: int | None = None,
-    colour: str | None = None,
-    filter: str | None = None,
-    scale: str | None = None,
-) -> list[Backbone]:
+def check_backbones(backbone: Names, options: BackboneOptions = _DEFAULTS) -> list[Backbone]:
     """Find what `open_backbones` would refuse, and layers that are not there, without any weights.
 
     Returns
@@ -116,10 +100,9 @@ def check_backbones(
     """
     import torch
 
-    usual = _said(weights, layer, image_size, colour, filter, scale)
     opened: list[Backbone] = []
     marks = []
-    for one in _several(backbone, usual):
+    for one in _several(backbone, options):
         if isinstance(one, Backbone):
             opened.append(one)
             marks.append(one.key().digest)
@@ -136,35 +119,19 @@ def check_backbones(
     return opened
 
 
-def _said(
-    weights: str,
-    layer: str,
-    image_size: int | None,
-    colour: str | None,
-    filter: str | None,
-    scale: str | None,
-) -> dict[str, str]:
-    """The usual options in the words of a spec."""
-    said = {"weights": weights, "layer": layer, "colour": colour, "filter": filter, "scale": scale}
-    size = {} if image_size is None else {"size": str(image_size)}
-    return size | {name: value for name, value in said.items() if value is not None}
-
-
-def _filled(text: str, usual: dict[str, str]) -> Spec:
+def _filled(text: str, options: BackboneOptions) -> Spec:
     spec = parse_spec(text)
-    return replace(spec, options={**usual, **spec.options})
+    return replace(spec, options={**options.words, **spec.options})
 
 
-def _several(
-    backbone: str | Backbone | Sequence[str | Backbone], usual: dict[str, str]
-) -> list[Spec | Backbone]:
+def _several(backbone: Names, options: BackboneOptions) -> list[Spec | Backbone]:
     given = [backbone] if isinstance(backbone, str | Backbone) else list(backbone)
     if not given:
         raise UnknownName("no backbone named", "For instance --backbone resnet18.")
-    found = [one if isinstance(one, Backbone) else _filled(one, usual) for one in given]
+    found = [one if isinstance(one, Backbone) else _filled(one, options) for one in given]
     specs = [one for one in found if isinstance(one, Spec)]
     _refuse_repeats(specs, [f"{one.name} {sorted(one.options.items())}" for one in specs])
-    weights = usual["weights"]
+    weights = options.weights
     sharing = {one.name for one in specs if one.options["weights"] == weights}
     if len(sharing) > 1 and Path(weights).suffix in (".pth", ".pt", ".safetensors"):
         raise UnknownName(

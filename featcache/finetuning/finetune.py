@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import DataError, counted
-from featcache.extraction.backbone import Backbone
+from featcache.extraction.backbone import Backbone, BackboneOptions
 from featcache.extraction.registry import open_backbones
 from featcache.finetuning.data import Pixels, table, validation_rows
 from featcache.finetuning.hardware import Meter, open_accelerator, precision_of
@@ -128,7 +128,7 @@ def finetune(
     accelerator = open_accelerator(device, precision)
     log.setLevel(log.level if accelerator.is_main_process else logging.ERROR)
     backbones = open_backbones(
-        backbone, weights=weights, weights_dir=weights_dir, image_size=image_size
+        backbone, BackboneOptions(weights, weights_dir, image_size=image_size)
     )
     backbones.sort(key=lambda one: one.name)  # `canonical`: the order makes no other candidate
     check_trainable(backbones)

@@ -40,10 +40,7 @@ def check_recipe(recipe: Recipe) -> None:
         For a setting that nothing has, wishes that exclude each other, or protocols that don't
         differ.
     """
-    opened = check_backbones(
-        recipe.backbone, weights=recipe.weights, layer=recipe.layer, image_size=recipe.image_size,
-        colour=recipe.colour, filter=recipe.filter, scale=recipe.scale,
-    )  # fmt: skip
+    opened = check_backbones(recipe.backbone, recipe.backbone_options)
     for one in protocols_of(recipe).values():
         _check_evaluation(one)
     Cache(recipe.cache)  # refuses a URL

@@ -23,8 +23,7 @@ from featcache.store.cache import Cache
 from featcache.store.memory_budget import load
 
 _OF_EXTRACTION = (
-    "backbone", "view", "weights", "weights_dir", "layer", "image_size", "colour", "filter",
-    "scale", "device", "precision", "engine", "batch_size", "workers", "max_failures",
+    "backbone", "view", "device", "precision", "engine", "batch_size", "workers", "max_failures",
     "retry_failed", "cache",
 )  # fmt: skip
 _OF_COMPARISON = (
@@ -47,6 +46,7 @@ def extract_for(
     check_recipe(recipe)
     check_here(recipe)
     options = {name: getattr(recipe, name) for name in _OF_EXTRACTION}
+    options |= vars(recipe.backbone_options)
     images = images_of(recipe, rehash)
     return fill_cache(images, progress=progress, wait=wait, embed=embed, **options)
 

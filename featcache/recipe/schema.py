@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from featcache.errors import RecipeError, did_you_mean
+from featcache.extraction.backbone import BackboneOptions
 from featcache.fitting.splits import SEEDS
 from featcache.images.files import KINDS
 from featcache.store.features import canonical
@@ -81,6 +82,11 @@ class Recipe(BaseModel):
 
     cache: str = "cache"
     reports: str = "reports"
+
+    @property
+    def backbone_options(self) -> BackboneOptions:
+        """How its backbones are opened."""
+        return BackboneOptions.among(dict(self))
 
     @field_validator("backbone", "view", "fusion", "head", mode="before")
     @classmethod

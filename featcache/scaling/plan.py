@@ -9,18 +9,17 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import featcache
 from featcache.errors import RecipeError
-from featcache.extraction.backbone import Backbone
-from featcache.extraction.extract import ExtractionContext
+from featcache.extraction.backbone import Backbone, BackboneOptions
+from featcache.extraction.extract import ExtractionContext, Request
 from featcache.extraction.loader import load_sample, spread
 from featcache.extraction.task import ExtractionTask
 from featcache.hashing import canonical_json
@@ -100,8 +99,10 @@ class Plan:
     source : Source
     parts_at : str
         The URL that parts go to; "" for the cache folder.
-    asked : dict
-        See `Work.asked`; and "count", of the data set's distinct images.
+    request : Request
+        Its paths mean the same everywhere.
+    count : int
+        Of the data set's distinct images.
     threads : int
         Of a forward pass; 0 for all that the worker has.
     ids, sha256 : sequence of str
@@ -115,7 +116,8 @@ class Plan:
     cache: str
     source: Source
     parts_at: str
-    asked: dict[str, Any]
+    request: Request
+    count: int
     threads: int
     ids: Sequence[str]
     sha256: Sequence[str]
@@ -129,9 +131,11 @@ class Plan:
 def read_plan(text: str) -> Plan:
     """The inverse of `Plan.json`."""
     plain = json.loads(text)
-    source = Source(**plain.pop("source"))
-    parts = [Part(**part) for part in plain.pop("parts")]
-    return Plan(source=source, parts=parts, **plain)
+    request = plain["request"]
+    plain["request"] = Request(**{**request, "options": BackboneOptions(**request["options"])})
+    plain["source"] = Source(**plain["source"])
+    plain["parts"] = [Part(**part) for part in plain["parts"]]
+    return Plan(**plain)
 
 
 def make_plan(
@@ -154,7 +158,8 @@ def make_plan(
         cache=str(work.store.folder.absolute()),
         source=source,
         parts_at=parts_at,
-        asked={**_plain(work.asked), "count": work.content.count},
+        request=_portable(work.request),
+        count=work.content.count,
         threads=threads,
         ids=images.ids[rows].tolist(),
         sha256=images.sha256[rows].tolist(),
@@ -212,9 +217,9 @@ def _source(images: Images, data_root: str | Path | None) -> Source:
     return Source("", images.source, root)
 
 
-def _plain(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as JSON can hold them, with paths that mean the same everywhere."""
-    named, view = asked["backbone"], asked["view"]
+def _portable(request: Request) -> Request:
+    """The request as JSON can hold it, with paths that mean the same everywhere."""
+    named, options = request.backbone, request.options
     backbones = [named] if isinstance(named, str | Backbone) else list(named)
     for one in backbones:
         if isinstance(one, Backbone):
@@ -222,11 +227,10 @@ def _plain(asked: Mapping[str, Any]) -> dict[str, Any]:
                 f"the backbone {one.name} can't be sent to workers: it is an object",
                 "Name one that featcache knows, or embed without a cluster.",
             )
-    opening = dict(asked["opening"])
-    if opening["weights_dir"] is not None:
-        opening["weights_dir"] = str(Path(opening["weights_dir"]).expanduser().absolute())
-    weights = Path(opening["weights"]).expanduser()
-    if opening["weights"] != "auto" and weights.exists():
-        opening["weights"] = str(weights.absolute())
-    views = [view] if isinstance(view, str) else list(view)
-    return {**asked, "backbone": backbones, "view": views, "opening": opening}
+    if options.weights_dir is not None:
+        folder = Path(options.weights_dir).expanduser().absolute()
+        options = replace(options, weights_dir=str(folder))
+    weights = Path(options.weights).expanduser()
+    if options.weights != "auto" and weights.exists():
+        options = replace(options, weights=str(weights.absolute()))
+    return replace(request, backbone=backbones, options=options)

@@ -19,11 +19,9 @@ import numpy as np
 from featcache.errors import ClusterError, DataError, FeatcacheError, first_line
 from featcache.extraction.consistency import TOLERANCE
 from featcache.extraction.engine import Engine, open_engine
-from featcache.extraction.extract import with_views
 from featcache.extraction.loader import Problem, cosine, count_workers, load_sample
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
-from featcache.extraction.registry import open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.task import FileInProgress, fill
 from featcache.images.location import open_location
@@ -141,7 +139,7 @@ def _embed(
             fillings.append(FileInProgress(file, row_of, ready.preprocess, ready.give))
             paths[-1] = path
         batch_size = checked.parts[0].engine.batch_size
-        threads = count_workers(plan.asked["workers"])
+        threads = count_workers(plan.request.workers)
         fill(fillings, images, threads, batch_size, report, problems.update)
     for path in filter(None, paths):
         parts.hand_over(path)
@@ -183,11 +181,10 @@ def _parts(plan: Plan) -> Transport:
 
 def _open(plan: Plan, part: Part) -> Ready:
     """One backbone as the client opened it, or the reason why it is another one here."""
-    asked = plan.asked
-    engine = open_engine(asked["device"], part.precision, part.engine, asked["batch_size"])
-    engine = engine.for_set(asked["count"])
-    plain = open_backbones(asked["backbone"], **asked["opening"])
-    backbone = (plain + with_views(plain, asked["view"]))[part.number]
+    request = plan.request
+    engine = open_engine(request.device, part.precision, part.engine, request.batch_size)
+    engine = engine.for_set(plan.count)
+    backbone = request.open()[part.number]
     wanted, key = read_key(part.key, "the plan"), backbone.key(part.precision)
     if key != wanted:
         raise DataError(f"its {backbone.name} is another: {'; '.join(wanted.differences(key))}")

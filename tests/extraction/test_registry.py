@@ -12,6 +12,7 @@ from tiny import tiny_backbone
 from torchvision.models import squeezenet1_1
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, WeightsError
+from featcache.extraction.backbone import BackboneOptions
 from featcache.extraction.registry import check_backbones, open_backbone, open_backbones
 
 NAME = "squeezenet1_1"
@@ -39,7 +40,7 @@ def test_the_options_of_a_spec_are_those_of_the_parameters() -> None:
 
 
 def test_one_architecture_may_come_again_with_other_options() -> None:
-    pair = open_backbones([NAME, f"{NAME}:filter=log-1"], weights="random")
+    pair = open_backbones([NAME, f"{NAME}:filter=log-1"], BackboneOptions(weights="random"))
     assert [one.name for one in pair] == [NAME, NAME]
     assert pair[0].key() != pair[1].key()
     other = replace(tiny_backbone(), layer="x")
@@ -71,7 +72,7 @@ def test_one_architecture_may_come_again_with_other_options() -> None:
 )
 def test_what_can_t_be_opened_is_refused(check, names, options, kind, message) -> None:
     with pytest.raises(kind, match=message):
-        check(names, **{"weights": "random", **options})
+        check(names, BackboneOptions(**{"weights": "random", **options}))
 
 
 def test_a_check_needs_no_weights_and_finds_layers_that_are_not_there(monkeypatch) -> None:
@@ -83,24 +84,24 @@ def test_a_check_needs_no_weights_and_finds_layers_that_are_not_there(monkeypatc
     with pytest.raises(UnknownName, match=r"Did you mean features\.3"):
         check_backbones([f"{NAME}:layer=featuers.3"])
     with pytest.raises(UnknownName, match="unknown layer 'encoder'"):
-        check_backbones(NAME, layer="encoder")
+        check_backbones(NAME, BackboneOptions(layer="encoder"))
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vit_b_16", "inception_v3", "swin_v2_t", "densenet121"])
 def test_a_check_of_a_layer_costs_no_memory_for_weights(name: str) -> None:
     with pytest.raises(UnknownName, match="unknown layer"):
-        check_backbones(name, layer="nowhere")
+        check_backbones(name, BackboneOptions(layer="nowhere"))
 
 
 def test_one_weight_file_is_for_one_architecture(tmp_path: Path) -> None:
     save_file(squeezenet1_1(weights=None).state_dict(), tmp_path / "w.safetensors")
     path = str(tmp_path / "w.safetensors")
-    pair = open_backbones([NAME, f"{NAME}:size=64"], weights=path)
+    pair = open_backbones([NAME, f"{NAME}:size=64"], BackboneOptions(weights=path))
     assert len({one.weights_sha256 for one in pair}) == 1
     other = "resnet18:weights=random"
-    assert len(open_backbones([NAME, other], weights=path)) == 2
+    assert len(open_backbones([NAME, other], BackboneOptions(weights=path))) == 2
     with pytest.raises(FeatcacheError, match="one file, and there are 2 backbones"):
-        open_backbones([NAME, "resnet18"], weights=path)
+        open_backbones([NAME, "resnet18"], BackboneOptions(weights=path))
 
 
 def test_a_scale_of_0_1_reaches_the_network() -> None:

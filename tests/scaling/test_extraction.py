@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,11 @@ def told(plan: Plan, **changes: Any) -> str:
     return json.dumps({**json.loads(plan.json()), **changes})
 
 
+def with_weights(plan: Plan, weights: str) -> str:
+    options = replace(plan.request.options, weights=weights)
+    return replace(plan, request=replace(plan.request, options=options)).json()
+
+
 class TestAWorkerLooksAtItself:
     def test_all_is_well(self, photos: Path, tmp_path: Path) -> None:
         plan, _ = plan_for(photos, tmp_path)
@@ -190,14 +196,12 @@ class TestAWorkerLooksAtItself:
 
     def test_it_has_other_weights(self, photos: Path, tmp_path: Path) -> None:
         plan, _ = plan_for(photos, tmp_path)
-        opening = {**plan.asked["opening"], "weights": "random:1"}
-        said = worker.check(told(plan, asked={**plan.asked, "opening": opening}))
+        said = worker.check(with_weights(plan, "random:1"))
         assert "weights_sha256 random:0 → random:1" in said["refused"]
 
     def test_it_has_no_weights(self, photos: Path, tmp_path: Path) -> None:
         plan, _ = plan_for(photos, tmp_path)
-        opening = {**plan.asked["opening"], "weights": "/nowhere.pth"}
-        said = worker.check(told(plan, asked={**plan.asked, "opening": opening}))
+        said = worker.check(with_weights(plan, "/nowhere.pth"))
         assert "has no weights '/nowhere.pth'" in said["refused"]
 
     def test_it_gives_other_vectors(self, photos: Path, tmp_path: Path) -> None:

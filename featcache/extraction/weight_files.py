@@ -11,9 +11,9 @@ from featcache.atomic import replacing
 from featcache.errors import WeightsError
 from featcache.extraction.backbone import PENULTIMATE
 from featcache.extraction.registry import BACKBONES, family_of
-from featcache.extraction.weights import Published, _own, hub_folder
+from featcache.extraction.weights import Published, hub_folder, search
 from featcache.hashing import sha256_file
-from featcache.store.weights_folder import VARIABLE, file_stem, weights_folder
+from featcache.store.weights_folder import VARIABLE, file_stem, files_of, weights_folder
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,11 @@ class WeightFile:
     @property
     def official(self) -> bool:
         """Whether it has the name of the library's own file, which begins its hash."""
-        return self.path is not None and (
-            self.path.name == self.wanted.file or self.path == self.wanted.kept()
-        )
+        return self.path is not None and self.wanted.is_at(self.path)
 
 
 def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
-    """Find a backbone's weight file by its name, in the order of `find_weights`; reads nothing.
+    """Find a backbone's weight file by its name, as `find_weights` does; reads nothing.
 
     Raises
     ------
@@ -63,12 +61,7 @@ def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
     wanted = next(iter(published.values()))
     own = weights_folder(weights_dir)
     try:
-        if own is not None and own.is_dir():
-            if (own / wanted.file).is_file():
-                return WeightFile(backbone, wanted, own / wanted.file)
-            if found := _own(backbone, own):
-                return WeightFile(backbone, wanted, found)
-        return WeightFile(backbone, wanted, wanted.kept())
+        return WeightFile(backbone, wanted, search(backbone, wanted, own))
     except WeightsError as error:
         return WeightFile(backbone, wanted, None, error.problem)
 
@@ -78,6 +71,15 @@ def locate_all(
 ) -> list[WeightFile]:
     """`locate` for these, or for every backbone."""
     return [locate(name, weights_dir) for name in backbones or BACKBONES]
+
+
+def candidates(backbone: str, weights_dir: str | Path | None = None) -> list[Path]:
+    """Every file at hand that may be this backbone's, in the order in which they are searched."""
+    own = weights_folder(weights_dir)
+    folders = [hub_folder()] if own is None else [own, hub_folder()]
+    found = [path for folder in folders for path in files_of(backbone, folder)]
+    kept = (published.kept() for published in family_of(backbone).published(backbone).values())
+    return list(dict.fromkeys([*found, *filter(None, kept)]))
 
 
 def verify(file: WeightFile) -> str:

@@ -59,6 +59,10 @@ class Published:
         path = self.place / self.file
         return path if path.is_file() else None
 
+    def is_at(self, path: Path) -> bool:
+        """Whether a file has its name, or is where its library keeps it."""
+        return path.name == self.file or path == self.kept()
+
     def expected(self, path: Path) -> str:
         """What the sha256 of this file at `path` must begin with; "" where nothing says it."""
         return self.hash_prefix
@@ -139,20 +143,17 @@ def find_weights(
         return _given_path(architecture, Path(spec).expanduser(), published)
     wanted = next(iter(published.values()), None) if spec == "auto" else published[spec]
     own = folder or weights_folder()
-    if own is not None and own.is_dir():
-        if wanted is not None and (own / wanted.file).is_file():
-            return _checked(own / wanted.file, wanted)
-        if own != hub_folder() and spec == "auto" and (path := _own(architecture, own)):
-            return _given_path(architecture, path, published)
-    elif own is not None and own != hub_folder():
+    if own is not None and not own.is_dir() and own != hub_folder():
         raise UnknownWeights(f"no weights folder {own}", f"Check --weights-dir/{VARIABLE}.")
+    if at_hand := search(architecture, wanted, own, spec == "auto"):
+        if wanted is not None and wanted.is_at(at_hand):
+            return _checked(at_hand, wanted)
+        return _given_path(architecture, at_hand, published)
     if wanted is None:
         raise WeightsError(
             f"no weights of {architecture} are published in a form that is safe to read",
             "Pass a file with --weights FILE, or random:0.",
         )
-    if kept := wanted.kept():
-        return _checked(kept, wanted)
     if absent == "name":
         return Weights(wanted.tag, f"{NOT_AT_HAND}{wanted.hash_prefix}")
     if absent == "refuse":
@@ -165,6 +166,22 @@ def find_weights(
         why = f"they can't be downloaded: {first_line(error)}"
         raise _not_found(architecture, wanted, own, why) from None
     return _checked(path, wanted)
+
+
+def search(
+    architecture: str, wanted: Published | None, own: Path | None, auto: bool = True
+) -> Path | None:
+    """The file at hand that a backbone is opened with; reads none.
+
+    `wanted` in the user's folder; else, if `auto`, weights of the user's own there; else `wanted`
+    where its library keeps it.
+    """
+    if own is not None and own.is_dir():
+        if wanted is not None and (own / wanted.file).is_file():
+            return own / wanted.file
+        if auto and own != hub_folder() and (path := _own(architecture, own)):
+            return path
+    return None if wanted is None else wanted.kept()
 
 
 def hub_folder() -> Path:

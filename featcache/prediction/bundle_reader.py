@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import DataError, RecipeError, WeightsError
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.preprocess import Preprocess, from_plain
-from featcache.extraction.registry import family_of, open_backbone
+from featcache.extraction.registry import open_backbone
 from featcache.extraction.state_dict import find_tuned
-from featcache.extraction.weights import Absent, hub_folder
+from featcache.extraction.weight_files import candidates
+from featcache.extraction.weights import Absent
 from featcache.hashing import sha256_file
 from featcache.reporting.bundle import FACTS, FOLDER, read_facts
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.run_reader import find_run
-from featcache.store.weights_folder import VARIABLE, files_of, weights_folder
+from featcache.store.weights_folder import VARIABLE
 
 if TYPE_CHECKING:
     import torch
@@ -235,7 +236,7 @@ def _search(name: str, wanted: str, tag: str, weights_dir: str | Path | None) ->
     if wanted.startswith("random:"):
         return wanted
     seen = []
-    for path in _candidates(name, weights_dir):
+    for path in candidates(name, weights_dir):
         digest = sha256_file(path)
         if digest == wanted:
             return path
@@ -243,15 +244,6 @@ def _search(name: str, wanted: str, tag: str, weights_dir: str | Path | None) ->
     if tag == "local" or seen:
         raise _other_weights(name, tag, wanted, seen)
     return tag  # published: found by its own name, or downloaded
-
-
-def _candidates(name: str, weights_dir: str | Path | None) -> list[Path]:
-    """Weight files that may be this architecture's, in the order in which they are searched."""
-    own = weights_folder(weights_dir)
-    folders = [hub_folder()] if own is None else [own, hub_folder()]
-    found = [path for folder in folders for path in files_of(name, folder)]
-    kept = (published.kept() for published in family_of(name).published(name).values())
-    return list(dict.fromkeys([*found, *(path for path in kept if path)]))
 
 
 def _other_weights(name: str, tag: str, wanted: str, seen: list[str]) -> WeightsError:

@@ -109,6 +109,8 @@ def test_the_hub_folder_takes_published_files_only(published: Path, own: Path) -
     assert locate(NAME).official
     with pytest.raises(WeightsError, match="not a file that the library publishes"):
         add(NAME, own / f"{NAME}.safetensors", None, False)
+    made.rename(made.with_name(f"{NAME}-mine.pth"))
+    assert locate(NAME, made.parent).path is None  # as `find_weights` has it
 
 
 def test_a_pickle_is_not_run(tmp_path: Path) -> None:

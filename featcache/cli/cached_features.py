@@ -109,7 +109,7 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
     from featcache.images.timeseries import is_there
 
     known = store.images(data)
-    source, root = read_origin(store.folder / known.name)
+    source, root, _ = read_origin(store.folder / known.name)
     is_table = Path(source).suffix.lower() in TABLES
     if is_table and (is_url(source) or Path(source).is_file()):
         where, data_root = source, root or None

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -237,29 +238,38 @@ SOURCES: dict[str, Callable[[str, SourceOptions], Images]] = {
 Reader = Callable[[str], Content]
 
 
-def read_origin(folder: Path) -> tuple[str, str]:
-    """What was opened, as the user named it, and the folder or URL of its ids; "" for unknown.
+class Origin(NamedTuple):
+    """Where extracted images came from, each part empty if it is not known.
 
-    Parameters
+    Attributes
     ----------
-    folder : Path
-        The data set's folder in the cache.
+    source : str
+        What was opened, as the user named it.
+    root : str
+        The folder or URL of its ids.
+    options : tuple of str
+        What else of the command line opened it.
     """
-    try:
-        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
-        return str(plain["source"]), str(plain["root"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", ""
+
+    source: str = ""
+    root: str = ""
+    options: tuple[str, ...] = ()
 
 
-def reopening(folder: Path) -> tuple[str, tuple[str, ...]]:
-    """What was opened, "" for unknown, and the other options of the command line that it took."""
-    source, _ = read_origin(folder)
+def read_origin(folder: Path) -> Origin:
+    """Where the images came from whose features are in a data set's folder of the cache."""
     try:
         plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
-        return source, tuple(map(str, plain.get("options", ())))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return source, ()
+        options = tuple(map(str, plain.get("options", ())))
+        return Origin(str(plain["source"]), str(plain["root"]), options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Origin()
+
+
+def reader_of(images: Images) -> Reader:
+    """How to read an image by its id, of images that can be read."""
+    row = {id_: i for i, id_ in enumerate(images.ids.tolist())}
+    return lambda id_: images.read(row[id_])
 
 
 def find_reader(folder: Path, images: Images) -> Reader | None:
@@ -279,9 +289,8 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
         gone.
     """
     if images.can_read:
-        row = {id_: i for i, id_ in enumerate(images.ids.tolist())}
-        return lambda id_: images.read(row[id_])
-    source, root = read_origin(folder)
+        return reader_of(images)
+    source, root, _ = read_origin(folder)
     if is_url(root):
         return _pictures(root)
     if root and Path(root).is_dir():

@@ -6,7 +6,7 @@ use the processor's cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +25,8 @@ from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Report
 from featcache.extraction.task import FileInProgress, fill
 from featcache.images.location import open_location
-from featcache.images.manifest import Content, Images, strings
-from featcache.images.sources import open_images
+from featcache.images.manifest import Images, make_images
+from featcache.images.sources import Reader, open_images, reader_of
 from featcache.scaling.plan import Part, Plan, Source, read_plan, versions
 from featcache.scaling.transport import Transport, open_transport
 from featcache.store.cache import Cache
@@ -224,31 +224,26 @@ def _compare(plan: Plan, parts: tuple[Ready, ...], images: Images) -> Checked:
 
 def _images(plan: Plan, ids: Sequence[str], sha256: Sequence[str]) -> Images:
     """A manifest of these images, which it can read."""
-    names, digests, none = strings(ids), strings(sha256), strings([""] * len(ids))
-    read = _reader(plan)
-    if not plan.source.root:
-        whole, row_of = _named(plan.source, plan.data, plan.run)
+    read: Reader
+    if plan.source.root:
+        read = open_location(plan.source.root).read
+    else:
+        read, known = _named(plan.source, plan.data, plan.run)
         for id_, digest in zip(ids, sha256, strict=True):
-            if id_ not in row_of or whole.sha256[row_of[id_]] != digest:
+            if known.get(id_) != digest:
                 raise DataError(
                     f"it sees other images under {plan.source.spec}: {id_} is not the client's",
                     f"Keep one copy that all see (--data-root {plan.source.data_root}).",
                 )
-    return Images(plan.data, names, digests, none, none, none, read=lambda row: read(ids[row]))
-
-
-def _reader(plan: Plan) -> Callable[[str], Content]:
-    if plan.source.root:
-        return open_location(plan.source.root).read
-    whole, row_of = _named(plan.source, plan.data, plan.run)
-    return lambda id_: whole.read(row_of[id_])
+    none = [""] * len(ids)
+    return make_images(plan.data, ids, sha256, labels=none, read=lambda row: read(ids[row]))
 
 
 @lru_cache(maxsize=1)
-def _named(source: Source, data: str, run: str) -> tuple[Images, dict[str, int]]:
-    """Images that come by name, opened once in a process and run, and the row of each id."""
+def _named(source: Source, data: str, run: str) -> tuple[Reader, dict[str, str]]:
+    """Images that come by name, opened once in a process and run, and the sha256 of each id."""
     whole = open_images(source.spec, name=data, data_root=source.data_root, cache=None)
-    return whole, {id_: row for row, id_ in enumerate(whole.ids.tolist())}
+    return reader_of(whole), dict(zip(whole.ids.tolist(), whole.sha256.tolist(), strict=True))
 
 
 def _use_threads(plan: Plan) -> None:

@@ -22,7 +22,7 @@ from featcache.images.manifest import (
     write_images_csv,
 )
 from featcache.images.remote import is_url, without_secrets
-from featcache.images.sources import reopening
+from featcache.images.sources import read_origin
 from featcache.store.checksum import Digests
 from featcache.store.coverage import Coverage
 from featcache.store.feature_file import FeatureFile, positions, read_trained_on, to_digests
@@ -132,7 +132,7 @@ class Cache:
         if name not in known:
             raise unknown("data set in the cache", name, known)
         path = self.folder / name / IMAGES_CSV
-        source, options = reopening(path.parent)
+        source, _, options = read_origin(path.parent)
         if not self.has_images(name):
             raise CacheMissing(
                 f"{path} is gone: nothing says which rows are which images",
@@ -215,7 +215,7 @@ class Cache:
             If a backbone was not extracted for this data set.
         """
         name = data if isinstance(data, str) else data.name
-        source, options = reopening(self.folder / name)
+        source, _, options = read_origin(self.folder / name)
         if isinstance(data, Images) and data.can_read:
             source, options = data.source, data.options
         known = self.entries(name)

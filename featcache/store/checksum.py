@@ -100,11 +100,10 @@ def refuse_damaged(path: Path, key: Key, rows: Sequence[int], digests: Digests) 
     does = "doesn't fit its checksum" if len(rows) == 1 else "don't fit their checksums"
     count = f"{counted(len(rows), 'row')} {does}"
     more = ", …" if len(rows) > _SHOWN else ""
-    source, _ = read_origin(path.parent)
     return CacheRefused(
         f"{path} is damaged: {count} ({shown}{more})",
         f"{in_cache(('featcache', 'cache', 'verify', '--repair', '--data', entry.data), entry)}\n"
-        f"{extract_commands([entry], source)}",
+        f"{extract_commands([entry], read_origin(path.parent).source)}",
     )
 
 

@@ -108,6 +108,7 @@ def examine(cache: str, reports: str, weights_dir: str | None = None) -> list[Fi
     """Look at everything; a check that breaks is itself a finding."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("machine", _machine),
+        ("memory", _memory),
         ("libraries", _libraries),
         ("devices", _devices),
         ("precision", _precision),
@@ -144,13 +145,17 @@ def _machine() -> Iterator[Finding]:
         "processor",
         f"{_processor()}, {usable} of {counted(os.cpu_count() or 1, 'core')} usable",
     )
-    free = _free_memory()
-    if free is not None:
-        little = free < _LITTLE_MEMORY
-        yield Finding(
-            WARN if little else OK, "memory", f"{free / 1e9:.1f} GB free",
-            "Close other programs, or pass a smaller --batch-size." if little else "",
-        )  # fmt: skip
+
+
+def _memory() -> Iterator[Finding]:
+    from featcache.store.memory_budget import free_memory
+
+    free = free_memory()
+    little = free < _LITTLE_MEMORY
+    yield Finding(
+        WARN if little else OK, "memory", f"{free / 1e9:.1f} GB free",
+        "Close other programs, or pass a smaller --batch-size." if little else "",
+    )  # fmt: skip
 
 
 def _libraries() -> Iterator[Finding]:
@@ -299,28 +304,18 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
-    for line in _proc("cpuinfo"):
+    for line in _cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def _cpu_flags() -> frozenset[str]:
-    return frozenset(
-        next((line.split() for line in _proc("cpuinfo") if line.startswith("flags")), [])
-    )
+    return frozenset(next((line.split() for line in _cpuinfo() if line.startswith("flags")), []))
 
 
-def _free_memory() -> float | None:
-    """Bytes that programs can still have, where the system says so."""
-    for line in _proc("meminfo"):
-        if line.startswith("MemAvailable:"):
-            return float(line.split()[1]) * 1024
-    return None
-
-
-def _proc(name: str) -> list[str]:
+def _cpuinfo() -> list[str]:
     try:
-        return Path(f"/proc/{name}").read_text(encoding="utf-8", errors="replace").splitlines()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []

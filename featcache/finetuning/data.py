@@ -21,7 +21,7 @@ from featcache.extraction.backbone import Backbone
 from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import Preprocess
 from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
-from featcache.fitting.splits import Fold, components, stratified_groups
+from featcache.fitting.splits import Fold, components, hold_out
 from featcache.hashing import sha256_bytes
 from featcache.images.decode import BadImage, decode
 from featcache.images.manifest import Images
@@ -274,16 +274,11 @@ def validation_rows(
     own = features.split[rows] == "val"  # (n,)
     if fold.name == "test" and own.any() and not own.all():
         return rows[~own], rows[own]
-    if not share:
-        return rows, rows[:0]
-    k = max(2, round(1 / share))
     linked = components(features, groups)[rows]  # (n,)
-    held = stratified_groups(features.y[rows], linked, k, seed) == 0  # (n,)
-    classes = len(np.unique(features.y[rows]))
-    if any(len(np.unique(features.y[rows[side]])) < classes for side in (held, ~held)):
+    train, held = hold_out(features.y[rows], linked, share, seed, by_count=False)
+    if share and not len(held):
         log.warning(
             "%s: %d training rows are too few to validate on: the last epoch counts",
             fold.name, len(rows),
         )  # fmt: skip
-        return rows, rows[:0]
-    return rows[~held], rows[held]
+    return rows[train], rows[held]

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from featcache.errors import DataError
+from featcache.errors import DataError, first_line
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.registry import open_backbone
 from featcache.extraction.state_dict import IN_A_RUN, find_tuned, tuned_file, write_tuned
@@ -111,8 +111,9 @@ def load_network(folder: Path, facts: Mapping[str, Any]) -> nn.Module:
         rest: dict[str, Tensor] = load_file(folder / HEAD)
         missing, unexpected = network.load_state_dict(rest, strict=False)
     except (SafetensorError, OSError, RuntimeError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise DataError(f"{folder / HEAD} can't be read: {first}", "Fine-tune again.") from None
+        raise DataError(
+            f"{folder / HEAD} can't be read: {first_line(error)}", "Fine-tune again."
+        ) from None
     if unexpected or any(not name.startswith("backbones.") for name in missing):
         raise DataError(f"{folder / HEAD} is of another network", "Fine-tune again.")
     return network.eval().requires_grad_(False)

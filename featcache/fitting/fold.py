@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from featcache.errors import FeatcacheError, RecipeError
+from featcache.errors import FeatcacheError, RecipeError, first_line
 from featcache.fitting.fitted_steps import Parts, fit_steps
 from featcache.fitting.metrics import scores
 from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing
@@ -57,9 +57,9 @@ def fit_timed(
     except FeatcacheError:
         raise
     except (ValueError, TypeError) as error:  # what sklearn and xgboost say of a bad parameter
-        head, first = describe(fitted)[1], (str(error).splitlines() or [""])[0]
         raise RecipeError(
-            f"{head} can't be fitted: {first}", "Check its settings: --set NAME=VALUE."
+            f"{describe(fitted)[1]} can't be fitted: {first_line(error)}",
+            "Check its settings: --set NAME=VALUE.",
         ) from error
     seconds = time.perf_counter() - started
     if isinstance(fitted, TunedClassifier):

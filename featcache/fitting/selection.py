@@ -16,13 +16,14 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectorMixin, f_classif, mutual_info_classif
 from sklearn.linear_model import RidgeClassifier
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
+from featcache.fitting.splits import inner_folds
 
 _SCORES = ("variance", "anova", "mutual")
 
@@ -325,12 +326,19 @@ class NSGASelection(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         X, y = self._sample(X, y, seed)
-        parts = _parts(y, self.cv, seed)
+        classes, counts = np.unique(y, return_counts=True)
+        folds = inner_folds(y, None, self.cv, seed) if len(classes) > 1 else []
+        if not folds:
+            raise DataError(
+                f"the selection 'nsga' can't hold rows out: class {classes[counts.argmin()]!r} "
+                f"has {counts.min()} of {counted(len(y), 'training row')}",
+                "It needs two classes with two rows or more; choose another selection.",
+            )
 
         def objectives(chosen: Mask) -> tuple[float, float]:
             if not chosen.any():
                 return 1.0, float(X.shape[1])  # the worst of both
-            return _error(X[:, chosen], y, parts), float(chosen.sum())
+            return _error(X[:, chosen], y, folds), float(chosen.sum())
 
         masks, self.front_ = _search(
             objectives, X.shape[1], self.population, self.generations, seed
@@ -411,22 +419,9 @@ def _knee(front: Floats) -> int:
     return int(np.linalg.norm(scaled, axis=1).argmin())
 
 
-def _parts(y: NDArray[Any], cv: int, seed: int) -> list[tuple[Any, Any]]:
-    classes, counts = np.unique(y, return_counts=True)
-    if len(classes) < 2 or counts.min() < 2:
-        rare = classes[counts.argmin()]
-        raise DataError(
-            f"the selection 'nsga' can't hold rows out: class {rare!r} has {counts.min()} of "
-            f"{counted(len(y), 'training row')}",
-            "It needs two classes with two rows or more; choose another selection.",
-        )
-    splitter = StratifiedKFold(min(cv, int(counts.min())), shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(len(y)), y))
-
-
-def _error(X: NDArray[Any], y: NDArray[Any], parts: list[tuple[Any, Any]]) -> float:
+def _error(X: NDArray[Any], y: NDArray[Any], folds: list[tuple[Any, Any]]) -> float:
     wrong = 0
-    for train, held in parts:
+    for train, held in folds:
         # As strong an L2 on few columns as on many.
         fitted = RidgeClassifier(alpha=0.1 * len(train)).fit(X[train], y[train])
         wrong += int((fitted.predict(X[held]) != y[held]).sum())

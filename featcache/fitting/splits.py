@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import PredefinedSplit, StratifiedKFold, StratifiedShuffleSplit
 
 from featcache.errors import DataError, RecipeError, counted, unknown
 from featcache.images.files import KINDS
@@ -20,6 +21,7 @@ from featcache.store.features import NO_VIEW, Features
 log = logging.getLogger("featcache")
 
 Rows = NDArray[np.intp]
+Ints = NDArray[np.intp]
 
 SEEDS = 2**32  # NumPy's old generator, which scikit-learn draws with, takes the numbers below
 
@@ -268,10 +270,11 @@ def _repeated(
 ) -> list[Fold]:
     """K folds over the pool, `repeats` times; the first time with the seed itself."""
     _check_k(y, linked, k)
+    groups = linked if len(np.unique(linked)) < len(y) else None
     made = []
     for repeat in range(repeats):
         mine = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0]) if repeat else seed
-        number = _k_folds(y, linked, k, mine)  # (p,)
+        number = k_folds(y, groups, k, mine)  # (p,)
         for i in range(k):
             name = f"repeat{repeat + 1}.fold{i + 1}" if repeats > 1 else f"fold{i + 1}"
             fold = Fold(pool[number != i], pool[number == i], name, leaky)
@@ -283,17 +286,6 @@ def _repeated(
                 )
             made.append(fold)
     return made
-
-
-def _k_folds(y: NDArray[np.str_], linked: Rows, k: int, seed: int) -> Rows:
-    """The fold of each row, from 0: stratified, with linked rows together."""
-    if len(np.unique(linked)) < len(y):
-        return stratified_groups(y, linked, k, seed)
-    number = np.empty(len(y), np.intp)
-    splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
-    for i, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y)):
-        number[test] = i
-    return number
 
 
 def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
@@ -316,10 +308,83 @@ def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
             )
 
 
-Ints = NDArray[np.intp]
+def inner_folds(
+    y: NDArray[Any], groups: NDArray[Any] | None, folds: int, seed: int
+) -> list[tuple[Rows, Rows]]:
+    """Stratified folds of training rows, for what a fit learns from rows that it held out.
+
+    Parameters
+    ----------
+    y, groups : arrays of shape (n,)
+        Labels; rows with equal groups go into one fold, with None every row stands alone.
+    folds : int
+        How many; a class with fewer rows lowers it to its rows.
+    seed : int
+
+    Returns
+    -------
+    list of (rows to fit on, rows held out)
+        Empty if a class is too rare: one row, or a fold that would be empty or take all of it.
+    """
+    classes, counts = np.unique(y, return_counts=True)
+    k = min(folds, int(counts.min()))
+    if k < 2:
+        return []
+    made = list(PredefinedSplit(k_folds(y, groups, k, seed)).split())
+    whole = len(made) == k and all(len(np.unique(y[rest])) == len(classes) for rest, _ in made)
+    return made if whole else []
 
 
-def stratified_groups(y: NDArray[np.str_], groups: Ints, k: int, seed: int = 0) -> Ints:
+def hold_out(
+    y: NDArray[Any], groups: NDArray[Any] | None, share: float, seed: int, by_count: bool = True
+) -> tuple[Rows, Rows]:
+    """Rows to train on and a stratified share of the rows that is held out.
+
+    Parameters
+    ----------
+    y, groups : arrays of shape (n,)
+        Labels; rows with equal groups stay together, and the share is only about met; with None
+        every row stands alone.
+    share : float
+        In [0, 1).
+    seed : int
+    by_count : bool, default True
+        Hold nothing out, too, if either side comes to fewer rows than there are classes; False,
+        which needs groups, draws even so: a large group can bring all classes along.
+
+    Returns
+    -------
+    (train, held) : int arrays
+        All rows and none if `share` is 0, or a class is too rare to be on both sides.
+    """
+    everything, nothing = np.arange(len(y)), np.empty(0, dtype=np.intp)
+    classes, counts = np.unique(y, return_counts=True)
+    count = math.ceil(share * len(y))
+    if not share or (by_count and min(count, len(y) - count) < len(classes)) or counts.min() < 2:
+        return everything, nothing
+    if groups is None:
+        splitter = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+        train, held = next(splitter.split(everything, y))
+    else:
+        first = stratified_groups(y, groups, max(2, round(1 / share)), seed) == 0  # (n,)
+        train, held = np.flatnonzero(~first), np.flatnonzero(first)
+    if any(len(np.unique(y[side])) < len(classes) for side in (train, held)):
+        return everything, nothing
+    return train, held
+
+
+def k_folds(y: NDArray[Any], groups: NDArray[Any] | None, k: int, seed: int) -> Rows:
+    """The fold of each row, from 0: stratified, with groups whole if there are any."""
+    if groups is not None:
+        return stratified_groups(y, groups, k, seed)
+    number = np.empty(len(y), np.intp)
+    splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
+    for i, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y)):
+        number[test] = i
+    return number
+
+
+def stratified_groups(y: NDArray[Any], groups: NDArray[Any], k: int, seed: int = 0) -> Ints:
     """Put rows into k folds: groups whole, every class spread evenly.
 
     Groups of several rows come first, the largest first, each into the fold that has least of its
@@ -328,10 +393,8 @@ def stratified_groups(y: NDArray[np.str_], groups: Ints, k: int, seed: int = 0) 
 
     Parameters
     ----------
-    y : str array of shape (n,)
-        Labels.
-    groups : int array of shape (n,)
-        Rows with equal numbers go into one fold.
+    y, groups : arrays of shape (n,)
+        Labels; rows with equal groups go into one fold.
     k : int
         Folds.
     seed : int, default 0

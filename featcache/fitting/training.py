@@ -12,14 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from featcache.errors import FeatcacheError, RecipeError, unknown
 from featcache.fitting.out_of_core import Stream, ahead
-from featcache.fitting.splits import stratified_groups
+from featcache.fitting.splits import hold_out
 
 History = dict[str, list[float]]
 Rows = NDArray[np.intp]
@@ -102,36 +101,6 @@ class Schedule:
         return cls(**{name: getattr(estimator, name) for name in names})
 
 
-def validation_rows(
-    y: NDArray[Any], share: float, seed: int, groups: NDArray[Any] | None = None
-) -> tuple[Rows, Rows]:
-    """Rows to train on and rows to validate on, stratified by `y`.
-
-    With `groups` (n,), rows that share one stay together, and the share is only about met.
-
-    No row is kept for validation (the second array is empty) where `share` is 0 or where the
-    share can't hold every class: a class with one row, or fewer validation rows than classes.
-
-    Returns
-    -------
-    (train, validation) : int arrays
-    """
-    everything, nothing = np.arange(len(y)), np.empty(0, dtype=np.intp)
-    classes, counts = np.unique(y, return_counts=True)
-    held = math.ceil(share * len(y))
-    if not share or counts.min() < 2 or held < len(classes) or len(y) - held < len(classes):
-        return everything, nothing
-    if groups is None:
-        splitter = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
-        train, validation = next(splitter.split(everything, y))
-    else:
-        part = stratified_groups(y, groups, max(2, round(1 / share)), seed)
-        train, validation = np.flatnonzero(part), np.flatnonzero(part == 0)
-    if min(len(np.unique(y[train])), len(np.unique(y[validation]))) < len(classes):
-        return everything, nothing
-    return train, validation
-
-
 def train(
     network: nn.Module,
     X: Tensor | Batches,
@@ -144,7 +113,7 @@ def train(
 ) -> History:
     """Train a classifier in place; it is in evaluation mode afterwards.
 
-    With a validation share (see `validation_rows`) training stops early and the weights
+    With a validation share (see `splits.hold_out`) training stops early and the weights
     of the epoch with the lowest validation loss are put back; without one, all epochs are run and
     the last weights stay. Shuffling follows from `seed`; dropout from torch's global state, which
     callers fix with `networks.seeded`.
@@ -181,8 +150,7 @@ def train(
         For another `decay`.
     """
     kept, held = (
-        torch.from_numpy(rows)
-        for rows in validation_rows(y.numpy(), schedule.validation, seed, groups)
+        torch.from_numpy(rows) for rows in hold_out(y.numpy(), groups, schedule.validation, seed)
     )
     source = InMemory(X) if isinstance(X, Tensor) else X
     optimizer = OPTIMISERS[schedule.optimiser](

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-from sklearn.model_selection import ParameterSampler, PredefinedSplit, StratifiedKFold
+from sklearn.model_selection import ParameterSampler, PredefinedSplit
 from sklearn.utils import check_random_state
 
 from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
 from featcache.fitting.out_of_core import fit_with_routing
-from featcache.fitting.splits import stratified_groups
+from featcache.fitting.splits import inner_folds, stratified_groups
 
 TUNERS = ("random", "optuna")
 
@@ -238,10 +238,9 @@ def _inner_folds(
             f"Add images of {rare!r}, ask for fewer folds, or leave out --tune.",
         )
     if len(np.unique(unit)) == len(y):
-        plain = StratifiedKFold(parts, shuffle=True, random_state=seed)
-        return list(plain.split(np.zeros(len(y)), y))
-    pairs = list(PredefinedSplit(stratified_groups(y, unit, parts, seed)).split())
-    usable = [(train, held) for train, held in pairs if len(held) and len(np.unique(y[train])) > 1]
+        return inner_folds(y, None, parts, seed)
+    pairs = PredefinedSplit(stratified_groups(y, unit, parts, seed)).split()
+    usable = [(train, held) for train, held in pairs if len(np.unique(y[train])) > 1]
     if not usable:
         raise DataError("no inner fold for tuning has two classes", "Leave out --tune.")
     return usable

@@ -9,12 +9,12 @@ import base64
 import functools
 import math
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+import featcache
 from featcache.atomic import replacing
 from featcache.errors import FeatcacheError, counted
 
@@ -22,7 +22,7 @@ from featcache.errors import FeatcacheError, counted
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Render a template of this package into `path`, all or nothing."""
     environment = _environment()
-    text = environment.get_template(template).render(version=_version(), **values)
+    text = environment.get_template(template).render(version=featcache.__version__, **values)
     return write_text(path, text)
 
 
@@ -36,13 +36,6 @@ def picture(folder: Path, name: str) -> str:
         there, key=lambda path: path.stat().st_size / (3 if path.suffix == ".svg" else 1)
     )
     return data_uri(smallest.read_bytes(), smallest.suffix)
-
-
-def _version() -> str:
-    try:
-        return version("featcache")
-    except PackageNotFoundError:  # run from its folder without being installed
-        return ""
 
 
 @functools.cache

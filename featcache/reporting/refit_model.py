@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +20,7 @@ from featcache.reporting.bundle import (
     backbone_facts,
     write_facts,
 )
-from featcache.reporting.run_folder import Run
+from featcache.reporting.run_folder import Run, installed_version
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")
@@ -120,10 +119,5 @@ def _why_not(unfitted: Any) -> FeatcacheError | None:
 
 def library_versions() -> dict[str, str]:
     """Of what a bundle was written with."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: installed_version(name) for name in _LIBRARIES}
+    return {name: version for name, version in found.items() if version is not None}

@@ -249,7 +249,7 @@ def _facts(
         "keys": dict(zip(result.backbones, result.keys, strict=True)),
         "classes": result.classes,
         "predict_seconds": result.predict_seconds / len(result.folds),
-        "versions": {name: _version(name) for name in _LIBRARIES},
+        "versions": {name: installed_version(name) for name in _LIBRARIES},
         "machine": {
             "python": platform.python_version(),
             "system": platform.platform(),
@@ -273,7 +273,8 @@ def _write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
-def _version(library: str) -> str | None:
+def installed_version(library: str) -> str | None:
+    """The version of a library; None if it is not installed."""
     try:
         return version(library)
     except PackageNotFoundError:

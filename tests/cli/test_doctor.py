@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from featcache.cli import doctor
 from featcache.cli.doctor import FAIL, OK, WARN, Finding, examine
 from featcache.cli.main import cli
+from featcache.store import memory_budget
 
 
 @pytest.fixture
@@ -92,6 +93,12 @@ def test_a_library_that_breaks_is_installed_again(
     assert "libgomp.so.1" in broken.text
     assert broken.fix == "pip install --force-reinstall broken"
     assert lacking.fix == "pip install no_such_library"
+
+
+def test_little_memory_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: 10**9)
+    one = named(examine("cache", "reports"), "memory")
+    assert (one.level, one.text) == (WARN, "1.0 GB free")
 
 
 def test_no_compiler_and_a_full_disk_are_warnings(

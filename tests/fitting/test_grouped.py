@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from featcache.fitting import splits
-from featcache.fitting.splits import stratified_groups
+from featcache.fitting.splits import hold_out, inner_folds, stratified_groups
 
 
 def spread(fold, y, k):
@@ -82,3 +82,48 @@ def test_only_rows_with_a_partner_are_placed_one_by_one(monkeypatch):
     assert placed == [2]
     assert fold[7] == fold[59_999]
     assert spread(fold, y, 5) <= 1
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(120) // 5])
+def test_inner_folds_hold_every_row_out_once(groups):
+    y = np.arange(120) % 4
+    folds = inner_folds(y, groups, 3, 0)
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(120))
+    for rest, held in folds:
+        assert sorted([*rest, *held]) == list(range(120))
+        assert set(y[rest]) == set(range(4))
+        assert groups is None or not set(groups[rest]) & set(groups[held])
+
+
+def test_a_class_too_rare_for_inner_folds():
+    y = np.array(["a"] * 9 + ["b"] * 2)
+    assert len(inner_folds(y, None, 3, 0)) == 2
+    assert inner_folds(y[:-1], None, 3, 0) == []
+    one_group = np.array([*range(9), 9, 9])  # the class "b" is on one side of each fold
+    assert inner_folds(y, one_group, 3, 0) == []
+    assert inner_folds(y, np.zeros(11), 3, 0) == []
+
+
+def test_the_share_held_out_is_stratified():
+    y = np.repeat([0, 1], [80, 20])
+    train, held = hold_out(y, None, 0.1, 0)
+    assert np.bincount(y[held]).tolist() == [8, 2]
+    assert sorted([*train, *held]) == list(range(100))
+
+
+def test_the_share_held_out_does_not_divide_groups():
+    y = np.arange(400) % 4
+    groups = np.arange(400) // 8
+    train, held = hold_out(y, groups, 0.1, 0)
+    assert sorted([*train, *held]) == list(range(400))
+    assert not set(groups[train]) & set(groups[held])
+    assert 24 <= len(held) <= 56
+    assert set(y[held]) == set(range(4))
+    one_group = hold_out(y, np.zeros(400), 0.1, 0)
+    assert [len(rows) for rows in one_group] == [400, 0]
+
+
+def test_a_group_can_bring_all_classes_into_a_small_share():
+    y, groups = np.arange(12) % 3, np.arange(12) // 3  # a tenth of 12 rows can't have 3 classes
+    assert len(hold_out(y, groups, 0.1, 0)[1]) == 0
+    assert len(hold_out(y, groups, 0.1, 0, by_count=False)[1]) == 3

@@ -6,9 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featcache.fitting import splits, training
+from featcache.fitting import splits
 from featcache.fitting.evaluate import evaluate
-from featcache.fitting.fusions import late
 from featcache.fitting.out_of_core import fit_with_routing
 from featcache.fitting.pipeline import make_classifier
 from featcache.fitting.splits import make_folds
@@ -38,28 +37,28 @@ def test_groups_reach_what_asks_for_them_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("fusion", "head", "modules"),
+    ("fusion", "head"),
     [
-        ("concat", "mlp", [training]),
-        ("attention", "logreg", [training]),
-        ("gated", "mlp", [training]),
-        pytest.param("concat", "xgboost", [training], marks=needs_xgboost),
-        ("vote", "mlp", [training]),
-        ("stack", "logreg", [late]),
+        ("concat", "mlp"),
+        ("attention", "logreg"),
+        ("gated", "mlp"),
+        pytest.param("concat", "xgboost", marks=needs_xgboost),
+        ("vote", "mlp"),
+        ("stack", "logreg"),
+        ("concat", "svm"),
     ],
 )
 def test_what_is_held_back_in_a_fit_never_divides_an_image_from_its_views(
-    monkeypatch, fusion, head, modules
+    monkeypatch, fusion, head
 ):
-    seen = []
+    seen, plain = [], splits.stratified_groups
 
     def noted(y, groups, *args):
-        part = splits.stratified_groups(y, groups, *args)
+        part = plain(y, groups, *args)
         seen.append((groups, part))
         return part
 
-    for module in modules:
-        monkeypatch.setattr(module, "stratified_groups", noted)
+    monkeypatch.setattr(splits, "stratified_groups", noted)
     features = add(make_features(), "hflip", "rot90")
     classifier = make_classifier(fusion, head, settings=QUICK)
     evaluate(classifier, features, folds=2)
@@ -73,7 +72,7 @@ def test_rows_that_stand_alone_are_held_back_as_before(features, monkeypatch):
     def never(*_):
         raise AssertionError("no groups are there")
 
-    monkeypatch.setattr(training, "stratified_groups", never)
+    monkeypatch.setattr(splits, "stratified_groups", never)
     evaluate(make_classifier("concat", "mlp", settings=QUICK), features, folds=2)
     leaky = add(features, "hflip")
     split = make_folds(leaky, folds=2, leaky=True)

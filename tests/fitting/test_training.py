@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from featcache.errors import FeatcacheError, RecipeError
 from featcache.fitting.networks import MLP, seeded
-from featcache.fitting.training import Schedule, as_tensor, train, validation_rows
+from featcache.fitting.splits import hold_out
+from featcache.fitting.training import Schedule, as_tensor, train
 
 
 def blobs(n=90, d=5, classes=3, seed=0):
@@ -62,7 +63,7 @@ def test_best_epoch_is_put_back():
     losses = history["val_loss"]
     best = int(np.argmin(losses))
     assert len(losses) == best + 1 + 4 < 200
-    held = validation_rows(y.numpy(), 0.1, 0)[1]
+    held = hold_out(y.numpy(), None, 0.1, 0)[1]
     assert functional.cross_entropy(network(X[held]), y[held]).item() == pytest.approx(
         losses[best], rel=1e-5
     )
@@ -71,7 +72,7 @@ def test_best_epoch_is_put_back():
 
 @pytest.mark.parametrize("y", [[0] * 50 + [1], [0, 1, 2] * 2, [0] * 500 + [1, 1]])
 def test_share_that_cannot_hold_every_class_trains_on_all(y):
-    kept, held = validation_rows(np.array(y), 0.1, 0)
+    kept, held = hold_out(np.array(y), None, 0.1, 0)
     assert len(kept) == len(y)
     assert len(held) == 0
     network = MLP(5, (), 3)
@@ -79,13 +80,6 @@ def test_share_that_cannot_hold_every_class_trains_on_all(y):
     history = train(network, X, torch.tensor(y), Schedule(epochs=7, patience=1), seed=0)
     assert len(history["train_loss"]) == 7
     assert history["val_loss"] == history["val_accuracy"] == []
-
-
-def test_share_is_stratified():
-    y = np.repeat([0, 1], [80, 20])
-    kept, held = validation_rows(y, 0.1, 0)
-    assert np.bincount(y[held]).tolist() == [8, 2]
-    assert sorted([*kept, *held]) == list(range(100))
 
 
 def test_loss_that_explodes():
@@ -132,15 +126,3 @@ def test_read_only_arrays_are_copied():
     X.setflags(write=False)
     as_tensor(X)[0, 0] = 5
     assert X[0, 0] == 1
-
-
-def test_the_validation_share_does_not_divide_groups():
-    y = np.arange(400) % 4
-    groups = np.arange(400) // 8
-    kept, held = validation_rows(y, 0.1, 0, groups)
-    assert sorted([*kept, *held]) == list(range(400))
-    assert not set(groups[kept]) & set(groups[held])
-    assert 24 <= len(held) <= 56
-    assert set(y[held]) == set(range(4))
-    one_group = validation_rows(y, 0.1, 0, np.zeros(400))
-    assert [len(rows) for rows in one_group] == [400, 0]

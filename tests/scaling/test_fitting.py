@@ -15,7 +15,7 @@ from sklearn.naive_bayes import GaussianNB
 from stored import blobs, store
 
 from featcache.errors import ClusterError, DataError, RecipeError
-from featcache.reporting import refit_model
+from featcache.reporting import run_folder
 from featcache.reporting.compare import compare
 from featcache.scaling import executors
 from featcache.scaling.cluster import Cluster
@@ -204,6 +204,6 @@ def test_a_machine_without_xgboost_is_told_from_one_with_it(
             raise PackageNotFoundError(name)
         return "1.0"
 
-    monkeypatch.setattr(refit_model, "version", absent)
+    monkeypatch.setattr(run_folder, "version", absent)
     found = executors._look(None)
     assert (found["xgboost"], found["scikit-learn"]) == ("none", "1.0")

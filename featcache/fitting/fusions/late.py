@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
@@ -24,7 +23,7 @@ from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
 from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing, some_rows
-from featcache.fitting.splits import stratified_groups
+from featcache.fitting.splits import inner_folds
 
 
 def _default_head() -> Any:
@@ -74,17 +73,15 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _fit(self, X: NDArray[Any] | Stream, y: NDArray[Any], groups: Any) -> Any:
         raise NotImplementedError
 
-    def _start(self, y: NDArray[Any]) -> NDArray[np.intp]:
-        """The rows of each class, in the order of `classes_`."""
+    def _start(self, y: NDArray[Any]) -> None:
         check_classification_targets(y)
-        self.classes_, counts = np.unique(y, return_counts=True)
+        self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise DataError(
                 f"{type(self).__name__} needs two classes, y has 1 class: {self.classes_[0]}",
                 "Add images of another class.",
             )
         self.blocks_ = resolve_blocks(self.blocks, self.n_features_in_)
-        return counts
 
     def _fit_members(
         self, X: NDArray[Any] | Stream, y: NDArray[Any], groups: Any
@@ -233,10 +230,11 @@ class StackFusion(LateFusion):
         whole = isinstance(self.cv, (int, np.integer)) and not isinstance(self.cv, bool)
         if not whole or self.cv < 2:
             raise RecipeError(f"cv is {self.cv!r}", "Give a whole number above 1.")
-        counts = self._start(y)
+        self._start(y)
         self.members_ = self._fit_members(X, y, groups)
-        parts = self._parts(y, counts, groups)
-        scores = self._side_by_side(X) if parts is None else self._held_out(X, y, parts, groups)
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        folds = inner_folds(y, groups, self.cv, seed)
+        scores = self._held_out(X, y, folds, groups) if folds else self._side_by_side(X)
         self.final_ = LogisticRegression(C=self.C, max_iter=1000).fit(scores, y)
         return self
 
@@ -252,22 +250,6 @@ class StackFusion(LateFusion):
     def _side_by_side(self, X: NDArray[Any] | Stream) -> NDArray[np.float64]:
         """The members' scores (n, k * classes)."""
         return np.concatenate([_scores_of(member, X) for member in self.members_], axis=1)
-
-    def _parts(
-        self, y: NDArray[Any], counts: NDArray[np.intp], groups: Any
-    ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]] | None:
-        """Rows to fit on and rows held out, for each part; None where nothing can be."""
-        parts = min(self.cv, int(counts.min()))
-        if parts < 2:
-            return None
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        if groups is None:
-            splitter = StratifiedKFold(parts, shuffle=True, random_state=seed)
-            return list(splitter.split(y, y))
-        part = stratified_groups(y, groups, parts, seed)  # (n,)
-        folds = [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(parts)]
-        whole = all(len(np.unique(y[fit])) == len(counts) and len(held) for fit, held in folds)
-        return folds if whole else None  # a class in one group only can't be held out
 
     def _held_out(
         self,

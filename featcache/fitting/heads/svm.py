@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.model_selection import KFold, PredefinedSplit, StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.svm import LinearSVC
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import DataError, unknown
 from featcache.fitting.class_weights import class_weights
-from featcache.fitting.splits import stratified_groups
+from featcache.fitting.splits import inner_folds
 
 log = logging.getLogger("featcache")
 
@@ -135,7 +135,11 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             # A frozen machine is not fitted again, so these parts only walk over the rows.
             machine, folds = FrozenEstimator(machine.fit(X, codes)), list(KFold(2).split(X))
         else:
-            folds = _parts(codes, groups, parts, int(drawn.randint(2**31 - 1)))
+            seed = int(drawn.randint(2**31 - 1))
+            # A splitter, if it will do: these folds are saved with the model.
+            folds = StratifiedKFold(parts, shuffle=True, random_state=seed)
+            if groups is not None:  # as texts: their order is part of what is drawn
+                folds = inner_folds(codes.astype(str), groups, parts, seed) or folds
         # On positions, because the calibration gives the machine positions for labels and the
         # weights have to find them.
         self.calibrated_ = CalibratedClassifierCV(machine, cv=folds, ensemble=False)
@@ -181,18 +185,3 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.gamma not in named:
             raise unknown("gamma", self.gamma, named)
         return float(named[self.gamma])
-
-
-def _parts(codes: NDArray[np.intp], groups: Any, parts: int, seed: int) -> Any:
-    """The parts of the calibration; groups whole where that leaves every class on every side."""
-    plain = StratifiedKFold(parts, shuffle=True, random_state=seed)
-    if groups is None:
-        return plain
-    unit = np.unique(groups, return_inverse=True)[1]  # (n,)
-    whole = stratified_groups(codes.astype(str), unit, parts, seed)  # (n,)
-    count = len(np.unique(codes))
-    sides = [codes[whole != part] for part in range(parts)]
-    if any(len(np.unique(side)) < count for side in sides) or len(np.unique(whole)) < parts:
-        return plain
-    folds: list[Any] = list(PredefinedSplit(whole).split())
-    return folds

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import FeatcacheError, RecipeError, unknown
 from featcache.fitting.out_of_core import Stream
-from featcache.fitting.training import validation_rows
+from featcache.fitting.splits import hold_out
 
 try:
     import xgboost
@@ -179,7 +179,7 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(f"XGBHead needs two classes, y has 1 class: {self.classes_[0]}")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        return codes, *validation_rows(codes, self.validation, seed, groups), seed
+        return codes, *hold_out(codes, groups, self.validation, seed), seed
 
     def _keep_history(self, losses: dict[str, Any]) -> None:
         self.history_ = {

@@ -351,7 +351,8 @@ class NSGASelection(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         self, X: NDArray[Any], y: NDArray[Any], seed: int
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         classes, counts = np.unique(y, return_counts=True)
-        if len(y) <= self.rows or counts.min() < 2 or self.rows < len(classes):
+        left = len(y) - self.rows  # stratified, both sides need a row of each class
+        if left < len(classes) or counts.min() < 2 or self.rows < len(classes):
             return X, y
         kept, _ = train_test_split(
             np.arange(len(y)), train_size=self.rows, stratify=y, random_state=seed

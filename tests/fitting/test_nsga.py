@@ -68,3 +68,11 @@ def test_without_pymoo(monkeypatch):
     with pytest.raises(FeatcacheError) as caught:
         make_selection("nsga")
     assert "pip install 'featcache[nsga]'" in caught.value.remedy
+
+
+@pytest.mark.parametrize("rows", [39, 40, 41, 42])
+def test_hardly_more_rows_than_it_looks_at(rows):
+    X = np.random.default_rng(0).normal(size=(42, 6))
+    y = np.arange(42) % 3
+    search = NSGASelection(population=4, generations=1, rows=rows).fit(X, y)
+    assert search.get_support().any()

@@ -65,7 +65,7 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         "scale" is 1 / (columns * variance of X), "auto" is 1 / columns.
     class_weight : None, "balanced" or dict, default None
         How much a row of each class counts, in the margins and in the probabilities, which are
-        those of a population with the classes in these proportions; see `balance.class_weights`.
+        those of a population with the classes in these proportions; see `class_weights`.
     cv : int, default 3
         Parts for the calibration.
     gram_rows : int, default 12000

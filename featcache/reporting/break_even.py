@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import counted
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 
 def fits_to_break_even(extraction: float, cached: float, tuned: float) -> int | None:

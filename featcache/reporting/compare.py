@@ -31,8 +31,9 @@ from featcache.reporting.comparison import Comparison, sort_runs, write_comparis
 from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name
 from featcache.reporting.html import need_writable, write_text
 from featcache.reporting.refit_model import give_model, pipeline_writer
-from featcache.reporting.run_folder import LEAKS, Run, read_run, save_run
+from featcache.reporting.run_folder import LEAKS, save_run
 from featcache.reporting.run_page import quick_page
+from featcache.reporting.schema import Run, read_run
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features

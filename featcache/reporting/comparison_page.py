@@ -16,7 +16,6 @@ from featcache.reporting.plots.comparison import plot_cost, run_label, trained_w
 from featcache.reporting.plots.confusion import duel, rivals
 from featcache.reporting.plots.style import draw, log
 from featcache.reporting.refit_command import redo_command
-from featcache.reporting.run_folder import Run
 from featcache.reporting.run_reader import (
     Contents,
     leak_text,
@@ -24,6 +23,7 @@ from featcache.reporting.run_reader import (
     read_facts,
     read_leaks,
 )
+from featcache.reporting.schema import Run
 from featcache.reporting.ties import verdict
 
 FILE = "comparison.html"

@@ -21,7 +21,7 @@ from featcache.reporting.bundle import (
     backbone_facts,
     write_facts,
 )
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")

@@ -36,8 +36,8 @@ from featcache.reporting.plots.embedding import embed, plot_map, read_map, write
 from featcache.reporting.plots.samples import right_samples, wrong_samples
 from featcache.reporting.plots.style import draw, log, only_warns
 from featcache.reporting.refit_command import redo_command
-from featcache.reporting.run_folder import Run
 from featcache.reporting.run_reader import Contents, leak_text, read_contents
+from featcache.reporting.schema import Run
 from featcache.store.cache import Cache
 from featcache.store.coverage import Coverage
 from featcache.store.features import Features

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataError, UnknownName, did_you_mean
 from featcache.reporting.refit_command import refit_remedy, with_reports
-from featcache.reporting.run_folder import Run, read_run
+from featcache.reporting.schema import Run, read_run
 from featcache.store.features import Strings
 
 

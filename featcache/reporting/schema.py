@@ -169,6 +169,21 @@ def read_run(folder: Path) -> Run:
         ) from None
 
 
+def read_folds(folder: Path) -> list[dict[str, Any]]:
+    """The folds of metrics.json, as `fold_facts` made them; without what is none."""
+    folds = read_json(folder / "metrics.json").get("folds")
+    return [fold for fold in folds if isinstance(fold, dict)] if isinstance(folds, list) else []
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a folder that need not be whole; empty if it can't be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def run_of(folder: Path, facts: Any, scores: Any) -> Run:
     """The run whose run.json and metrics.json hold these values.
 

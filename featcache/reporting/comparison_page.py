@@ -16,7 +16,7 @@ from featcache.reporting.plots.comparison import plot_cost, run_label, trained_w
 from featcache.reporting.plots.confusion import duel, rivals
 from featcache.reporting.plots.style import draw, log
 from featcache.reporting.refit_command import redo_command
-from featcache.reporting.run_reader import Contents, leak_text, read_contents, read_leaks
+from featcache.reporting.run_reader import Contents, read_contents, read_leaks
 from featcache.reporting.schema import Run
 from featcache.reporting.ties import verdict
 
@@ -53,7 +53,7 @@ def write_comparison_page(reports: Path, runs: Sequence[Run]) -> Path:
 def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, Any]:
     folder, name = reports / data, "cost" if number == 0 else f"cost-{number + 1}"
     draw(name, folder, lambda: plot_cost(runs))
-    leaks = {leak_text(leak): leak for run in runs for leak in read_leaks(run.folder)}
+    leaks = dict.fromkeys(leak for run in runs for leak in read_leaks(run.folder))
     best = runs[0]
     return {
         "runs": [_row(reports, run) for run in runs],

@@ -36,7 +36,7 @@ from featcache.reporting.plots.embedding import embed, plot_map, read_map, write
 from featcache.reporting.plots.samples import right_samples, wrong_samples
 from featcache.reporting.plots.style import draw, log, only_warns
 from featcache.reporting.refit_command import redo_command
-from featcache.reporting.run_reader import Contents, leak_text, read_contents
+from featcache.reporting.run_reader import Contents, read_contents
 from featcache.reporting.schema import Run
 from featcache.store.cache import Cache
 from featcache.store.coverage import Coverage
@@ -133,7 +133,7 @@ def write_run_page(
         run=run,
         label=run_label(run),
         standing=standing(run, among),
-        leaks=[leak_text(leak) for leak in contents.leaks],
+        leaks=contents.leaks,
         metrics=_metrics(contents),
         folds=contents.folds,
         classes=contents.classes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ class Contents:
     attention : list of dict
         `{"classes": […], "backbones": […], "mean": [[…]]}` for each fold; empty if the fusion
         learns no weights.
-    leaks : list of dict
-        leaks.json, as plain findings.
+    leaks : list of str
+        The findings in leaks.json, a line each.
     """
 
     run: Run
@@ -46,7 +45,7 @@ class Contents:
     pred: Strings
     proba: NDArray[np.float64] | None
     attention: list[dict[str, Any]] = field(default_factory=list)
-    leaks: list[dict[str, Any]] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -99,28 +98,11 @@ def read_contents(folder: Path) -> Contents:
     )  # fmt: skip
 
 
-def read_leaks(folder: Path) -> list[dict[str, Any]]:
-    """The findings in leaks.json as plain dicts; none where the file is not there or damaged."""
-    try:
-        found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    if isinstance(found, dict):
-        inner = found.get("leaks", found.get("findings"))
-        found = inner if isinstance(inner, list) else [
-            {"kind": str(kind), "what": value} for kind, value in found.items() if value
-        ]  # fmt: skip
-    if not isinstance(found, list):
-        return []
-    return [leak if isinstance(leak, dict) else {"what": str(leak)} for leak in found]
-
-
-def leak_text(leak: dict[str, Any]) -> str:
-    """A finding as one line."""
-    for name in ("text", "message", "problem", "what"):
-        if isinstance(leak.get(name), str):
-            return str(leak[name])
-    return ", ".join(f"{name}: {value}" for name, value in leak.items())[:300]
+def read_leaks(folder: Path) -> list[str]:
+    """The findings in leaks.json, a line each; none if the file is not there or damaged."""
+    leaks = read_json(folder / "leaks.json").get("leaks")
+    leaks = leaks if isinstance(leaks, list) else []
+    return [str(leak["what"]) for leak in leaks if isinstance(leak, dict) and "what" in leak]
 
 
 def _predictions(path: Path) -> pd.DataFrame:

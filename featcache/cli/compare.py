@@ -25,7 +25,7 @@ from featcache.cli.options import (
 from featcache.errors import counted
 
 if TYPE_CHECKING:
-    from featcache.reporting.run_folder import Run
+    from featcache.reporting.schema import Run
 from featcache.images.files import KINDS
 
 

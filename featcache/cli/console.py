@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from featcache.reporting.run_folder import Run
+    from featcache.reporting.schema import Run
 
 _TIE = "="  # beside the place of a run that can't be told from the best
 _EVERY_SECONDS = 10.0  # between plain progress lines, where there is no terminal

@@ -25,7 +25,7 @@ from featcache.errors import counted
 from featcache.images.files import KINDS
 
 if TYPE_CHECKING:
-    from featcache.reporting.run_folder import Run
+    from featcache.reporting.schema import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -14,7 +14,7 @@ from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.images.manifest import Images
-    from featcache.reporting.run_folder import Run
+    from featcache.reporting.schema import Run
 
 
 @click.command()
@@ -49,9 +49,9 @@ def report(
 
     from featcache.reporting.comparison import read_runs, sort_runs, write_comparison
     from featcache.reporting.plots.samples import runs_on
-    from featcache.reporting.run_folder import read_run
     from featcache.reporting.run_page import standing
     from featcache.reporting.run_reader import find_run
+    from featcache.reporting.schema import read_run
 
     named = [
         read_run(run if run.exists() else find_run(str(run), reports)) for run in runs

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from featcache.extraction.report import Report
     from featcache.recipe import Recipe
     from featcache.reporting.comparison import Comparison
-    from featcache.reporting.run_folder import Run
+    from featcache.reporting.schema import Run
     from featcache.scaling.cluster import Cluster
 
 

@@ -40,7 +40,8 @@ from featcache.images.manifest import Images
 from featcache.reporting.bundle import SPLIT, Writer
 from featcache.reporting.comparison import write_comparison
 from featcache.reporting.digest import folder_name, rows_digest, run_digest
-from featcache.reporting.run_folder import Run, read_run, save_run
+from featcache.reporting.run_folder import save_run
+from featcache.reporting.schema import Run, read_run
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")

@@ -18,7 +18,7 @@ from featcache.recipe.finetune import fusion_of, options_of, sets_of
 from featcache.recipe.loading import load_recipe
 from featcache.recipe.schema import Recipe, honest, protocols_of
 from featcache.reporting.compare import Comparison, compare
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 from featcache.store.cache import Cache
 from featcache.store.memory_budget import load
 

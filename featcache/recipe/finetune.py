@@ -13,7 +13,7 @@ from featcache.recipe.schema import Recipe, honest
 from featcache.store.features import canonical
 
 if TYPE_CHECKING:
-    from featcache.reporting.run_folder import Run
+    from featcache.reporting.schema import Run
 
 # Beside the options of the training itself. What is not given is the recipe's own.
 _KINDS: dict[str, type | tuple[type, ...]] = {

@@ -15,7 +15,7 @@ from scipy import stats
 from featcache.fitting.metrics import interval
 from featcache.fitting.significance import holm
 from featcache.reporting.predictions import FoldScores, Outcomes, p_value, read_tested
-from featcache.reporting.run_folder import ALPHA, Run
+from featcache.reporting.schema import ALPHA, Run
 
 log = logging.getLogger("featcache")
 

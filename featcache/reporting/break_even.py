@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from featcache.errors import counted
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 
 def fits_to_break_even(extraction: float, cached: float, tuned: float) -> int | None:
@@ -37,8 +34,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     said = []
     names = [run.name for run in runs]
     for run in runs:
-        facts = _facts(run.folder)
-        if facts.get("stage") != "finetuned":
+        if run.stage != "finetuned":
             continue
         rivals = [
             other
@@ -46,17 +42,18 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
             if other.rows == run.rows
             and set(other.backbones) == set(run.backbones)
             and not _is_tuned(other)
-            and set(_facts(other.folder).get("keys", {}).values()) <= set(facts.get("rivals", []))
+            and set(other.keys.values()) <= set(run.rivals)
         ]
         if rivals:
             rival = max(rivals, key=lambda other: other.metric("accuracy"))
             # Runs that differ in a setting only are told apart by their folders.
             name = run.name if names.count(run.name) == 1 else run.folder.name
-            said.append(_sentence(name, run, rival, facts.get("cost", {})))
+            said.append(_sentence(name, run, rival))
     return said
 
 
-def _sentence(name: str, run: Run, rival: Run, cost: dict[str, Any]) -> str:
+def _sentence(name: str, run: Run, rival: Run) -> str:
+    cost = run.cost
     gain = 100 * (run.metric("accuracy") - rival.metric("accuracy"))
     spent = f"{run.fit_seconds:,.0f} s"
     if cost.get("gpu_seconds") is not None:
@@ -81,11 +78,3 @@ def _sentence(name: str, run: Run, rival: Run, cost: dict[str, Any]) -> str:
 
 def _is_tuned(run: Run) -> bool:
     return run.head.endswith(".finetuned")
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}

@@ -31,8 +31,9 @@ from featcache.reporting.comparison import Comparison, sort_runs, write_comparis
 from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name
 from featcache.reporting.html import need_writable, write_text
 from featcache.reporting.refit_model import give_model, pipeline_writer
-from featcache.reporting.run_folder import LEAKS, Run, read_run, save_run
+from featcache.reporting.run_folder import LEAKS, save_run
 from featcache.reporting.run_page import quick_page
+from featcache.reporting.schema import Run, read_json, read_run
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features
@@ -357,18 +358,18 @@ def check_leakage(
 
 def _read(path: Path, near: bool) -> dict[str, Any] | None:
     """What an earlier run found; None where it did not look for near duplicates and now should."""
+    plain = read_json(path)
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
         leaks_from_json(plain)
         searched = bool(plain["near_duplicates_searched"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
     if near and not searched:
         return None
     if searched and not near:
         plain["leaks"] = [leak for leak in plain["leaks"] if leak["kind"] != "near duplicates"]
         plain["near_duplicates_searched"] = False
-    return dict(plain)
+    return plain
 
 
 def extraction_seconds(features: Features, cache: str | Path | None) -> dict[str, float]:

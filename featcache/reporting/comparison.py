@@ -17,7 +17,7 @@ from featcache.reporting.html import write_text
 from featcache.reporting.plots.comparison import plot_comparison
 from featcache.reporting.plots.style import only_warns
 from featcache.reporting.refit_command import with_reports
-from featcache.reporting.run_folder import Run, read_run
+from featcache.reporting.schema import Run, read_run
 from featcache.reporting.ties import leaky_note, mark_ties, verdicts
 
 log = logging.getLogger("featcache")

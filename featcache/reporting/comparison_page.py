@@ -16,14 +16,8 @@ from featcache.reporting.plots.comparison import plot_cost, run_label, trained_w
 from featcache.reporting.plots.confusion import duel, rivals
 from featcache.reporting.plots.style import draw, log
 from featcache.reporting.refit_command import redo_command
-from featcache.reporting.run_folder import Run
-from featcache.reporting.run_reader import (
-    Contents,
-    leak_text,
-    read_contents,
-    read_facts,
-    read_leaks,
-)
+from featcache.reporting.run_reader import Contents, read_contents, read_leaks
+from featcache.reporting.schema import Run
 from featcache.reporting.ties import verdict
 
 FILE = "comparison.html"
@@ -59,21 +53,20 @@ def write_comparison_page(reports: Path, runs: Sequence[Run]) -> Path:
 def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, Any]:
     folder, name = reports / data, "cost" if number == 0 else f"cost-{number + 1}"
     draw(name, folder, lambda: plot_cost(runs))
-    facts = {run.folder.name: read_facts(run.folder) for run in runs}
-    leaks = {leak_text(leak): leak for run in runs for leak in read_leaks(run.folder)}
+    leaks = dict.fromkeys(leak for run in runs for leak in read_leaks(run.folder))
     best = runs[0]
     return {
-        "runs": [_row(reports, run, facts[run.folder.name]) for run in runs],
+        "runs": [_row(reports, run) for run in runs],
         "best": best,
         "verdict": verdict(runs),
         "more": break_even.verdicts(runs),
-        "leaky": [run.name for run in runs if facts[run.folder.name].get("leaky")],
+        "leaky": [run.name for run in runs if run.leaky],
         "leaks": list(leaks),
         "cost": picture(folder, name),
         "duel": _duel(runs) if number == 0 else None,
-        "extraction": any(row.get("extraction_seconds") for row in facts.values()),
+        "extraction": any(run.extraction_seconds for run in runs),
         "question": _question(runs),
-        "command": redo_command(facts[best.folder.name], best.folder),
+        "command": redo_command(best),
     }
 
 
@@ -113,17 +106,16 @@ def _some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names) if len(names) <= most else f"{len(names)} of them ({names[0]}, …)"
 
 
-def _row(reports: Path, run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+def _row(reports: Path, run: Run) -> dict[str, Any]:
     inside = os.path.relpath(run.folder, reports).replace(os.sep, "/")
     page = run.folder / "report.html"
-    extraction = facts.get("extraction_seconds")
     return {
         "run": run,
         "label": run_label(run),
         "link": quote(f"{inside}/report.html") if page.is_file() else "",
-        "extraction": sum(extraction.values()) if isinstance(extraction, dict) else None,
-        "leaky": bool(facts.get("leaky")),
-        "protocol": facts.get("protocol"),
+        "extraction": sum(run.extraction_seconds.values()) if run.extraction_seconds else None,
+        "leaky": run.leaky,
+        "protocol": run.protocol,
     }
 
 

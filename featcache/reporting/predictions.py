@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from featcache.fitting.evaluate import Result
 from featcache.fitting.significance import corrected_t_test, mcnemar
 from featcache.fitting.splits import components
 from featcache.reporting.refit_command import refit_remedy
+from featcache.reporting.schema import read_folds
 from featcache.store.features import Features
 
 
@@ -113,8 +113,7 @@ def read_tested(folder: Path) -> Outcomes | FoldScores | None:
     The rows themselves if there is one fold, else the accuracies of the folds.
     """
     try:
-        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        folds = sorted(scores["folds"], key=lambda fold: str(fold["name"]))
+        folds = sorted(read_folds(folder), key=lambda fold: str(fold["name"]))
         if len(folds) == 1:
             return read_outcomes(folder / "predictions.csv")
         return FoldScores(

@@ -11,7 +11,7 @@ from typing import Any
 from featcache.errors import counted
 from featcache.reporting.comparison import Comparison, fusion_label
 from featcache.reporting.html import write_text
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 METRICS = ("accuracy", "precision", "recall", "f1", "auc")
 COLUMNS = ("candidate", "protocol", *METRICS, "tested", "run")

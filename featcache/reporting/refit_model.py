@@ -20,7 +20,8 @@ from featcache.reporting.bundle import (
     backbone_facts,
     write_facts,
 )
-from featcache.reporting.run_folder import Run, installed_version
+from featcache.reporting.run_folder import installed_version
+from featcache.reporting.schema import Run
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")

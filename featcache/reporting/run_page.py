@@ -36,8 +36,8 @@ from featcache.reporting.plots.embedding import embed, plot_map, read_map, write
 from featcache.reporting.plots.samples import right_samples, wrong_samples
 from featcache.reporting.plots.style import draw, log, only_warns
 from featcache.reporting.refit_command import redo_command
-from featcache.reporting.run_folder import Run
-from featcache.reporting.run_reader import Contents, leak_text, read_contents
+from featcache.reporting.run_reader import Contents, read_contents
+from featcache.reporting.schema import Run
 from featcache.store.cache import Cache
 from featcache.store.coverage import Coverage
 from featcache.store.features import Features
@@ -132,10 +132,8 @@ def write_run_page(
         "report.html.j2",
         run=run,
         label=run_label(run),
-        facts=contents.facts,
         standing=standing(run, among),
-        leaky=contents.facts.get("leaky"),
-        leaks=[leak_text(leak) for leak in contents.leaks],
+        leaks=contents.leaks,
         metrics=_metrics(contents),
         folds=contents.folds,
         classes=contents.classes,
@@ -150,7 +148,7 @@ def write_run_page(
         samples=_samples(contents, reader),
         card=data_card(contents, manifest, place),
         times=_times(contents, cache),
-        command=redo_command(contents.facts, folder),
+        command=redo_command(run),
     )  # fmt: skip
 
 
@@ -244,8 +242,7 @@ def _draw_map(
 
 def _features(contents: Contents, manifest: Images, cache: Cache) -> Features | None:
     """What the run was fitted on, if the cache still has it under the same keys."""
-    keys = contents.facts.get("keys")
-    digests = list(keys.values()) if isinstance(keys, dict) else []
+    digests = list(contents.run.keys.values())
     entries = {entry.key.digest: entry for entry in cache.entries(contents.run.data)}
     if not digests or not set(digests) <= set(entries):
         return None
@@ -258,19 +255,11 @@ def _metrics(contents: Contents) -> list[dict[str, Any]]:
     names = [*_METRICS, *(name for name in run.metrics if name not in _METRICS)]
     for name in names:
         if name in run.metrics:
-            interval = run.interval if name == "accuracy" else _interval(contents, name)
+            interval = run.interval if name == "accuracy" else None
             rows.append({"name": _METRICS.get(name, name.replace("_", " ")),
                          "mean": run.metrics[name], "sd": run.sd.get(name),
                          "interval": interval})  # fmt: skip
     return rows
-
-
-def _interval(contents: Contents, name: str) -> tuple[float, float] | None:
-    """An interval that run.json or metrics.json may hold for this metric."""
-    known = contents.facts.get("intervals")
-    found = known.get(name) if isinstance(known, dict) else None
-    whole = isinstance(found, list) and len(found) == 2
-    return (found[0], found[1]) if found and whole else None
 
 
 def _confusion(contents: Contents) -> dict[str, Any]:
@@ -289,8 +278,7 @@ def _samples(contents: Contents, reader: Reader | None) -> dict[str, Any]:
 def _times(contents: Contents, cache: Path | None) -> list[tuple[str, float | None, str]]:
     """What took how long: (what, seconds, remark)."""
     rows: list[tuple[str, float | None, str]] = []
-    extraction = contents.facts.get("extraction_seconds")
-    for name, value in (extraction if isinstance(extraction, dict) else {}).items():
+    for name, value in contents.run.extraction_seconds.items():
         rows.append((f"extraction, {name}", value, "once, kept in the cache"))
     fits = [f.get("fit_seconds") for f in contents.folds]
     predicts = [f.get("predict_seconds") for f in contents.folds]

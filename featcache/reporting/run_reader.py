@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import DataError, UnknownName, did_you_mean
 from featcache.reporting.refit_command import refit_remedy, with_reports
-from featcache.reporting.run_folder import Run, read_run
+from featcache.reporting.schema import Run, read_folds, read_json, read_run
 from featcache.store.features import Strings
 
 
@@ -24,8 +23,6 @@ class Contents:
     Attributes
     ----------
     run : Run
-    facts : dict
-        run.json; later versions write more into it, so that every use asks with `.get`.
     folds : list of dict
         Of metrics.json: name, train, test, metrics, fit_seconds, predict_seconds, history.
     classes : list of str
@@ -33,14 +30,13 @@ class Contents:
         predictions.csv.
     proba : float array of shape (n, classes), or None
     attention : list of dict
-        `{"classes": […], "backbones": […], "mean": [[…]]}` for each fold, or one for all; empty
-        where the fusion learns no weights.
-    leaks : list of dict
-        leaks.json, as plain findings.
+        `{"classes": […], "backbones": […], "mean": [[…]]}` for each fold; empty if the fusion
+        learns no weights.
+    leaks : list of str
+        The findings in leaks.json, a line each.
     """
 
     run: Run
-    facts: dict[str, Any]
     folds: list[dict[str, Any]]
     classes: list[str]
     ids: Strings
@@ -49,7 +45,7 @@ class Contents:
     pred: Strings
     proba: NDArray[np.float64] | None
     attention: list[dict[str, Any]] = field(default_factory=list)
-    leaks: list[dict[str, Any]] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -77,12 +73,10 @@ def read_contents(folder: Path) -> Contents:
         If it is none, or holds something that no run writes.
     """
     run = read_run(folder)
-    facts, scores = _json(folder / "run.json"), _json(folder / "metrics.json")
-    folds = scores.get("folds")
-    folds = [fold for fold in folds if isinstance(fold, dict)] if isinstance(folds, list) else []
+    folds = read_folds(folder)
     table = _predictions(folder / "predictions.csv")
-    known, used = facts.get("classes"), {*table["true"], *table["pred"]}
-    classes = list(map(str, known)) if isinstance(known, list) and known else sorted(used)
+    used = {*table["true"], *table["pred"]}
+    classes = list(run.classes) or sorted(used)
     if odd := used - set(classes):
         raise DataError(f"{folder}/predictions.csv has labels that are no classes of the run: "
                         f"{', '.join(sorted(odd)[:3])}", refit_remedy(folder))  # fmt: skip
@@ -98,47 +92,17 @@ def read_contents(folder: Path) -> Contents:
         for name in ("id", "fold", "true", "pred")
     )
     return Contents(
-        run=run, facts=facts, folds=folds, classes=classes, ids=ids, fold=fold, true=true,
-        pred=pred, proba=proba, attention=_attention(scores, folds),
+        run=run, folds=folds, classes=classes, ids=ids, fold=fold, true=true,
+        pred=pred, proba=proba, attention=_attention(folds),
         leaks=read_leaks(folder),
     )  # fmt: skip
 
 
-def read_leaks(folder: Path) -> list[dict[str, Any]]:
-    """The findings in leaks.json as plain dicts; none where the file is not there or damaged."""
-    try:
-        found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    if isinstance(found, dict):
-        inner = found.get("leaks", found.get("findings"))
-        found = inner if isinstance(inner, list) else [
-            {"kind": str(kind), "what": value} for kind, value in found.items() if value
-        ]  # fmt: skip
-    if not isinstance(found, list):
-        return []
-    return [leak if isinstance(leak, dict) else {"what": str(leak)} for leak in found]
-
-
-def leak_text(leak: dict[str, Any]) -> str:
-    """A finding as one line."""
-    for name in ("text", "message", "problem", "what"):
-        if isinstance(leak.get(name), str):
-            return str(leak[name])
-    return ", ".join(f"{name}: {value}" for name, value in leak.items())[:300]
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """run.json, of a folder that `read_run` could read; empty where it is gone since."""
-    return _json(folder / "run.json")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def read_leaks(folder: Path) -> list[str]:
+    """The findings in leaks.json, a line each; none if the file is not there or damaged."""
+    leaks = read_json(folder / "leaks.json").get("leaks")
+    leaks = leaks if isinstance(leaks, list) else []
+    return [str(leak["what"]) for leak in leaks if isinstance(leak, dict) and "what" in leak]
 
 
 def _predictions(path: Path) -> pd.DataFrame:
@@ -157,9 +121,9 @@ def _predictions(path: Path) -> pd.DataFrame:
     return table
 
 
-def _attention(scores: dict[str, Any], folds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _attention(folds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is whole of the weights that a fusion learned."""
-    found = [scores.get("attention"), *(fold.get("attention") for fold in folds)]
+    found = [fold.get("attention") for fold in folds]
     return [one for one in found if isinstance(one, dict) and _is_whole(one)]
 
 
@@ -229,8 +193,5 @@ def _reordered(name: str, backbones: list[str]) -> str:
 
 
 def _backbones(run: Path) -> list[str]:
-    try:
-        facts: Any = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        return [str(name).replace(":", ".") for name in facts["backbones"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    names = read_json(run / "run.json").get("backbones")
+    return [str(name).replace(":", ".") for name in names] if isinstance(names, list) else []

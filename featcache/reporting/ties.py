@@ -11,7 +11,7 @@ from pathlib import Path
 from featcache.errors import counted
 from featcache.fitting.significance import holm
 from featcache.reporting.predictions import p_value, read_tested
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 _METHOD = "(paired test, Holm, 5 %)"
 _WORTH_SAYING = 1.1  # times faster

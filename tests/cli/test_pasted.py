@@ -5,7 +5,6 @@ All in a folder with spaces and quotes in its name, with options that are not th
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from featcache.cli.main import run
 from featcache.extraction.registry import open_backbone
 from featcache.reporting.refit_command import redo_command
+from featcache.reporting.schema import read_run
 
 PLACE = 'it\'s "here", $HOME'
 CACHE, REPORTS, TABLE = "the 'cache'", "my reports", "lists/the cells'.csv"
@@ -77,7 +77,7 @@ def paste(text: str) -> int:
 
 
 def command_of(folder: Path) -> str:
-    return redo_command(json.loads((folder / "run.json").read_text()), folder)
+    return redo_command(read_run(folder))
 
 
 def files() -> set[str]:

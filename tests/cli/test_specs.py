@@ -107,11 +107,12 @@ def test_the_same_again_computes_nothing(here: Path, capsys: pytest.CaptureFixtu
 
 def test_a_run_says_how_to_redo_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from featcache.reporting.refit_command import redo_command
+    from featcache.reporting.schema import read_run
 
-    facts = json.loads((_run_folder(here) / "run.json").read_text())
-    command = shlex.split(redo_command(facts))
+    folder = _run_folder(here).relative_to(here)
+    command = shlex.split(redo_command(read_run(folder)))
     assert run([*command[1:], "-q"]) == 0
-    assert Path(capsys.readouterr().out.splitlines()[-1]) == _run_folder(here).relative_to(here)
+    assert Path(capsys.readouterr().out.splitlines()[-1]) == folder
 
 
 def test_what_an_image_lacks_is_asked_for_in_the_same_way(

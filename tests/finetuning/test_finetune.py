@@ -25,7 +25,7 @@ from featcache.fitting.pipeline import make_classifier
 from featcache.reporting.bundle import read_facts
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import write_comparison
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 from .killing import finetune_in_a_process
 

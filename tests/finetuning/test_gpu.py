@@ -17,7 +17,7 @@ from featcache.extraction.extract import extract
 from featcache.extraction.loader import cosine
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.options import Options
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 from .killing import finetune_in_a_process
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from featcache.reporting.break_even import fits_to_break_even, verdicts
+from featcache.reporting.schema import read_run
 
 from .conftest import make_features, make_run, own_split
 
@@ -34,6 +35,7 @@ def _runs(tmp_path: Path, cost: dict | None = None, rivals: tuple = ("key0", "ke
         path = tuned.folder / "run.json"
         facts = json.loads(path.read_text())
         path.write_text(json.dumps({**facts, "stage": "finetuned", "cost": cost, "rivals": rivals}))
+        tuned = read_run(tuned.folder)
     return [tuned, cached]
 
 

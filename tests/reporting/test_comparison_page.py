@@ -55,8 +55,8 @@ def test_sections_and_leaks_and_cost(reports):
     facts = json.loads((folder / "run.json").read_text())
     more = {"leaky": True, "extraction_seconds": {"big": 3.0, "small": 4.0}}
     (folder / "run.json").write_text(json.dumps({**facts, **more}))
-    found = [{"kind": "duplicate", "message": f"{HOSTILE} twice"}]
-    (folder / "leaks.json").write_text(json.dumps(found))
+    found = {"kind": "duplicate", "count": 1, "what": f"{HOSTILE} twice", "pairs": []}
+    (folder / "leaks.json").write_text(json.dumps({"leaks": [found]}))
     write_comparison(reports)
     page = Page(reports / "comparison.html")
     check_self_contained(page)

@@ -16,7 +16,7 @@ from featcache.fitting.splits import make_folds
 from featcache.reporting import compare as module
 from featcache.reporting.compare import compare
 from featcache.reporting.digest import rows_digest
-from featcache.reporting.run_folder import read_run
+from featcache.reporting.schema import read_run
 
 from .conftest import make_features, make_run
 

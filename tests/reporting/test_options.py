@@ -16,8 +16,8 @@ from featcache.fitting.grid import Candidate
 from featcache.fitting.splits import make_folds
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import write_comparison
-from featcache.reporting.run_folder import read_run
 from featcache.reporting.run_page import write_run_page
+from featcache.reporting.schema import read_run
 
 from .conftest import make_features
 

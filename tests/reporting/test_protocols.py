@@ -7,7 +7,7 @@ from pathlib import Path
 
 from featcache.reporting.comparison import Comparison
 from featcache.reporting.protocols import METRICS, flattery, side_by_side, write_protocols
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 
 def _run(head: str, accuracy: float, leaky: bool = False, auc: float | None = 0.5) -> Run:

@@ -15,7 +15,8 @@ from featcache.fitting.splits import folds_from_json, make_folds
 from featcache.reporting import run_folder
 from featcache.reporting.compare import compare
 from featcache.reporting.digest import folder_name, rows_digest, run_digest
-from featcache.reporting.run_folder import read_run, save_run
+from featcache.reporting.run_folder import save_run
+from featcache.reporting.schema import read_run
 
 from .conftest import make_features, make_result, make_run, own_split
 
@@ -229,6 +230,9 @@ def test_many_backbones_make_a_run_that_keeps_its_full_name(tmp_path):
         {"versions": "1.0"},
         {"settings": "none"},
         {"view": 4},
+        {"leaky": "yes"},
+        {"extraction_seconds": {"big": None}},
+        {"command": 5},
     ],
     ids=str,
 )
@@ -238,6 +242,19 @@ def test_a_value_of_another_type_is_named(tmp_path: Path, changed: dict[str, obj
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
     with pytest.raises(DataError, match=f"is no run folder: TypeError {next(iter(changed))} is"):
         read_run(saved.folder)
+
+
+def test_a_run_of_another_version_is_read(tmp_path: Path) -> None:
+    saved = make_run(tmp_path, make_features(), own_split(80, 40), RIGHT, "mlp")
+    path = saved.folder / "run.json"
+    facts = json.loads(path.read_text())
+    for later in ("leaky", "select", "tune", "view", "balance", "seed", "settings", "classes"):
+        del facts[later]
+    path.write_text(json.dumps({**facts, "group": None, "of a later version": [1]}))
+    found = read_run(saved.folder)
+    assert found == saved
+    assert (found.seed, found.settings, found.classes, found.group) == (0, {}, (), "")
+    assert found.keys == saved.keys == {"big": "key0", "small": "key1"}
 
 
 def test_what_another_process_has_written_meanwhile_stays(tmp_path: Path):

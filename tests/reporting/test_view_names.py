@@ -18,8 +18,8 @@ from featcache.reporting.compare import compare
 from featcache.reporting.comparison import Comparison, read_runs, write_comparison
 from featcache.reporting.digest import run_name
 from featcache.reporting.plots.comparison import run_label
-from featcache.reporting.run_folder import read_run
 from featcache.reporting.run_page import write_run_page
+from featcache.reporting.schema import read_run
 
 HEAD: dict[str, Any] = {"head": "logreg", "singles": False}
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogFormatter
 
 from featcache.errors import counted
 from featcache.reporting.plots.style import colour, legend, marker, new_figure, save_figure, tidy
-from featcache.reporting.run_folder import Run
+from featcache.reporting.schema import Run
 
 
 def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:

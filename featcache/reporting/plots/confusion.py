@@ -15,8 +15,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from featcache.reporting.html import write_text
 from featcache.reporting.plots.style import new_figure
-from featcache.reporting.run_folder import Run
 from featcache.reporting.run_reader import Contents
+from featcache.reporting.schema import Run
 
 _NUMBERS_UP_TO = 20  # classes: beyond it a cell has no room for text
 _NAMES_UP_TO = 60

@@ -16,8 +16,8 @@ from featcache.images.manifest import Content, Images
 from featcache.images.sources import Reader
 from featcache.reporting.html import data_uri
 from featcache.reporting.predictions import read_outcomes
-from featcache.reporting.run_folder import Run
 from featcache.reporting.run_reader import Contents
+from featcache.reporting.schema import Run
 
 WRONG, RIGHT = 24, 12  # how many are shown
 _SIDE = 112  # pixels; shown at most at this size

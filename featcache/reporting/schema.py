@@ -1,0 +1,254 @@
+"""Schema: what run.json and metrics.json hold, read and checked in one place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from featcache.errors import DataError, UnknownData
+from featcache.fitting.grid import Candidate
+from featcache.reporting.digest import run_name
+
+ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
+
+Names = tuple[str, ...]  # at least one
+
+
+@dataclass(frozen=True)
+class Run:
+    """What run.json and metrics.json say of a run: the fields are their entries, by the same name.
+
+    run.json may hold more; it is left alone.
+
+    Attributes
+    ----------
+    folder : Path
+    data, fusion, head : str
+    backbones : tuple of str
+    split : str
+        How it was tested: "test split", "5 folds" or "3 x 5 folds".
+    rows : str
+        Digest of the rows and folds: runs with equal ones were tested on the same.
+    tested : int
+        Test rows of all folds together, each counted once.
+    metrics, sd : dict of str to float
+        Mean over the folds, and its standard deviation; None where undefined.
+    interval : (low, high)
+        95 % interval of the accuracy.
+    fit_seconds : float
+        One fit, as the mean over the folds.
+    created : str
+    p : float or None
+        How likely chance alone makes it differ this much from the best of the runs it was
+        compared with, adjusted for their number; None for the best and where not tested. Not
+        kept in the folder: it depends on what else is there.
+    leaky : bool
+        Whether rows of one image, or group, were let to both sides of the split on purpose.
+    select : str
+        The selection of columns before the head; "" for none.
+    tune : int
+        Settings tried in the inner loop; 0 where nothing was tuned.
+    view : tuple of str
+        The views that trained beside their images, sorted.
+    balance : bool
+        Whether of the views only those trained that bring each class to the most frequent one's
+        count.
+    seed : int
+    settings : dict
+        What was set besides the defaults, and how columns were selected and settings tried.
+    keys : dict of str to str
+        Backbone -> digest of its cache key.
+    classes : tuple of str
+        In the order of the probabilities; () if they are not known.
+    versions, machine : dict
+        What it was fitted with, and on.
+    group, gate, protocol : str
+        As `compare` was called; "" if it was not, or with the default.
+    strict, near_duplicates : bool
+    opened : tuple of str
+        With which options the command line opened the images.
+    cache : str
+        The cache folder; "" for the usual one.
+    extraction_seconds : dict of str to float
+        By backbone; empty if that isn't known of all.
+    command : str
+        What makes the run again, if that is not a plain `featcache fit`.
+    stage : str
+        "finetuned" for a fine-tuning.
+    rivals : tuple of str
+        Of a fine-tuning: keys of the features that its weights gave before.
+    cost : dict
+        Of a fine-tuning: seconds and energy.
+    """
+
+    folder: Path
+    data: str
+    backbones: Names
+    fusion: str
+    head: str
+    split: str
+    rows: str
+    tested: int
+    metrics: dict[str, float | None]
+    sd: dict[str, float | None]
+    interval: tuple[float, float]
+    fit_seconds: float
+    created: str
+    p: float | None = None
+    leaky: bool = False
+    select: str = ""
+    tune: int = 0
+    view: tuple[str, ...] = ()
+    balance: bool = False
+    # What redoes a run, and what its page tells; equal runs may differ in it.
+    seed: int = field(default=0, repr=False, compare=False)
+    settings: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    keys: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    classes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    versions: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
+    machine: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    group: str = field(default="", repr=False, compare=False)
+    gate: str = field(default="", repr=False, compare=False)
+    protocol: str = field(default="", repr=False, compare=False)
+    strict: bool = field(default=False, repr=False, compare=False)
+    near_duplicates: bool = field(default=True, repr=False, compare=False)
+    opened: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    cache: str = field(default="", repr=False, compare=False)
+    extraction_seconds: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+    command: str = field(default="", repr=False, compare=False)
+    stage: str = field(default="", repr=False, compare=False)
+    rivals: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    cost: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def tie(self) -> bool:
+        """Whether the difference to the best may well be chance."""
+        return self.p is not None and self.p >= ALPHA
+
+    @property
+    def candidate(self) -> str:
+        """What was fitted, whatever rows it was given: "resnet18+mobilenet_v2.concat.mlp"."""
+        named = (self.backbones, self.fusion, self.head, self.select, self.tune)
+        return Candidate(*named).name
+
+    @property
+    def name(self) -> str:
+        """The candidate and the views that it was trained with, see `run_name`."""
+        return run_name(self.candidate, self.view, self.balance)
+
+    def metric(self, name: str) -> float:
+        """A metric's mean, NaN where it has none."""
+        value = self.metrics.get(name)
+        return float("nan") if value is None else value
+
+
+def read_run(folder: Path) -> Run:
+    """Read run.json and metrics.json of a run folder.
+
+    Raises
+    ------
+    DataError
+        If it is no run folder; UnknownData if it is not there.
+    """
+    if not folder.is_dir():
+        raise UnknownData(f"no run folder {folder}", "Name one below reports/.")
+    try:
+        facts, scores = (
+            json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in ("run.json", "metrics.json")
+        )
+        return run_of(folder, facts, scores)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{folder} is no run folder: {type(error).__name__} {error}",
+            "A run folder holds run.json and metrics.json; delete it if it is of no use.",
+        ) from None
+
+
+def read_folds(folder: Path) -> list[dict[str, Any]]:
+    """The folds of metrics.json, as `fold_facts` made them; without what is none."""
+    folds = read_json(folder / "metrics.json").get("folds")
+    return [fold for fold in folds if isinstance(fold, dict)] if isinstance(folds, list) else []
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a folder that need not be whole; empty if it can't be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def run_of(folder: Path, facts: Any, scores: Any) -> Run:
+    """The run whose run.json and metrics.json hold these values.
+
+    Raises
+    ------
+    TypeError
+        If a value has another type than its field; it names the value.
+    KeyError
+        If one is missing.
+    """
+    for name, value in (("run.json", facts), ("metrics.json", scores)):
+        if not isinstance(value, dict):
+            raise TypeError(f"{name} holds no JSON object")
+    found: dict[str, Any] = {"folder": folder}
+    for one in fields(Run):
+        if one.name in ("folder", "p"):
+            continue
+        source, name = (scores, _SCORES[one.name]) if one.name in _SCORES else (facts, one.name)
+        needed = one.default is MISSING and one.default_factory is MISSING
+        value = source[name] if needed else source.get(name)
+        if value is None and not needed:
+            continue
+        kind, fits = _KINDS[str(one.type)]
+        if not fits(value):
+            raise TypeError(f"{name} is {str(value)[:60]!r}, not {kind}")
+        found[one.name] = tuple(value) if isinstance(value, list) else value
+    return Run(**found)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(of, value))
+
+
+def _is_dict(value: Any, of: Callable[[Any], bool] = lambda _: True) -> bool:
+    return isinstance(value, dict) and all(map(of, value.values()))
+
+
+_SCORES = {"metrics": "mean", "sd": "sd", "interval": "interval"}  # field -> in metrics.json
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by what a field is annotated with
+    "str": ("text", _is_text),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a number", _is_number),
+    "float": ("a number", _is_number),
+    "Names": ("names", lambda value: _is_list(value, _is_text) and len(value) > 0),
+    "tuple[str, ...]": ("names", lambda value: _is_list(value, _is_text)),
+    "tuple[float, float]": ("two numbers", lambda v: _is_list(v, _is_number) and len(v) == 2),
+    "dict[str, float]": ("numbers by name", lambda value: _is_dict(value, _is_number)),
+    "dict[str, float | None]": (
+        "numbers by name",
+        lambda value: _is_dict(value, lambda one: one is None or _is_number(one)),
+    ),
+    "dict[str, str]": ("text by name", lambda value: _is_dict(value, _is_text)),
+    "dict[str, str | None]": ("text by name", _is_dict),
+    "dict[str, Any]": ("values by name", _is_dict),
+}

@@ -333,6 +333,11 @@ class BilinearFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         scaled = self.concat_.transform(X)  # (n, d)
         parts = [self._sketch(scaled[i : i + _CHUNK]) for i in range(0, len(scaled), _CHUNK)]
         sketch = np.concatenate(parts)  # (n, width)
+        # Columns that no product falls into hold the rounding of the Fourier transforms. The square
+        # root would raise it, and standardising make it as large as what is there.
+        lengths = np.linalg.norm(sketch, axis=1, keepdims=True)  # (n, 1)
+        rounding = 4 * np.finfo(sketch.dtype).eps * np.log2(self._n_features_out + 1) * lengths
+        sketch[np.abs(sketch) < rounding] = 0
         return unit_rows(np.copysign(np.sqrt(np.abs(sketch)), sketch))  # (n, width)
 
     def _sketch(self, scaled: NDArray[Any]) -> NDArray[Any]:

@@ -170,7 +170,7 @@ def embedding(cluster: Cluster | None, data_root: str | None, parts: str | None 
     return embed_on(cluster, data_root, parts=parts or "")
 
 
-def crew_of(cluster: Cluster | None) -> Executor | None:
+def executor_at(cluster: Cluster | None) -> Executor | None:
     """Who fits: what `compare` takes as `crew`."""
     if cluster is None:
         return None

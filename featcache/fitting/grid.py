@@ -6,19 +6,17 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from featcache.errors import RecipeError, UnknownName, unknown
-from featcache.fitting.evaluate import Result, evaluate
-from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fold import fit_clone
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.heads import HEADS
 from featcache.fitting.pipeline import is_late, make_classifier, with_blocks
-from featcache.fitting.splits import Fold, Rows
+from featcache.fitting.splits import Rows
 from featcache.hashing import sha256_array, sha256_json
 from featcache.store.features import Features, take
 
@@ -170,29 +168,6 @@ def _check_object(kind: str, one: Any) -> None:
 def _own(fusion: Any, head: Any) -> dict[str, Any]:
     pairs = (("fusion", fusion), ("head", head))
     return {role: one for role, one in pairs if one is not None}
-
-
-def run_candidate(
-    candidate: Candidate,
-    features: Features,
-    folds: Sequence[Fold],
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-    n_jobs: int = 1,
-    gate: str = "refuse",
-    keep: bool = False,
-    shelf: FittedSteps | None = None,
-) -> Result:
-    """Evaluate one candidate on shared folds; see `make_classifier` and `evaluate`.
-
-    `features` hold at least the candidate's backbones.
-    """
-    chosen = features.select(candidate.backbones)
-    classifier = classifier_of(candidate, seed, settings)
-    result = evaluate(
-        classifier, chosen, seed=seed, n_jobs=n_jobs, split=folds, gate=gate, keep=keep, shelf=shelf
-    )
-    return replace(result, fusion=candidate.fusion, head=candidate.head)
 
 
 def classifier_of(

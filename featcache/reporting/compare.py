@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any
 
 from featcache.errors import CacheRefused
 from featcache.fitting.checks import check_features
-from featcache.fitting.evaluate import Result
-from featcache.fitting.executor import Executor, fit_by, shared
-from featcache.fitting.fitted_steps import FittedSteps, slow_keys, step_keys
-from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
+from featcache.fitting.evaluate import evaluate_all
+from featcache.fitting.executor import Executor, executor_of
+from featcache.fitting.fitted_steps import FittedSteps
+from featcache.fitting.grid import Candidate, candidates, classifier_of
 from featcache.fitting.leakage import (
     can_search_near,
     find_leaks,
@@ -212,7 +212,10 @@ def compare(
         if (folder / "run.json").is_file() and not again:
             note(candidate, read_run(folder))
     todo = {candidate: unfitted[candidate] for candidate in grid if candidate not in runs}
-    results = _results(todo, features, split, seed, settings or {}, jobs, crew)
+    results = evaluate_all(
+        todo, features, split, FittedSteps.of(todo), crew or executor_of(jobs), seed,
+        keep=len(split) == 1,
+    )  # fmt: skip
     with closing(results):
         for candidate, result in results:
             chosen = features.select(candidate.backbones, vectors=False)
@@ -242,32 +245,6 @@ def compare(
         None if place is None else lambda runs: quick_page(done.best.folder, runs, chosen, place),
     )
     return done
-
-
-def _results(
-    todo: Mapping[Candidate, Any],
-    features: Features,
-    folds: Sequence[Fold],
-    seed: int,
-    settings: Mapping[str, Any],
-    jobs: int,
-    crew: Executor | None,
-) -> Generator[tuple[Candidate, Result]]:
-    """Fit the candidates, given with their unfitted classifiers: in turn, or as the crew can."""
-    plans = {one: step_keys(unfitted, one.backbones) for one, unfitted in todo.items()}
-    slow = {key for one, unfitted in todo.items() for key in slow_keys(unfitted, one.backbones)}
-    shelf, alone = FittedSteps(plans, slow), len(folds) == 1
-    if crew is not None:
-        yield from fit_by(crew, features, folds, shelf, seed, settings, alone)
-        return
-    with shared(features, jobs) as common:
-        for candidate in todo:
-            shelf.next(candidate)
-            result = run_candidate(
-                candidate, common, folds, seed, settings, jobs, "off", alone, shelf
-            )
-            shelf.done(candidate)
-            yield candidate, result
 
 
 def _folder(

@@ -171,7 +171,7 @@ def embedding(cluster: Cluster | None, data_root: str | None, parts: str | None 
 
 
 def executor_at(cluster: Cluster | None) -> Executor | None:
-    """Who fits: what `compare` takes as `crew`."""
+    """The cluster as an executor, which `compare` takes as `crew`; None without one."""
     if cluster is None:
         return None
     from featcache.scaling.executors import DaskExecutor

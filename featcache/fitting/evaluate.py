@@ -126,7 +126,7 @@ def evaluate(
     split : sequence of Fold, default None
         Ready-made folds, so that several candidates share them.
     gate : {"refuse", "warn", "off"}, default "refuse"
-        What to do about features that look broken, see `gate.check_features`.
+        What to do about features that look broken, see `checks.check_features`.
     keep : bool, default False
         Keep each fold's fitted classifier.
 
@@ -145,7 +145,7 @@ def evaluate(
     if split is None:
         split = make_folds(features, folds, test_split, seed=seed)
     candidate = Candidate(features.names, *describe(classifier))
-    executor, steps = executor_of(n_jobs), FittedSteps({candidate: []})
+    executor, steps = executor_of(n_jobs, len(split)), FittedSteps({candidate: []})
     results = evaluate_all({candidate: classifier}, features, split, steps, executor, seed, keep)
     ((_, result),) = results
     return result

@@ -158,33 +158,30 @@ class ProcessExecutor:
     Parameters
     ----------
     jobs : int
-        Folds fitted at the same time; -1 for one on each processor.
+        Folds fitted at the same time.
     """
 
     def __init__(self, jobs: int) -> None:
-        self.here = effective_n_jobs(jobs)
+        self.here = jobs
 
     def run(
         self, context: SharedContext, next_task: Callable[[], Task | None]
     ) -> Generator[tuple[FoldTask, Outcome]]:
         """Each fit and what came of it, when all folds of its candidate are done."""
-        at_a_time = min(self.here, len(context.folds))
-        if at_a_time == 1:
-            yield from LocalExecutor().run(context, next_task)
-            return
-        threads = max(1, (os.cpu_count() or 1) // at_a_time)
+        threads = max(1, (os.cpu_count() or 1) // self.here)
         run = delayed(run_fold)
         while tasks := [task for _ in context.folds if (task := next_task()) is not None]:
-            # X travels alone: joblib maps a bare array into the workers, not into each a copy.
-            outcomes = Parallel(n_jobs=at_a_time)(
+            # X is passed by itself: joblib maps a bare array into the workers, and copies none.
+            outcomes = Parallel(n_jobs=self.here)(
                 run(*fit.arguments(context, fitted_steps, threads)) for fit, fitted_steps in tasks
             )
             yield from zip((fit for fit, _ in tasks), outcomes, strict=True)
 
 
-def executor_of(jobs: int) -> Executor:
-    """Who fits so many folds at a time on this machine."""
-    return ProcessExecutor(jobs) if effective_n_jobs(jobs) > 1 else LocalExecutor()
+def executor_of(jobs: int, folds: int) -> Executor:
+    """Who fits so many folds at a time on this machine; -1 for one on each processor."""
+    at_a_time = min(effective_n_jobs(jobs), folds)
+    return ProcessExecutor(at_a_time) if at_a_time > 1 else LocalExecutor()
 
 
 @contextmanager

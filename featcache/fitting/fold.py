@@ -26,7 +26,7 @@ from featcache.store.lazy import LazyRows
 def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None) -> Any:
     """A clone of the classifier, fitted on X (n, d) with labels y (n,).
 
-    Rows that share a number of `groups` (n,) belong together, see `linked.fit_linked`. Of a search
+    Rows that share a number of `groups` (n,) belong together, see `fit_with_routing`. Of a search
     among settings, the best comes back.
 
     Raises

@@ -62,7 +62,7 @@ class Candidate:
     def identity(self, role: str) -> Any:
         """What a run's digest holds of its "fusion" or "head": the name, or an object's identity.
 
-        See `identity.identity`.
+        See `identity`.
         """
         return identity(self.own[role]) if role in self.own else getattr(self, role)
 
@@ -195,7 +195,7 @@ def fit_candidate(
 ) -> Any:
     """A candidate's classifier, fitted on these rows of the features, or on all.
 
-    Rows that share a number of `groups` (n,) belong together, see `linked.fit_linked`.
+    Rows that share a number of `groups` (n,) belong together, see `fit_with_routing`.
 
     `features` hold the candidate's backbones and no others.
     """

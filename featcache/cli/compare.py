@@ -13,9 +13,9 @@ from featcache.cli.options import (
     backbone_option,
     cache_option,
     cluster_at,
-    crew_of,
     dask_option,
     data_options,
+    executor_at,
     fit_options,
     fits_here,
     reports_option,
@@ -76,7 +76,7 @@ def compare(
         features = cached_features(
             data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
         )
-        done = run_grid(features, crew=crew_of(cluster), **options)
+        done = run_grid(features, crew=executor_at(cluster), **options)
     show_runs(
         done.runs, f"{done.best.data}, {done.best.split}, {counted(done.best.tested, 'test image')}"
     )

@@ -12,9 +12,9 @@ from featcache.cli.options import (
     backbone_option,
     cache_option,
     cluster_at,
-    crew_of,
     dask_option,
     data_options,
+    executor_at,
     fit_options,
     fits_here,
     reports_option,
@@ -73,7 +73,7 @@ def fit(
         features = cached_features(
             data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
         )
-        run = compare(features, crew=crew_of(cluster), **options).best
+        run = compare(features, crew=executor_at(cluster), **options).best
     if run.leaky:
         click.echo(leaky_note([run]))
     rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]

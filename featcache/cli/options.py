@@ -170,8 +170,8 @@ def embedding(cluster: Cluster | None, data_root: str | None, parts: str | None 
     return embed_on(cluster, data_root, parts=parts or "")
 
 
-def crew_of(cluster: Cluster | None) -> Executor | None:
-    """Who fits: what `compare` takes as `crew`."""
+def executor_at(cluster: Cluster | None) -> Executor | None:
+    """The cluster as an executor, which `compare` takes as `crew`; None without one."""
     if cluster is None:
         return None
     from featcache.scaling.executors import DaskExecutor

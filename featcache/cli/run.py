@@ -15,9 +15,9 @@ from featcache.cli.extract import show_report
 from featcache.cli.options import (
     check_parts,
     cluster_at,
-    crew_of,
     dask_option,
     embedding,
+    executor_at,
     fits_here,
     parts_option,
     set_option,
@@ -143,7 +143,7 @@ def _compare(
     from featcache.recipe import compare_for
 
     asked = loaded.model_copy(update={"jobs": fits_here(cluster, loaded.jobs)})
-    return compare_for(asked, report, say_fitted, again, protocol, crew_of(cluster))
+    return compare_for(asked, report, say_fitted, again, protocol, executor_at(cluster))
 
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, counted
 from featcache.fitting.checks import check_features
-from featcache.fitting.fitted_steps import FittedSteps, Parts, step_keys
-from featcache.fitting.fold import FoldResult, run_fold
+from featcache.fitting.executor import Executor, FoldTask, SharedContext, Task, executor_of, shared
+from featcache.fitting.fitted_steps import FittedSteps
+from featcache.fitting.fold import FoldResult
+from featcache.fitting.grid import Candidate
 from featcache.fitting.leakage import refuse_trained
 from featcache.fitting.metrics import interval
-from featcache.fitting.pipeline import describe, with_blocks
+from featcache.fitting.pipeline import describe
 from featcache.fitting.splits import Fold, components, factorize, groups_to_keep, make_folds
 from featcache.store.features import Features
+from featcache.store.lazy import LazyRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,6 @@ def evaluate(
     split: Sequence[Fold] | None = None,
     gate: str = "refuse",
     keep: bool = False,
-    shelf: FittedSteps | None = None,
 ) -> Result:
     """Fit a clone of the classifier on each fold's training rows and score its test rows.
 
@@ -124,11 +126,9 @@ def evaluate(
     split : sequence of Fold, default None
         Ready-made folds, so that several candidates share them.
     gate : {"refuse", "warn", "off"}, default "refuse"
-        What to do about features that look broken, see `gate.check_features`.
+        What to do about features that look broken, see `checks.check_features`.
     keep : bool, default False
         Keep each fold's fitted classifier.
-    shelf : FittedSteps, default None
-        Parts that other candidates fitted on these folds, and where to leave this one's.
 
     Returns
     -------
@@ -144,39 +144,93 @@ def evaluate(
     check_features(features, gate)
     if split is None:
         split = make_folds(features, folds, test_split, seed=seed)
-    check_split(features, split)
-    ready = with_blocks(classifier, features.blocks)
-    classes = np.unique(features.y)
-    groups = groups_to_keep(features, split)  # (n,)
-    keys = [] if shelf is None else step_keys(classifier, features.names)
-    given = [{} if shelf is None else shelf.given(i, keys) for i in range(len(split))]
-    wanted = frozenset() if shelf is None else shelf.wanted()
-    at_a_time = min(effective_n_jobs(n_jobs), len(split))
-    threads = max(1, (os.cpu_count() or 1) // at_a_time) if at_a_time > 1 else None
-    run = delayed(run_fold)
-    # X travels alone: joblib maps a bare array into the workers instead of copying it to each.
-    pairs: list[tuple[FoldResult, Parts]] = Parallel(n_jobs=at_a_time)(
-        run(ready, features.X, features.y, features.ids, fold, classes, keep, groups,
-            keys, wanted, parts, threads)
-        for fold, parts in zip(split, given, strict=True)
-    )  # fmt: skip
-    done = [one for one, _ in pairs]
-    if shelf is not None:
-        for place, (_, parts) in enumerate(pairs):
-            shelf.put(place, parts)
-    return result_of(*describe(classifier), features, split, done, seed)
+    candidate = Candidate(features.names, *describe(classifier))
+    executor, steps = executor_of(n_jobs, len(split)), FittedSteps({candidate: []})
+    results = evaluate_all({candidate: classifier}, features, split, steps, executor, seed, keep)
+    ((_, result),) = results
+    return result
 
 
-def check_split(features: Features, split: Sequence[Fold]) -> None:
+def evaluate_all(
+    classifiers: Mapping[Candidate, Any],
+    features: Features,
+    folds: Sequence[Fold],
+    fitted_steps: FittedSteps,
+    executor: Executor,
+    seed: int = 0,
+    keep: bool = False,
+) -> Generator[tuple[Candidate, Result]]:
+    """Fit and score candidates on the same folds.
+
+    Parameters
+    ----------
+    classifiers : mapping of Candidate to sklearn classifier
+        Unfitted.
+    features : Features
+        With the backbones of all candidates.
+    folds : sequence of Fold
+    fitted_steps : FittedSteps
+        Plans the same candidates: says which has to wait for which.
+    executor : Executor
+    seed : int, default 0
+        Of the bootstrap, see `Result`.
+    keep : bool, default False
+        Keep each fold's fitted classifier.
+
+    Yields
+    ------
+    Candidate, Result
+        When its last fold is done; in the order of the plans, or as the executor is done.
+
+    Raises
+    ------
+    CacheRefused, DataError, RecipeError
+        As `evaluate`; what is being fitted then is lost.
+    """
+    left: deque[FoldTask] = deque()
+    done: dict[Candidate, dict[int, FoldResult]] = {}
+
+    def next_task() -> Task | None:
+        if not left:
+            candidate = fitted_steps.ready()
+            if candidate is None:
+                return None
+            _check_split(features.select(candidate.backbones, vectors=False), folds)
+            keys, done[candidate] = fitted_steps.plans[candidate], {}
+            fitted_steps.next(candidate)
+            wanted, classifier = fitted_steps.wanted(), classifiers[candidate]
+            left.extend(
+                FoldTask(candidate, classifier, place, keys, wanted, keep)
+                for place in range(len(folds))
+            )
+        fit = left.popleft()
+        return fit, fitted_steps.given(fit.fold, fit.keys)
+
+    with shared(features, executor) as all_:
+        mapped = executor.here > 0 and not isinstance(features.X, LazyRows)
+        context = SharedContext(all_, folds, groups_to_keep(features, folds), mapped)
+        with closing(executor.run(context, next_task)) as outcomes:
+            for fit, (result, steps) in outcomes:
+                fitted_steps.put(fit.fold, steps)
+                candidate, mine = fit.candidate, done[fit.candidate]
+                mine[fit.fold] = result
+                if len(mine) == len(folds):
+                    fitted_steps.done(candidate)
+                    chosen = features.select(candidate.backbones, vectors=False)
+                    in_order = [mine[place] for place in range(len(folds))]
+                    del done[candidate]
+                    yield candidate, _result_of(candidate, chosen, folds, in_order, seed)
+
+
+def _check_split(features: Features, split: Sequence[Fold]) -> None:
     """Refuse folds that can't be fitted or must not be scored; see `evaluate`."""
     for fold in split:
         _check_fold(fold, features)
     refuse_trained(features, split)
 
 
-def result_of(
-    fusion: str,
-    head: str,
+def _result_of(
+    candidate: Candidate,
     features: Features,
     split: Sequence[Fold],
     done: Sequence[FoldResult],
@@ -188,8 +242,8 @@ def result_of(
     right = np.concatenate([fold.true == fold.pred for fold in done])
     return Result(
         backbones=features.names,
-        fusion=fusion,
-        head=head,
+        fusion=candidate.fusion,
+        head=candidate.head,
         data=features.data,
         keys=features.keys,
         classes=np.unique(features.y).tolist(),

@@ -1,30 +1,31 @@
-"""Executor: processes elsewhere that fit folds, of several candidates at a time."""
+"""Executor: what runs the fits of folds: this process, processes of joblib, or a cluster."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
+from joblib import Parallel, delayed, effective_n_jobs
 
-from featcache.fitting.evaluate import Result, check_split, result_of
-from featcache.fitting.fitted_steps import FittedSteps, Parts, step_keys
+from featcache.fitting.fitted_steps import Steps
 from featcache.fitting.fold import FoldResult, run_fold
-from featcache.fitting.grid import Candidate, classifier_of
+from featcache.fitting.grid import Candidate
 from featcache.fitting.pipeline import with_blocks
-from featcache.fitting.splits import Fold, Rows, groups_to_keep
-from featcache.store.features import Features
+from featcache.fitting.splits import Fold, Rows
+from featcache.store.features import Features, Strings
 from featcache.store.lazy import LazyRows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SharedContext:
-    """What all fits of a grid need: sent to a process once, however many it does.
+    """What all fits of a grid need: sent to a worker once, however many it does.
 
     Attributes
     ----------
@@ -41,9 +42,25 @@ class SharedContext:
     folds: Sequence[Fold]
     groups: Rows | None
     mapped: bool = False
+    _selected: Features | None = field(default=None, init=False, repr=False)
+
+    def select(self, backbones: tuple[str, ...]) -> Features:
+        """The features of these backbones, which may be a copy: kept until others are asked for."""
+        if backbones == self.features.names:
+            return self.features
+        selected = self._selected
+        if selected is None or selected.names != backbones:
+            self._selected = selected = None
+            self._selected = selected = self.features.select(backbones)
+        return selected
+
+    @cached_property
+    def classes(self) -> Strings:
+        """All labels of the features, sorted."""
+        return np.unique(self.features.y)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rest = {field.name: getattr(self.features, field.name) for field in fields(Features)}
+        rest = {one.name: getattr(self.features, one.name) for one in fields(Features)}
         if self.mapped:
             rest["X"] = None
             return _opened, (str(self.features.X.filename), rest, self.folds, self.groups)  # type: ignore[attr-defined]
@@ -62,135 +79,120 @@ class FoldTask:
     Attributes
     ----------
     candidate : Candidate
+    classifier : sklearn classifier
+        The candidate's, unfitted.
     fold : int
         Its place among the folds.
-    seed : int
-    settings : mapping
+    keys : sequence of str
+        Of the classifier's steps, see `step_keys`.
+    wanted : frozenset of str
+        Keys of the fitted steps to send back.
     keep : bool
         Send the fitted classifier back.
-    wanted : frozenset of str
-        The parts to send back, see `reuse`.
     """
 
     candidate: Candidate
+    classifier: Any
     fold: int
-    seed: int
-    settings: Mapping[str, Any]
-    keep: bool
+    keys: Sequence[str]
     wanted: frozenset[str]
+    keep: bool
 
-    def __call__(
-        self, common: SharedContext, given: Parts, threads: int
-    ) -> tuple[FoldResult, Parts]:
-        """Fit it with so many threads, taking the parts that are given."""
-        features = common.features.select(self.candidate.backbones)
-        classifier = classifier_of(self.candidate, self.seed, self.settings)
-        return run_fold(
-            with_blocks(classifier, features.blocks), features.X, features.y, features.ids,
-            common.folds[self.fold], np.unique(features.y), self.keep, common.groups,
-            step_keys(classifier, features.names), self.wanted, given, threads,
+    def arguments(
+        self, context: SharedContext, fitted_steps: Steps, threads: int | None
+    ) -> tuple[Any, ...]:
+        """What `run_fold` takes: the candidate's columns, and of the folds only this one."""
+        features = context.select(self.candidate.backbones)
+        return (
+            with_blocks(self.classifier, features.blocks), features.X, features.y, features.ids,
+            context.folds[self.fold], context.classes, self.keep, context.groups, self.keys,
+            self.wanted, fitted_steps, threads,
         )  # fmt: skip
 
+    def __call__(
+        self, context: SharedContext, fitted_steps: Steps, threads: int | None = None
+    ) -> tuple[FoldResult, Steps]:
+        """Fit it with so many threads, taking these fitted steps."""
+        return run_fold(*self.arguments(context, fitted_steps, threads))
 
-Task = tuple[FoldTask, Parts]
-Outcome = tuple[FoldResult, Parts]
+
+Task = tuple[FoldTask, Steps]
+Outcome = tuple[FoldResult, Steps]
 
 
 class Executor(Protocol):
-    """What fits folds; see `scaling.fitting`."""
+    """What fits folds: `LocalExecutor`, `ProcessExecutor`, or `scaling.executors.DaskExecutor`."""
 
     @property
     def here(self) -> int:
-        """Processes on this machine, which see its memory and its files; 0 where it is others."""
+        """Worker processes on this machine, which map X from one file; 0 if there are none."""
 
     def run(
-        self, common: SharedContext, following: Callable[[], Task | None]
+        self, context: SharedContext, next_task: Callable[[], Task | None]
     ) -> Generator[tuple[FoldTask, Outcome]]:
         """Each fit and what came of it, as soon as it is done.
 
-        `following` gives the next fit and the parts for it; None where there is none until
-        another is done. An error in a fit is raised; to close it gives up what is being fitted.
+        `next_task` gives the next fit and the fitted steps for it; None if there is none until
+        another is done. The folds of a candidate follow one another. An error in a fit is raised;
+        to close it gives up what is being fitted.
         """
 
 
-def fit_by(
-    crew: Executor,
-    features: Features,
-    folds: Sequence[Fold],
-    shelf: FittedSteps,
-    seed: int,
-    settings: Mapping[str, Any],
-    keep: bool,
-) -> Generator[tuple[Candidate, Result]]:
-    """Fit the candidates of a shelf's plans, folds of several at a time.
+class LocalExecutor:
+    """One fit after another, in this process."""
+
+    here = 0
+
+    def run(
+        self, context: SharedContext, next_task: Callable[[], Task | None]
+    ) -> Generator[tuple[FoldTask, Outcome]]:
+        """Each fit and what came of it; see `Executor`."""
+        while (task := next_task()) is not None:
+            fit, fitted_steps = task
+            yield fit, fit(context, fitted_steps)
+
+
+class ProcessExecutor:
+    """Joblib's processes: the folds of one candidate at a time.
 
     Parameters
     ----------
-    crew : Executor
-    features : Features
-    folds : sequence of Fold
-    shelf : FittedSteps
-        Says what has to wait for what.
-    seed, settings
-        See `make_classifier`.
-    keep : bool
-        Keep each fold's fitted classifier.
-
-    Yields
-    ------
-    Candidate, Result
-        When its last fold is done, in whatever order that is; the result is that of `evaluate`.
-
-    Raises
-    ------
-    CacheRefused, DataError, RecipeError
-        As `evaluate`; what is being fitted then is lost.
+    jobs : int
+        Folds fitted at the same time.
     """
-    left: deque[FoldTask] = deque()
-    keys: dict[Candidate, list[str]] = {}
-    done: dict[Candidate, dict[int, FoldResult]] = {}
 
-    def following() -> Task | None:
-        if not left:
-            candidate = shelf.ready()
-            if candidate is None:
-                return None
-            check_split(features.select(candidate.backbones, vectors=False), folds)
-            keys[candidate], done[candidate] = shelf.plans[candidate], {}
-            shelf.next(candidate)
-            left.extend(
-                FoldTask(candidate, place, seed, settings, keep, shelf.wanted())
-                for place in range(len(folds))
+    def __init__(self, jobs: int) -> None:
+        self.here = jobs
+
+    def run(
+        self, context: SharedContext, next_task: Callable[[], Task | None]
+    ) -> Generator[tuple[FoldTask, Outcome]]:
+        """Each fit and what came of it, when all folds of its candidate are done."""
+        threads = max(1, (os.cpu_count() or 1) // self.here)
+        run = delayed(run_fold)
+        while tasks := [task for _ in context.folds if (task := next_task()) is not None]:
+            # X is passed by itself: joblib maps a bare array into the workers, and copies none.
+            outcomes = Parallel(n_jobs=self.here)(
+                run(*fit.arguments(context, fitted_steps, threads)) for fit, fitted_steps in tasks
             )
-        fit = left.popleft()
-        return fit, shelf.given(fit.fold, keys[fit.candidate])
+            yield from zip((fit for fit, _ in tasks), outcomes, strict=True)
 
-    with shared(features, 2 if crew.here else 1) as all_:
-        mapped = crew.here > 0 and not isinstance(features.X, LazyRows)
-        common = SharedContext(all_, folds, groups_to_keep(features, folds), mapped)
-        with closing(crew.run(common, following)) as results:
-            for fit, (result, parts) in results:
-                shelf.put(fit.fold, parts)
-                candidate, mine = fit.candidate, done[fit.candidate]
-                mine[fit.fold] = result
-                if len(mine) == len(folds):
-                    shelf.done(candidate)
-                    chosen = features.select(candidate.backbones, vectors=False)
-                    in_order = [mine[place] for place in range(len(folds))]
-                    del done[candidate]
-                    fusion, head = candidate.fusion, candidate.head
-                    yield candidate, result_of(fusion, head, chosen, folds, in_order, seed)
+
+def executor_of(jobs: int, folds: int) -> Executor:
+    """Who fits so many folds at a time on this machine; -1 for one on each processor."""
+    at_a_time = min(effective_n_jobs(jobs), folds)
+    return ProcessExecutor(at_a_time) if at_a_time > 1 else LocalExecutor()
 
 
 @contextmanager
-def shared(features: Features, jobs: int) -> Iterator[Features]:
-    """The features with X on disk as a read-only memory map, where there are several jobs.
+def shared(features: Features, executor: Executor) -> Iterator[Features]:
+    """The features with X on disk as a read-only memory map, if several processes here need it.
 
-    joblib hands a memory map to its workers by file name, so that X is written once for a whole
-    grid, and neighbouring blocks of it are the same memory too. With one job, or where X stays on
-    disk anyway, the features themselves.
+    A memory map is handed to workers by its file's name, so that X is written once for a whole
+    grid, and neighbouring blocks of it are the same memory too. Without workers here, or if X
+    stays on disk anyway, the features themselves.
     """
-    if jobs < 2 or isinstance(features.X, LazyRows):
+    if not executor.here or isinstance(features.X, LazyRows):
         yield features
         return
     with TemporaryDirectory(prefix="featcache-", ignore_cleanup_errors=True) as folder:

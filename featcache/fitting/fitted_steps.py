@@ -1,14 +1,14 @@
-"""Reuse: parts of candidates that were fitted before on the same rows, and need not be again.
+"""Fitted steps: what candidates of one grid share on the same rows is fitted once.
 
-Candidates of one grid share parts: a fusion under several heads, or the head of one backbone
-alone, which a late fusion needs too. A part is known by its backbones, by what stands before it
-and by all parameters; parts are shared within one fold of one comparison only.
+A fusion under several heads is such a step, or the head of one backbone alone, which a late fusion
+needs too. A step is known by its backbones, by the steps before it and by all parameters; steps
+are shared within one fold of one comparison only.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,31 +32,38 @@ class FittedStep:
     seconds: float
 
 
-Parts = dict[str, FittedStep]
+Steps = dict[str, FittedStep]  # by key, see `step_keys`
 
 
 @dataclass
 class FittedSteps:
-    """Where a grid keeps parts that later candidates need.
+    """The fitted steps that later candidates of a grid need.
 
     Attributes
     ----------
     plans : dict of candidate to list of str
-        The parts of each candidate that is still to come, in their order; see `step_keys`.
+        The steps of each candidate that is still to come, in their order; see `step_keys`.
     slow : set of str
-        Those parts that are worth waiting for, see `slow_keys`; for `ready` only.
+        Those steps that are worth waiting for, see `slow_keys`; for `ready` only.
     """
 
     plans: dict[Any, list[str]]
     slow: Set[str] = frozenset()
-    _parts: dict[int, Parts] = field(default_factory=dict)
+    _steps: dict[int, Steps] = field(default_factory=dict)  # by fold
     _begun: dict[Any, list[str]] = field(default_factory=dict)
     _fitted: set[str] = field(default_factory=set)
 
-    def ready(self) -> Any:
-        """The first candidate to come that need not wait for another's part; None where all must.
+    @classmethod
+    def of(cls, classifiers: Mapping[Any, Any]) -> FittedSteps:
+        """For candidates that have `backbones`, with their unfitted classifiers."""
+        plans = {one: step_keys(made, one.backbones) for one, made in classifiers.items()}
+        slow = (slow_keys(made, one.backbones) for one, made in classifiers.items())
+        return cls(plans, frozenset().union(*slow))
 
-        It must where one before it, that is not done yet, fits a slow part of its own. The first
+    def ready(self) -> Any:
+        """The first candidate to come that need not wait for another's step; None if all must.
+
+        It must if one before it, that is not done yet, fits a slow step of its own. The first
         of those that are neither done nor begun never waits once all that are begun are done.
         """
         before = {key for plan in self._begun.values() for key in plan} - self._fitted
@@ -70,35 +77,34 @@ class FittedSteps:
         """A candidate's turn has come: what only those before it needed is dropped."""
         self._begun[candidate] = self.plans.pop(candidate, [])
         needed = set(self._begun[candidate]) | self.wanted()
-        for parts in self._parts.values():
-            for key in [key for key in parts if key not in needed]:
-                del parts[key]
+        for steps in self._steps.values():
+            for key in [key for key in steps if key not in needed]:
+                del steps[key]
 
     def done(self, candidate: Any) -> None:
         """All its folds are fitted, and nobody waits for it any more."""
         self._fitted.update(self._begun.pop(candidate))
 
     def wanted(self) -> frozenset[str]:
-        """The parts that candidates to come need."""
+        """The steps that candidates to come need."""
         return frozenset(key for plan in self.plans.values() for key in plan)
 
-    def given(self, fold: int, keys: Sequence[str]) -> Parts:
-        """Those of the parts that are there for a fold."""
-        there = self._parts.get(fold, {})
+    def given(self, fold: int, keys: Sequence[str]) -> Steps:
+        """Those of the steps that are there for a fold."""
+        there = self._steps.get(fold, {})
         return {key: there[key] for key in keys if key in there}
 
-    def put(self, fold: int, parts: Parts) -> None:
+    def put(self, fold: int, steps: Steps) -> None:
         """Keep what was fitted in a fold and is wanted again."""
         wanted = self.wanted()
-        kept = {key: part for key, part in parts.items() if key in wanted}
-        self._parts.setdefault(fold, {}).update(kept)
+        kept = {key: step for key, step in steps.items() if key in wanted}
+        self._steps.setdefault(fold, {}).update(kept)
 
 
 def step_keys(classifier: Any, names: Sequence[str]) -> list[str]:
-    """The parts of an unfitted pipeline on these backbones; none where it can't be shared.
+    """A key for each step of an unfitted pipeline on these backbones; none if none can be shared.
 
-    For a late fusion, one for each backbone's head; else one for each step, which includes the
-    steps before it.
+    For a late fusion, one for each backbone's head; else a step's key includes the steps before it.
     """
     if not isinstance(classifier, Pipeline):
         return []
@@ -113,7 +119,7 @@ def step_keys(classifier: Any, names: Sequence[str]) -> list[str]:
 
 
 def slow_keys(classifier: Any, names: Sequence[str]) -> set[str]:
-    """Those of its parts that are fitted with labels: heads, learned fusions, selections.
+    """Those of its steps that are fitted with labels: heads, learned fusions, selections.
 
     The rest, scalers and projections, is sooner fitted again than waited for.
     """
@@ -133,43 +139,43 @@ def fit_steps(
     X: Floats,
     y: Strings,
     keys: Sequence[str],
-    given: Parts,
+    known: Steps,
     groups: NDArray[Any] | None = None,
-) -> tuple[float, Parts]:
-    """Fit a pipeline in place on X (n, d), taking the parts that are given.
+) -> tuple[float, Steps]:
+    """Fit a pipeline in place on X (n, d), taking the fitted steps that are known.
 
     Returns
     -------
     seconds : float
-        What a fit without any given part takes: their own seconds are counted in.
-    parts : dict
-        Every part, new and given.
+        What a fit takes if none is known: their own seconds are counted in.
+    steps : dict
+        Every fitted step, new and known.
     """
     started = time.perf_counter()
     last = pipeline.steps[-1][1]
     if isinstance(last, LateFusion):
-        last._ready = [given[key].fitted if key in given else None for key in keys]
+        last._ready = [known[key].fitted if key in known else None for key in keys]
         fit_with_routing(pipeline, X, y, groups)
         own = time.perf_counter() - started
-        taken = [given[key].seconds if key in given else seconds
+        taken = [known[key].seconds if key in known else seconds
                  for key, seconds in zip(keys, last.member_seconds_, strict=True)]  # fmt: skip
         heads = [member.steps[-1][1] for member in last.members_]
-        parts = {k: FittedStep(head, s) for k, head, s in zip(keys, heads, taken, strict=True)}
-        return own + sum(given[key].seconds for key in keys if key in given), parts
-    parts = {}
+        steps = {k: FittedStep(head, s) for k, head, s in zip(keys, heads, taken, strict=True)}
+        return own + sum(known[key].seconds for key in keys if key in known), steps
+    steps = {}
     inside: Any = X
     total = 0.0
     for place, (key, (name, step)) in enumerate(zip(keys, pipeline.steps, strict=True)):
         started = time.perf_counter()
-        fitted = given[key].fitted if key in given else fit_with_routing(step, inside, y, groups)
-        seconds = given[key].seconds if key in given else time.perf_counter() - started
+        fitted = known[key].fitted if key in known else fit_with_routing(step, inside, y, groups)
+        seconds = known[key].seconds if key in known else time.perf_counter() - started
         pipeline.steps[place] = (name, fitted)
-        parts[key] = FittedStep(fitted, seconds)
+        steps[key] = FittedStep(fitted, seconds)
         started = time.perf_counter()
         if place < len(pipeline.steps) - 1:
             inside = inside.then(fitted) if isinstance(inside, Stream) else fitted.transform(inside)
         total += seconds + time.perf_counter() - started
-    return total, parts
+    return total, steps
 
 
 def _chain(names: Sequence[str], steps: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from featcache.errors import FeatcacheError, RecipeError, first_line
-from featcache.fitting.fitted_steps import Parts, fit_steps
+from featcache.fitting.fitted_steps import Steps, fit_steps
 from featcache.fitting.metrics import scores
 from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing
 from featcache.fitting.pipeline import describe, with_blocks
@@ -26,7 +26,7 @@ from featcache.store.lazy import LazyRows
 def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None) -> Any:
     """A clone of the classifier, fitted on X (n, d) with labels y (n,).
 
-    Rows that share a number of `groups` (n,) belong together, see `linked.fit_linked`. Of a search
+    Rows that share a number of `groups` (n,) belong together, see `fit_with_routing`. Of a search
     among settings, the best comes back.
 
     Raises
@@ -43,16 +43,16 @@ def fit_timed(
     y: Strings,
     groups: Rows | None = None,
     keys: Sequence[str] = (),
-    given: Parts | None = None,
-) -> tuple[Any, float, Parts]:
-    """As `fit_clone`; also the seconds that a fit without given parts takes, and its parts."""
+    fitted_steps: Steps | None = None,
+) -> tuple[Any, float, Steps]:
+    """As `fit_clone`; also its steps, and the seconds that it takes if none is fitted before."""
     fitted = with_blocks(classifier, None)
     if isinstance(X, LazyRows):
         X = cast(Floats, Stream(X))
     started = time.perf_counter()
     try:
         if keys:
-            return fitted, *fit_steps(fitted, X, y, keys, given or {}, groups)
+            return fitted, *fit_steps(fitted, X, y, keys, fitted_steps or {}, groups)
         fit_with_routing(fitted, X, y, groups)
     except FeatcacheError:
         raise
@@ -204,18 +204,18 @@ def run_fold(
     groups: Rows | None = None,
     keys: Sequence[str] = (),
     wanted: Set[str] = frozenset(),
-    given: Parts | None = None,
+    fitted_steps: Steps | None = None,
     threads: int | None = None,
-) -> tuple[FoldResult, Parts]:
+) -> tuple[FoldResult, Steps]:
     """Fit on the training rows, predict and score the test rows.
 
-    Of the parts, those that are wanted come back: a fitted head may be as large as the features.
+    Of the fitted steps, those that are wanted come back: a head may be as large as the features.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     mine = None if groups is None else groups[fold.train]
-    fitted, seconds, parts = fit_timed(
-        classifier, take(X, fold.train), y[fold.train], mine, keys, given or {}
+    fitted, seconds, steps = fit_timed(
+        classifier, take(X, fold.train), y[fold.train], mine, keys, fitted_steps
     )
     trained = time.perf_counter()
     tested = take(X, fold.test)
@@ -238,7 +238,7 @@ def run_fold(
         tuned=getattr(fitted, "tuned_", None),
         attention=backbone_weights(fitted, tested, true),
     )
-    return result, {key: part for key, part in parts.items() if key in wanted}
+    return result, {key: step for key, step in steps.items() if key in wanted}
 
 
 def _history(head: Any) -> dict[str, list[float]] | None:

@@ -6,19 +6,17 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from featcache.errors import RecipeError, UnknownName, unknown
-from featcache.fitting.evaluate import Result, evaluate
-from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fold import fit_clone
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.heads import HEADS
 from featcache.fitting.pipeline import is_late, make_classifier, with_blocks
-from featcache.fitting.splits import Fold, Rows
+from featcache.fitting.splits import Rows
 from featcache.hashing import sha256_array, sha256_json
 from featcache.store.features import Features, take
 
@@ -64,7 +62,7 @@ class Candidate:
     def identity(self, role: str) -> Any:
         """What a run's digest holds of its "fusion" or "head": the name, or an object's identity.
 
-        See `identity.identity`.
+        See `identity`.
         """
         return identity(self.own[role]) if role in self.own else getattr(self, role)
 
@@ -172,29 +170,6 @@ def _own(fusion: Any, head: Any) -> dict[str, Any]:
     return {role: one for role, one in pairs if one is not None}
 
 
-def run_candidate(
-    candidate: Candidate,
-    features: Features,
-    folds: Sequence[Fold],
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-    n_jobs: int = 1,
-    gate: str = "refuse",
-    keep: bool = False,
-    shelf: FittedSteps | None = None,
-) -> Result:
-    """Evaluate one candidate on shared folds; see `make_classifier` and `evaluate`.
-
-    `features` hold at least the candidate's backbones.
-    """
-    chosen = features.select(candidate.backbones)
-    classifier = classifier_of(candidate, seed, settings)
-    result = evaluate(
-        classifier, chosen, seed=seed, n_jobs=n_jobs, split=folds, gate=gate, keep=keep, shelf=shelf
-    )
-    return replace(result, fusion=candidate.fusion, head=candidate.head)
-
-
 def classifier_of(
     candidate: Candidate, seed: int = 0, settings: Mapping[str, Any] | None = None
 ) -> Any:
@@ -220,7 +195,7 @@ def fit_candidate(
 ) -> Any:
     """A candidate's classifier, fitted on these rows of the features, or on all.
 
-    Rows that share a number of `groups` (n,) belong together, see `linked.fit_linked`.
+    Rows that share a number of `groups` (n,) belong together, see `fit_with_routing`.
 
     `features` hold the candidate's backbones and no others.
     """

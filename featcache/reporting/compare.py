@@ -6,16 +6,17 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import CacheRefused
 from featcache.fitting.checks import check_features
-from featcache.fitting.evaluate import Result
-from featcache.fitting.executor import Executor, fit_by, shared
-from featcache.fitting.fitted_steps import FittedSteps, slow_keys, step_keys
-from featcache.fitting.grid import Candidate, candidates, classifier_of, run_candidate
+from featcache.fitting.evaluate import Result, evaluate_all
+from featcache.fitting.executor import Executor, executor_of
+from featcache.fitting.fitted_steps import FittedSteps
+from featcache.fitting.grid import Candidate, candidates, classifier_of
 from featcache.fitting.leakage import (
     can_search_near,
     find_leaks,
@@ -141,7 +142,6 @@ def compare(
         What a recipe calls this way of evaluating; noted in each run.json.
     crew : Executor, optional
         Processes elsewhere that fit, folds of several candidates at a time, in place of `jobs`.
-
     opened : sequence of str, default ()
         With which options the command line opened the images, for the command that redoes a run;
         () for the data set as the cache has it.
@@ -152,157 +152,212 @@ def compare(
         Of this grid, best first. The comparison files below `reports` cover every run there.
     """
     features = features.in_order()
-    check_plan(viewed(features), balance, leaky, strict, repeats)
+    options = _Options(
+        view=viewed(features), group=group, repeats=repeats, balance=balance, leaky=leaky,
+        strict=strict, near_duplicates=near_duplicates, seed=seed, settings=settings or {},
+        reports=reports, gate=gate, again=again, cache=cache, select=select, tune=tune,
+        tuner=tuner, protocol=protocol, opened=list(opened),
+    )  # fmt: skip
+    check_plan(options.view, balance, leaky, strict, repeats)
+    grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
+    classifiers = _classifiers(grid, features, options)
+    split = make_folds(
+        features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
+    )
+    need_folder(reports, "the reports folder")
+    need_writable(Path(reports) / features.data)
+    plan = _Plan(features, split, classifiers, options)
+    leaks = check_leakage(
+        features, split, plan.searched(), Path(reports),
+        near_duplicates and can_search_near(features), strict,
+    )  # fmt: skip
+    runs: dict[Candidate, Run] = {}
+    executor = crew or executor_of(jobs, len(split))
+    with closing(_runs(plan, executor, leaks)) as results:
+        for candidate, run in results:
+            runs[candidate] = run
+            if fitted is not None:
+                fitted(len(runs), len(classifiers), run)
+    return _finish(plan, runs)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What was asked of a comparison, as far as its runs record it; see `compare`."""
+
+    view: list[str]
+    group: str | None
+    repeats: int
+    balance: bool
+    leaky: bool
+    strict: bool
+    near_duplicates: bool
+    seed: int
+    settings: Mapping[str, Any]
+    reports: str | Path
+    gate: str
+    again: bool
+    cache: str | Path | None
+    select: str
+    tune: int
+    tuner: str
+    protocol: str
+    opened: list[str]
+
+    def facts(self, streamed: bool) -> dict[str, Any]:
+        """What run.json holds of them: mostly those that were used."""
+        names = ("view", "group", "repeats", "balance", "strict", "protocol", "opened")
+        found = {name: getattr(self, name) for name in names}
+        found |= {"gate": self.gate if self.gate != "refuse" else "", "streamed": streamed}
+        usual = self.cache is None or Path(self.cache) == Path("cache")
+        found["cache"] = "" if usual else str(self.cache)
+        found = {name: value for name, value in found.items() if value} | {"leaky": self.leaky}
+        return found if self.near_duplicates else found | {"near_duplicates": False}
+
+    def keywords(self) -> dict[str, Any]:
+        """Those of `compare` that give the run again, if they were used."""
+        names = ("group", "repeats", "balance", "leaky", "strict", "seed", "settings", "reports",
+                 "select", "tune", "tuner", "protocol")  # fmt: skip
+        found = {name: getattr(self, name) for name in names}
+        found |= {"repeats": self.repeats * (self.repeats > 1), "reports": str(self.reports)}
+        found["tuner"] = self.tuner if self.tune else ""
+        return {name: value for name, value in found.items() if value}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The candidates with their unfitted classifiers, their rows, and where their runs go."""
+
+    features: Features
+    folds: Sequence[Fold]
+    classifiers: Mapping[Candidate, Any]
+    options: _Options
+
+    @cached_property
+    def rows(self) -> str:
+        """Digest of rows and folds."""
+        return rows_digest(self.features, self.folds)
+
+    @cached_property
+    def folders(self) -> dict[Candidate, Path]:
+        """Where the run of each candidate belongs, or is."""
+        return {candidate: self._folder(candidate) for candidate in self.classifiers}
+
+    def searched(self) -> Path | None:
+        """The run folder whose leaks are those of these features and folds, if it is there."""
+        names = self.features.names
+        fused = next(one for one in self.classifiers if one.backbones == names)
+        folder = self.folders[fused]
+        return folder if folder.is_dir() and not self.options.again else None
+
+    def chosen(self, candidate: Candidate) -> Features:
+        """The features of a candidate, without vectors."""
+        return self.features.select(candidate.backbones, vectors=False)
+
+    def settings(self, candidate: Candidate) -> dict[str, Any]:
+        """Those that mean this candidate."""
+        known = ("fusion", "select", "head", candidate.fusion, candidate.head)
+        settings = self.options.settings.items()
+        return {name: value for name, value in settings if name.split(".")[0] in known}
+
+    def name(self, candidate: Candidate) -> str:
+        """The run's."""
+        return run_name(candidate.name, self.options.view, self.options.balance)
+
+    def _folder(self, candidate: Candidate) -> Path:
+        digest = run_digest(
+            self.chosen(candidate), self.rows, candidate.identity("fusion"),
+            candidate.identity("head"), self.options.seed,
+            self.settings(candidate) | candidate.options,
+        )  # fmt: skip
+        folder = Path(self.options.reports) / self.features.data
+        # Earlier versions left the views out of the name; the digest is the same.
+        earlier = folder / folder_name(candidate.name, digest)
+        named = folder / folder_name(self.name(candidate), digest)
+        return earlier if (earlier / "run.json").is_file() else named
+
+
+def _classifiers(
+    grid: Sequence[Candidate], features: Features, options: _Options
+) -> dict[Candidate, Any]:
+    """Those of the whole grid, unfitted: what can't be fitted is refused before the first fit."""
     grid = [
-        replace(candidate, select=select, tune=tune, tuner=tuner)
-        for candidate in candidates(
-            features.names, _several(fusion), _several(head), singles, ablate
-        )
+        replace(one, select=options.select, tune=options.tune, tuner=options.tuner) for one in grid
     ]
     # Late fusions last: they take the heads that were fitted on each backbone alone.
     grid.sort(key=lambda candidate: candidate.fusion in ("vote", "stack"))
     if isinstance(features.X, LazyRows):
         for candidate in grid:
-            check_streams(classifier_of(candidate, seed, settings))
-    check_features(features, gate)
-    # Before the first fit, and also of those that need none.
-    unfitted = {candidate: classifier_of(candidate, seed, settings) for candidate in grid}
-    split = make_folds(
-        features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
-    )
-    rows = rows_digest(features, split)
-    need_folder(reports, "the reports folder")
-    need_writable(Path(reports) / features.data)
-    fused = next(candidate for candidate in grid if candidate.backbones == features.names)
-    first = _folder(fused, features, rows, seed, settings or {}, Path(reports), balance)
-    known = first if first.is_dir() and not again else None
-    near = near_duplicates
-    leaks = check_leakage(
-        features, split, known, Path(reports), near and can_search_near(features), strict
-    )
-    asked: dict[str, Any] = {
-        "view": viewed(features), "group": group, "repeats": repeats, "balance": balance,
-        "strict": strict, "protocol": protocol, "opened": list(opened),
-        "gate": gate if gate != "refuse" else "", "streamed": isinstance(features.X, LazyRows),
-        "cache": "" if cache is None or Path(cache) == Path("cache") else str(cache),
-    }  # fmt: skip
-    facts = {name: value for name, value in asked.items() if value} | {"leaky": leaky}
-    facts |= {} if near else {"near_duplicates": False}
-    options = {
-        "view": viewed(features), "group": group, "repeats": repeats * (repeats > 1),
-        "balance": balance, "leaky": leaky, "strict": strict, "seed": seed, "settings": settings,
-        "reports": str(reports), "select": select, "tune": tune, "tuner": tuner if tune else "",
-        "protocol": protocol,
-    }  # fmt: skip
-    spent = extraction_seconds(features, cache)
-    folders = {
-        candidate: _folder(
-            candidate, features.select(candidate.backbones, vectors=False), rows, seed,
-            settings or {}, Path(reports), balance,
-        )
-        for candidate in grid
-    }  # fmt: skip
-    runs: dict[Candidate, Run] = {}
+            check_streams(classifier_of(candidate, options.seed, options.settings))
+    check_features(features, options.gate)
+    return {one: classifier_of(one, options.seed, options.settings) for one in grid}
 
-    def note(candidate: Candidate, run: Run) -> None:
-        runs[candidate] = run
-        if fitted is not None:
-            fitted(len(runs), len(grid), run)
 
-    for candidate, folder in folders.items():
-        if (folder / "run.json").is_file() and not again:
-            note(candidate, read_run(folder))
-    todo = {candidate: unfitted[candidate] for candidate in grid if candidate not in runs}
-    results = _results(todo, features, split, seed, settings or {}, jobs, crew)
+def _runs(
+    plan: _Plan, executor: Executor, leaks: Mapping[str, Any]
+) -> Generator[tuple[Candidate, Run]]:
+    """The runs that are there, then each of the others as it is fitted and saved."""
+    options, there = plan.options, set()
+    for candidate, folder in plan.folders.items():
+        if (folder / "run.json").is_file() and not options.again:
+            there.add(candidate)
+            yield candidate, read_run(folder)
+    todo = {one: made for one, made in plan.classifiers.items() if one not in there}
+    facts = options.facts(isinstance(plan.features.X, LazyRows))
+    spent = extraction_seconds(plan.features, options.cache)
+    results = evaluate_all(
+        todo, plan.features, plan.folds, FittedSteps.of(todo), executor, options.seed,
+        keep=len(plan.folds) == 1,
+    )  # fmt: skip
     with closing(results):
         for candidate, result in results:
-            chosen = features.select(candidate.backbones, vectors=False)
-            mine = _settings_of(candidate, settings or {})
-            pipeline = result.folds[0].classifier
-            name = run_name(candidate.name, viewed(features), balance)
-            write = pipeline and pipeline_writer(
-                pipeline, candidate, chosen, split, seed, mine, name
-            )
-            run = save_run(
-                folders[candidate], result, chosen, split, rows=rows, seed=seed,
-                settings=mine | candidate.options, write_model=write, again=again,
-                facts=facts | _cost(candidate, spent)
-                | own_facts(candidate, chosen, split, cache, options),
-                leaks=leaks,
-            )  # fmt: skip
-            note(candidate, run)
-    done = sort_runs([runs[candidate] for candidate in grid])
+            own = _cost(candidate, spent) | own_facts(candidate, plan)
+            yield candidate, _save(plan, candidate, result, facts | own, leaks)
+
+
+def _save(
+    plan: _Plan,
+    candidate: Candidate,
+    result: Result,
+    facts: Mapping[str, Any],
+    leaks: Mapping[str, Any],
+) -> Run:
+    """The run folder of a candidate, with the model if one was kept."""
+    chosen, seed, settings = plan.chosen(candidate), plan.options.seed, plan.settings(candidate)
+    pipeline = result.folds[0].classifier
+    write = pipeline and pipeline_writer(
+        pipeline, candidate, chosen, plan.folds, seed, settings, plan.name(candidate)
+    )
+    return save_run(
+        plan.folders[candidate], result, chosen, plan.folds, rows=plan.rows, seed=seed,
+        settings=settings | candidate.options, write_model=write, again=plan.options.again,
+        facts=facts, leaks=leaks,
+    )  # fmt: skip
+
+
+def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
+    """Give the best its model and its page, and write the tables over all runs."""
+    features, options = plan.features, plan.options
+    done = sort_runs([runs[candidate] for candidate in plan.classifiers])
+    best = next(one for one in plan.classifiers if runs[one].folder == done.best.folder)
     # With folds the model is fitted on what any of them might have trained on.
-    whole = features.rows(balanced(features, seed)) if balance and len(split) > 1 else features
-    best = next(one for one in grid if runs[one].folder == done.best.folder)
-    give_model(done.best, best, whole, split, seed, _settings_of(best, settings or {}))
+    some = options.balance and len(plan.folds) > 1
+    whole = features.rows(balanced(features, options.seed)) if some else features
+    give_model(done.best, best, whole, plan.folds, options.seed, plan.settings(best))
     chosen = only_images(features).select(best.backbones)
-    place = None if cache is None else Path(cache)
+    cache = None if options.cache is None else Path(options.cache)
     write_comparison(
-        Path(reports),
-        None if place is None else lambda runs: quick_page(done.best.folder, runs, chosen, place),
+        Path(options.reports),
+        None if cache is None else lambda runs: quick_page(done.best.folder, runs, chosen, cache),
     )
     return done
 
 
-def _results(
-    todo: Mapping[Candidate, Any],
-    features: Features,
-    folds: Sequence[Fold],
-    seed: int,
-    settings: Mapping[str, Any],
-    jobs: int,
-    crew: Executor | None,
-) -> Generator[tuple[Candidate, Result]]:
-    """Fit the candidates, given with their unfitted classifiers: in turn, or as the crew can."""
-    plans = {one: step_keys(unfitted, one.backbones) for one, unfitted in todo.items()}
-    slow = {key for one, unfitted in todo.items() for key in slow_keys(unfitted, one.backbones)}
-    shelf, alone = FittedSteps(plans, slow), len(folds) == 1
-    if crew is not None:
-        yield from fit_by(crew, features, folds, shelf, seed, settings, alone)
-        return
-    with shared(features, jobs) as common:
-        for candidate in todo:
-            shelf.next(candidate)
-            result = run_candidate(
-                candidate, common, folds, seed, settings, jobs, "off", alone, shelf
-            )
-            shelf.done(candidate)
-            yield candidate, result
-
-
-def _folder(
-    candidate: Candidate,
-    chosen: Features,
-    rows: str,
-    seed: int,
-    settings: Mapping[str, Any],
-    reports: Path,
-    balance: bool,
-) -> Path:
-    """Where the run of a candidate on its own features belongs, or is."""
-    mine = _settings_of(candidate, settings)
-    mine |= candidate.options
-    asked = candidate.identity("fusion"), candidate.identity("head")
-    digest = run_digest(chosen, rows, *asked, seed, mine)
-    folder = reports / chosen.data
-    # Earlier versions left the views out of the name; the digest is the same.
-    earlier = folder / folder_name(candidate.name, digest)
-    named = folder / folder_name(run_name(candidate.name, viewed(chosen), balance), digest)
-    return earlier if (earlier / "run.json").is_file() else named
-
-
 def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:
-    """What its features took, for run.json; nothing where that isn't known of all."""
+    """What its features took, for run.json; nothing if that isn't known of all."""
     if not all(name in spent for name in candidate.backbones):
         return {}
     return {"extraction_seconds": {name: spent[name] for name in candidate.backbones}}
-
-
-def _settings_of(candidate: Candidate, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that mean this candidate."""
-    known = ("fusion", "select", "head", candidate.fusion, candidate.head)
-    return {name: value for name, value in settings.items() if name.split(".")[0] in known}
 
 
 def _several(asked: Any) -> list[Any]:
@@ -395,25 +450,8 @@ def extraction_seconds(features: Features, cache: str | Path | None) -> dict[str
     return found
 
 
-def own_facts(
-    candidate: Candidate,
-    features: Features,
-    folds: Sequence[Fold],
-    cache: str | Path | None,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
+def own_facts(candidate: Candidate, plan: _Plan) -> dict[str, Any]:
     """What run.json holds beside the names; {} for a candidate of names only.
-
-    Parameters
-    ----------
-    candidate : Candidate
-    features : Features
-        With the candidate's backbones only.
-    folds : sequence of Fold
-    cache : str or Path, optional
-        The cache folder.
-    options : mapping
-        What `compare` was called with; `view` is what the features were loaded with.
 
     Returns
     -------
@@ -423,10 +461,9 @@ def own_facts(
     """
     if not candidate.own:
         return {}
-    given = {name: value for name, value in options.items() if value}
-    view = given.pop("view", None)
-    repeats = given.get("repeats", 1)
-    given |= {"folds": len(folds) // repeats} if len(folds) > 1 else {"test_split": True}
+    options, folds, features = plan.options, len(plan.folds), plan.chosen(candidate)
+    given = options.keywords()
+    given |= {"folds": folds // options.repeats} if folds > 1 else {"test_split": True}
     objects = {role: candidate.own.get(role, getattr(candidate, role)) for role in _ROLES}
     words = ", ".join(f"{name}={value!r}" for name, value in (objects | given).items())
     files = [
@@ -438,10 +475,10 @@ def own_facts(
         "import featcache as fc",
         *(f"from {type(one).__module__} import {type(one).__name__}"
           for one in candidate.own.values()),
-        f"cache = fc.Cache({str(cache or 'cache')!r})",
+        f"cache = fc.Cache({str(options.cache or 'cache')!r})",
         f"images = cache.images({features.data!r})",
         f"files = cache.choose({features.data!r}, {files!r})",
-        f"features = cache.features(images, files{f', {view!r}' if view else ''})",
+        f"features = cache.features(images, files{f', {options.view!r}' if options.view else ''})",
         f"fc.compare(features, singles=False, {words})",
     ]  # fmt: skip
     identities = {role: candidate.identity(role) for role in candidate.own}

@@ -19,7 +19,7 @@ import numpy as np
 from featcache.errors import ClusterError, FeatcacheError, counted, first_line
 from featcache.extraction.extract import Embed, ExtractionContext
 from featcache.fitting.executor import FoldTask, Outcome, SharedContext, Task
-from featcache.fitting.fitted_steps import Parts
+from featcache.fitting.fitted_steps import Steps
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.plan import make_plan, unfinished
 from featcache.scaling.scheduler import PartMerger, Ranges, Tally
@@ -37,8 +37,8 @@ _REMIND = 10.0  # seconds between notes that no worker is there
 class DaskExecutor:
     """A cluster's workers as the `fitting.executor.Executor` that fits a grid.
 
-    The features are sent to each worker once, or, where the workers are on this machine, mapped
-    by them from one file. What a worker was fitting when it was lost is fitted by another.
+    The features are sent to each worker once, or, if the workers are on this machine, mapped by
+    them from one file. What a worker was fitting when it was lost is fitted by another.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ class DaskExecutor:
 
     @property
     def here(self) -> int:
-        """Workers on this machine; 0 where it is others."""
+        """Workers on this machine; 0 if there are none."""
         return self.cluster.here
 
     def run(
-        self, common: SharedContext, following: Callable[[], Task | None]
+        self, context: SharedContext, next_task: Callable[[], Task | None]
     ) -> Generator[tuple[FoldTask, Outcome]]:
         """Each fit and what came of it, as soon as it is done; see `Executor`.
 
@@ -64,7 +64,7 @@ class DaskExecutor:
             If no scheduler answers, it is lost, workers are lost over one fit again and again,
             or one has other versions than this machine or can't read features on disk.
         """
-        sent, workers = _Sent(self.cluster, common), _Workers(self.cluster, common)
+        sent, workers = _Sent(self.cluster, context), _Workers(self.cluster, context)
         running: dict[Any, Task] = {}  # by future
         lost: deque[Task] = deque()
         times: Counter[FoldTask] = Counter()
@@ -73,7 +73,7 @@ class DaskExecutor:
                 fallen: list[Task] = []
                 slots = workers.slots()
                 while len(running) < _AHEAD * slots and not fallen:
-                    task = lost.popleft() if lost else following()
+                    task = lost.popleft() if lost else next_task()
                     if task is None:
                         break
                     future = sent.submit(*task)
@@ -100,47 +100,47 @@ class DaskExecutor:
 
 
 class _Sent:
-    """What is on the cluster already, and sent again where it is lost."""
+    """What is on the cluster already, and sent again if it is lost."""
 
-    def __init__(self, cluster: Cluster, common: SharedContext) -> None:
-        self._cluster, self._common = cluster, common
+    def __init__(self, cluster: Cluster, context: SharedContext) -> None:
+        self._cluster, self._context = cluster, context
         self._future: Any = None
 
-    def submit(self, fit: FoldTask, given: Parts) -> Any:
-        """The future of a fit; None where the workers were lost that it was to be sent to."""
+    def submit(self, fit: FoldTask, fitted_steps: Steps) -> Any:
+        """The future of a fit; None if the workers were lost that it was to be sent to."""
         from distributed.client import ClosedClientError
 
         client = self._cluster.client
         try:
             if self._future is None or self._future.status in ("cancelled", "lost"):
-                self._future = client.scatter(self._common, broadcast=True, hash=False)
-            # Parts may be large, so they don't go through the scheduler's list of tasks.
+                self._future = client.scatter(self._context, broadcast=True, hash=False)
+            # Fitted steps may be large, so they don't go through the scheduler's list of tasks.
             # In a list: of a dict the items would be sent, under their own names.
-            parts = client.scatter([given], hash=False)[0] if given else given
-            name = f"{fit.candidate.name}, {self._common.folds[fit.fold].name}"
+            steps = client.scatter([fitted_steps], hash=False)[0] if fitted_steps else fitted_steps
+            name = f"{fit.candidate.name}, {self._context.folds[fit.fold].name}"
             return client.submit(
-                _fit, fit, self._future, parts, self._cluster.threads or 1, pure=False,
+                _fit, fit, self._future, steps, self._cluster.threads or 1, pure=False,
                 key=f"{name}-{uuid4().hex}",
             )  # fmt: skip
         except (OSError, TimeoutError, CancelledError, ClosedClientError):
             return None
 
 
-def _fit(fit: FoldTask, common: SharedContext, given: Parts, threads: int) -> Outcome:
+def _fit(fit: FoldTask, context: SharedContext, fitted_steps: Steps, threads: int) -> Outcome:
     """On a worker."""
     if find_spec("daal4py") is not None:
         # In a thread, as here, scikit-learn-intelex takes all processors, and warns of it.
         warnings.filterwarnings("ignore", "'Threading' parallel backend is not supported")
         import_module("daal4py").daalinit(threads)
-    return fit(common, given, threads)
+    return fit(context, fitted_steps, threads)
 
 
 class _Workers:
     """Those that are there; each is checked before what it has fitted counts."""
 
-    def __init__(self, cluster: Cluster, common: SharedContext) -> None:
+    def __init__(self, cluster: Cluster, context: SharedContext) -> None:
         self._cluster = cluster
-        X = common.features.X
+        X = context.features.X
         self._row = X.take(np.arange(1)) if isinstance(X, LazyRows) else None
         self._known: set[str] = set()
         self._slots = 0
@@ -181,7 +181,7 @@ def _ended(running: dict[Any, Task]) -> list[Any]:
 
 
 def _outcome(future: Any) -> Outcome | None:
-    """What a fit came to; None where it was lost with its workers. Its own error is raised."""
+    """What a fit came to; None if it was lost with its workers. Its own error is raised."""
     from distributed import KilledWorker
 
     if future.status == "lost":

@@ -9,12 +9,12 @@ import pytest
 from joblib import Parallel, delayed
 
 from featcache.fitting import fitted_steps
-from featcache.fitting.evaluate import evaluate
-from featcache.fitting.executor import shared
+from featcache.fitting.evaluate import evaluate, evaluate_all
+from featcache.fitting.executor import LocalExecutor, ProcessExecutor, shared
 from featcache.fitting.fitted_steps import FittedSteps, step_keys
 from featcache.fitting.fusions.late import VoteFusion
 from featcache.fitting.fusions.learned import AttentionFusion
-from featcache.fitting.grid import Candidate, classifier_of, run_candidate
+from featcache.fitting.grid import Candidate, classifier_of
 from featcache.fitting.heads.svm import SVMHead
 from featcache.fitting.splits import make_folds
 
@@ -29,19 +29,19 @@ def grid_of(*pairs):
     return made
 
 
-def run_grid(grid, features, folds, shelf, jobs=1):
-    found = {}
-    for candidate in grid:
-        if shelf is not None:
-            shelf.next(candidate)
-        found[candidate] = run_candidate(
-            candidate, features, folds, 0, QUICK, jobs, gate="off", shelf=shelf
-        )
-    return found
+def run_grid(grid, features, folds, fitted_steps, executor=None):
+    """One after another; without `fitted_steps` each by itself."""
+    made = {one: classifier_of(one, 0, QUICK) for one in grid}
+    if fitted_steps is None:
+        return {
+            one: evaluate(made[one], features.select(one.backbones), split=folds) for one in grid
+        }
+    executor = executor or LocalExecutor()
+    return dict(evaluate_all(made, features, folds, fitted_steps, executor))
 
 
-def shelf_of(grid):
-    return FittedSteps({c: step_keys(classifier_of(c, 0, QUICK), c.backbones) for c in grid})
+def steps_of(grid):
+    return FittedSteps.of({one: classifier_of(one, 0, QUICK) for one in grid})
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_late_fusions_take_the_heads_of_single_backbones(counted):
     alone = run_grid(grid, features, folds, None)
     assert counted["SVMHead"] == 2 * 4
     counted.clear()
-    together = run_grid(grid, features, folds, shelf_of(grid))
+    together = run_grid(grid, features, folds, steps_of(grid))
     assert counted["SVMHead"] == 2 * 2  # the vote fitted none of its own
     same_numbers(alone, together)
 
@@ -82,7 +82,7 @@ def test_a_fusion_is_fitted_once_for_all_heads(counted):
     alone = run_grid(grid, features, folds, None)
     assert counted["AttentionFusion"] == 6
     counted.clear()
-    together = run_grid(grid, features, folds, shelf_of(grid))
+    together = run_grid(grid, features, folds, steps_of(grid))
     assert counted["AttentionFusion"] == 2
     same_numbers(alone, together)
 
@@ -98,7 +98,7 @@ def test_what_a_shared_fusion_cost_is_counted_into_each(monkeypatch):
     monkeypatch.setattr(fitted_steps, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     features = make_features(n=60)
     grid = grid_of(("attention", "svm"), ("attention", "logreg"), ("attention", "knn"))
-    found = run_grid(grid, features, make_folds(features, folds=2), shelf_of(grid))
+    found = run_grid(grid, features, make_folds(features, folds=2), steps_of(grid))
     assert clock == [200]
     assert [result.fit_seconds for result in found.values()] == [200] * 3
 
@@ -114,29 +114,31 @@ def test_sharing_changes_no_number(fusion, head):
         Candidate(("net1",), "concat", head),
     ]
     same_numbers(run_grid(grid, features, folds, None),
-                 run_grid(grid, features, folds, shelf_of(grid)))  # fmt: skip
+                 run_grid(grid, features, folds, steps_of(grid)))  # fmt: skip
 
 
 def test_sharing_across_processes():
     features = make_features(n=60)
     folds = make_folds(features, folds=2)
     grid = [Candidate(("net0",), "concat", "logreg"), *grid_of(("vote", "logreg"))]
-    with shared(features, 2) as common:
-        same_numbers(run_grid(grid, features, folds, None),
-                     run_grid(grid, common, folds, shelf_of(grid), jobs=2))  # fmt: skip
+    same_numbers(run_grid(grid, features, folds, None),
+                 run_grid(grid, features, folds, steps_of(grid), ProcessExecutor(2)))  # fmt: skip
 
 
 def test_nothing_is_kept_that_nobody_needs():
     features = make_features(n=60)
     folds = make_folds(features, folds=2)
     grid = grid_of(("attention", "svm"), ("attention", "logreg"), ("concat", "knn"))
-    shelf = shelf_of(grid)
-    run_grid(grid[:2], features, folds, shelf)
-    shelf.next(grid[2])
-    assert not any(shelf._parts.values())
+    fitted_steps = steps_of(grid)
+    made = {one: classifier_of(one, 0, QUICK) for one in grid}
+    results = evaluate_all(made, features, folds, fitted_steps, LocalExecutor())
+    next(results)
+    assert all(len(steps) == 1 for steps in fitted_steps._steps.values())  # the attention
+    list(results)
+    assert not any(fitted_steps._steps.values())
 
 
-def test_settings_tell_parts_apart():
+def test_settings_tell_steps_apart():
     one, other = (
         step_keys(classifier_of(Candidate(NAMES, "concat", "svm"), 0, settings), NAMES)
         for settings in ({}, {"concat.scale": "l2"})
@@ -155,7 +157,7 @@ def where(X):
 
 def test_workers_map_one_file():
     features = make_features(n=400, blocks=(300, 400))
-    with shared(features, 2) as common:
+    with shared(features, ProcessExecutor(2)) as common:
         one = common.select(["net1"]).X
         assert np.shares_memory(one, common.X)
         files = Parallel(n_jobs=2)(delayed(where)(X) for X in (common.X, one))
@@ -163,17 +165,17 @@ def test_workers_map_one_file():
         np.testing.assert_array_equal(one, features.X[:, 300:])
         path = common.X.filename
     assert not os.path.exists(path)  # noqa: PTH110
-    with shared(features, 1) as same:
+    with shared(features, LocalExecutor()) as same:
         assert same is features
 
 
 def test_threads_of_a_worker(monkeypatch):
     seen = []
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr("featcache.fitting.evaluate.Parallel", lambda n_jobs: lambda calls: [
+    monkeypatch.setattr("featcache.fitting.executor.Parallel", lambda n_jobs: lambda calls: [
         seen.append((n_jobs, args[-1])) or call(*args, **kw) for call, args, kw in calls
     ])  # fmt: skip
-    monkeypatch.setattr("featcache.fitting.evaluate.effective_n_jobs", lambda n: n)
+    monkeypatch.setattr("featcache.fitting.executor.effective_n_jobs", lambda n: n)
     features = make_features(n=60)
     evaluate(classifier_of(Candidate(NAMES, "concat", "logreg")), features, folds=4, n_jobs=4)
     assert seen == [(4, 2)] * 4

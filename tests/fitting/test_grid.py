@@ -1,12 +1,7 @@
-import numpy as np
 import pytest
 
 from featcache.errors import UnknownName
-from featcache.fitting.evaluate import evaluate
-from featcache.fitting.grid import Candidate, candidates, run_candidate
-from featcache.fitting.splits import make_folds
-
-from .test_evaluate import QUICK, quick
+from featcache.fitting.grid import Candidate, candidates
 
 
 def test_candidates_in_order():
@@ -34,13 +29,3 @@ def test_unknown_names():
         candidates(["r"], ["product"], ["mlp"])
     with pytest.raises(UnknownName, match="head 'tree'"):
         candidates(["r"], ["concat"], ["tree"])
-
-
-def test_run_candidate_uses_its_backbones(features):
-    folds = make_folds(features, folds=2)
-    result = run_candidate(Candidate(("net1",), "concat", "mlp"), features, folds, 0, QUICK)
-    alone = evaluate(quick("concat", "mlp"), features.select(["net1"]), split=folds)
-    assert result.name == "net1.concat.mlp"
-    assert result.keys == ("key1",)
-    for fold, other in zip(result.folds, alone.folds, strict=True):
-        np.testing.assert_array_equal(fold.proba, other.proba)

@@ -18,13 +18,14 @@ from .conftest import make_features
 def fitted(monkeypatch):
     """The candidates that were really fitted, by name."""
     seen: list[str] = []
-    run_candidate = module.run_candidate
+    evaluate_all = module.evaluate_all
 
-    def counted(candidate, *args, **kwargs):
-        seen.append(candidate.name)
-        return run_candidate(candidate, *args, **kwargs)
+    def counted(*args, **kwargs):
+        for candidate, result in evaluate_all(*args, **kwargs):
+            seen.append(candidate.name)
+            yield candidate, result
 
-    monkeypatch.setattr(module, "run_candidate", counted)
+    monkeypatch.setattr(module, "evaluate_all", counted)
     return seen
 
 

@@ -112,16 +112,19 @@ def test_run_folders_of_earlier_versions_are_found(features, tmp_path, monkeypat
     earlier = run.folder.with_name(f"net0+net1.concat.logreg.{digest}")
     run.folder.rename(earlier)
     seen: list[str] = []
-    run_candidate = module.run_candidate
-    monkeypatch.setattr(
-        module, "run_candidate", lambda *args: seen.append("fit") or run_candidate(*args)
-    )
+    evaluate_all = module.evaluate_all
+
+    def noted(classifiers, *args, **kwargs):
+        seen.extend(one.name for one in classifiers)
+        return evaluate_all(classifiers, *args, **kwargs)
+
+    monkeypatch.setattr(module, "evaluate_all", noted)
     again: Comparison = compare(features["hflip"], reports=reports, **HEAD)
     assert seen == []
     assert again.best.folder == earlier
     assert again.best.name == "net0+net1.concat.logreg.views-hflip"
     compare(features["hflip"], reports=reports, again=True, **HEAD)
-    assert seen == ["fit"]
+    assert seen == ["net0+net1.concat.logreg"]
     assert [path.parent for path in reports.glob("toy/*/run.json")] == [earlier]
 
 

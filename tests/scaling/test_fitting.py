@@ -89,16 +89,16 @@ def test_run_folders_are_those_of_one_process(
     ]
     told.clear()
     # What is in run folders needs no worker.
-    compare(features, reports=tmp_path / "many", crew=NoCrew(), **options,
+    compare(features, reports=tmp_path / "many", crew=Idle(), **options,
             fitted=lambda *facts: told.append(facts))  # fmt: skip
     assert len(told) == len(names)
 
 
-class NoCrew:
+class Idle:
     here = 0
 
-    def run(self, common: Any, following: Any) -> Generator[Any]:
-        assert following() is None
+    def run(self, context: Any, next_task: Any) -> Generator[Any]:
+        assert next_task() is None
         yield from ()
 
 
@@ -133,15 +133,15 @@ def test_rows_on_disk_are_read_by_the_workers(cluster: Cluster, tmp_path: Path) 
 
 def test_an_error_in_a_fit_is_its_own(cluster: Cluster, tmp_path: Path) -> None:
     features = make_features(n=90)
-    crew = DaskExecutor(cluster)
+    executor = DaskExecutor(cluster)
     with pytest.raises(DataError, match="folds"):
-        compare(features, reports=tmp_path, crew=crew, folds=80)
+        compare(features, reports=tmp_path, crew=executor, folds=80)
     with pytest.raises(RecipeError, match="can't be fitted") as caught:
-        compare(features, reports=tmp_path, crew=crew, folds=3, head=["logreg", "svm"],
+        compare(features, reports=tmp_path, crew=executor, folds=3, head=["logreg", "svm"],
                 settings={"svm.C": -1.0})  # fmt: skip
     assert "--set" in caught.value.remedy
     # The cluster is as before, and what was fitted stands.
-    done = compare(features, reports=tmp_path, crew=crew, folds=3, head=["logreg"])
+    done = compare(features, reports=tmp_path, crew=executor, folds=3, head=["logreg"])
     assert len(done.runs) == 3
 
 
@@ -175,15 +175,15 @@ def test_the_features_are_mapped_by_workers_here(tmp_path: Path) -> None:
     """`local:2`: what each holds is the file of the command's, not a copy."""
     features = make_features(n=90)
     with Cluster("local:2") as cluster:
-        crew = DaskExecutor(cluster)
-        assert crew.here == 2
+        executor = DaskExecutor(cluster)
+        assert executor.here == 2
         seen: list[bool] = []
 
         class Listening(DaskExecutor):
-            def run(self, common: Any, following: Any) -> Generator[Any]:
-                future = cluster.client.scatter(common, broadcast=True, hash=False)
+            def run(self, context: Any, next_task: Any) -> Generator[Any]:
+                future = cluster.client.scatter(context, broadcast=True, hash=False)
                 seen.append(cluster.client.submit(_maps, future).result())
-                yield from super().run(common, following)
+                yield from super().run(context, next_task)
 
         compare(features, reports=tmp_path / "one", head="logreg", folds=2)
         compare(features, reports=tmp_path / "many", head="logreg", folds=2,
@@ -192,8 +192,8 @@ def test_the_features_are_mapped_by_workers_here(tmp_path: Path) -> None:
     assert scores(tmp_path / "many") == scores(tmp_path / "one")
 
 
-def _maps(common: Any) -> bool:
-    return isinstance(common.features.X, np.memmap)
+def _maps(context: Any) -> bool:
+    return isinstance(context.features.X, np.memmap)
 
 
 def test_a_machine_without_xgboost_is_told_from_one_with_it(

@@ -157,7 +157,7 @@ def test_a_file_that_names_other_types_is_refused_and_makes_nothing(saved, monke
 
 @pytest.mark.parametrize(
     "name",
-    ["featcache.hashing.sha256_file", "featcache.fitting.evaluate.Parallel",
+    ["featcache.hashing.sha256_file", "featcache.fitting.executor.Parallel",
      "featcache.fitting.training.train", "featcache.fitting.evaluate.Result"],
 )  # fmt: skip
 def test_of_our_own_only_estimators_are_made(saved, name):

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, WeightsError
+from featcache.extraction.backbone import BackboneOptions
 from featcache.extraction.engine import Engine
 from featcache.extraction.registry import BACKBONES, open_backbone, open_backbones
 
@@ -282,7 +283,7 @@ def test_a_backbone_of_ones_own_is_returned_as_it_is():
 )
 def test_lists_that_make_no_sense(names, options, message):
     with pytest.raises(UnknownName, match=message):
-        open_backbones(names, **options)
+        open_backbones(names, BackboneOptions(**options))
 
 
 def test_sizes_are_those_that_torchvision_publishes():

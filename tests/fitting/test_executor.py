@@ -86,8 +86,9 @@ def test_here_they_come_in_order():
     folds = make_folds(features, folds=2)
     results = [fit_all(GRID, features, folds, one) for one in (LocalExecutor(), ProcessExecutor(2))]
     assert [list(found) for found in results] == [GRID, GRID]
-    for found in results:
-        same_numbers(run_grid(GRID, features, folds, None), found)
+    # Several threads in a process, as there are on more than two cores, sum in another order.
+    for found, atol in zip(results, (0.0, 1e-5), strict=True):
+        same_numbers(run_grid(GRID, features, folds, None), found, atol)
         alone = next(result for one, result in found.items() if one.backbones == ("net1",))
         assert (alone.name, alone.keys) == ("net1.concat.svm", ("key1",))
 

@@ -181,9 +181,9 @@ def test_threads_of_a_worker(monkeypatch):
     assert seen == [(4, 2)] * 4
 
 
-def same_numbers(one, other):
+def same_numbers(one, other, atol=0.0):
     for candidate, result in one.items():
         for fold, again in zip(result.folds, other[candidate].folds, strict=True):
             np.testing.assert_array_equal(fold.pred, again.pred)
             if fold.proba is not None:
-                np.testing.assert_array_equal(fold.proba, again.proba)
+                np.testing.assert_allclose(fold.proba, again.proba, rtol=0, atol=atol)

@@ -1,4 +1,9 @@
-"""Engine: how the forward pass is run: device, precision, kind and batch size."""
+"""Engine: how the forward pass is run: device, precision, kind and batch size.
+
+Precision "auto" goes on in the precision that the data set's features are in already. If there are
+none yet it takes bf16 on hardware that computes in it, if the network bears it: the canary embeds
+the first images in fp32 too, and compares.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +39,7 @@ class Engine:
     device : str
         "cpu" or "cuda:0" and the like.
     precision : {"fp32", "bf16", "fp16", "auto"}
-        "auto" is settled for each backbone, see `featcache.extraction.engine`.
+        "auto" is settled for each backbone, see `resolve_engine`.
     kind : {"eager", "compile", "openvino", "auto"}
         "auto" is settled by the number of images, see `for_images`.
     batch_size : int

@@ -1,4 +1,8 @@
-"""Network: a backbone's network, ready to run. The one place that sets eval and inference mode."""
+"""Network: a backbone's network, ready to run. The one place that sets eval and inference mode.
+
+`FORWARDS` names the ways in which an engine can run it; each takes uint8 pixels of one fixed shape
+and gives float32 vectors.
+"""
 
 from __future__ import annotations
 

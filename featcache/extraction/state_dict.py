@@ -1,4 +1,9 @@
-"""State dict: what a weight file holds: tensors by name, and what a fine-tuning wrote of itself."""
+"""State dict: what a weight file holds: tensors by name, and what a fine-tuning wrote of itself.
+
+A file that a fine-tuning has written holds a backbone's tensors under the library's own names, so
+that it loads anywhere. In its metadata it also carries which images trained it and how it saw them:
+that travels with every copy of the file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Transforms: filters of the whole image before it is resized, and colour spaces."""
+"""Transforms: filters of the whole image before it is resized, and colour spaces.
+
+A filter is written as its name, and if it has a width as `name-SIGMA`, in pixels of the image as
+it is stored: filters come before resizing, so that a width means the same structure whatever the
+size that a network sees. They are scipy's and Pillow's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Out of core: rows that stay on disk, as the steps of a pipeline have left them; fits on them."""
+"""Out of core: rows that stay on disk, as the steps of a pipeline have left them; fits on them.
+
+The pipeline is the same object as in memory, and so is what it has learned. An estimator takes part
+if it has a method `fit_stream(stream, y, groups=None)`, or is one of scikit-learn's in `FITS`.
+"""
 
 from __future__ import annotations
 

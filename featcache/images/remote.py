@@ -1,4 +1,9 @@
-"""Remote: images at a URL that fsspec opens: listed, digested if new or changed, and read."""
+"""Remote: images at a URL that fsspec opens: listed, digested if new or changed, and read.
+
+Whatever a store's library raises becomes an OSError, as for files; what may be a fault of the
+network is tried a few times. Credentials are the library's business, from the environment: a URL
+that holds some is refused, because URLs are written into origin.json, run.json and logs.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Engine:
         this many: a shorter batch is filled up, so that a row's bits don't depend on how many
         images came with it.
     at_once : int or None
-        Where networks run eagerly, images in a forward pass, if not `batch_size`.
+        If networks run eagerly, images in a forward pass, if not `batch_size`.
     """
 
     device: str = "cpu"

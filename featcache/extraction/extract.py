@@ -202,7 +202,7 @@ def fill_cache(
         "auto", "cpu", "cuda" or "cuda:1".
     precision : str, default "auto"
         "auto", "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware computes in it and
-        the network bears it, see `featcache.extraction.engine`.
+        the network bears it, see `resolve_engine`.
     engine : str, default "auto"
         "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"

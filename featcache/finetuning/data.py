@@ -261,7 +261,7 @@ def validation_rows(
 ) -> tuple[Rows, Rows]:
     """Rows of a fold to train on, and rows to pick the best epoch on.
 
-    Where the fold tests on the data's own test split and there is a "val" split, it is that;
+    If the fold tests on the data's own test split and there is a "val" split, it is that;
     else a share of the training rows, stratified, with equal images and (with `groups`) groups
     kept together.
     The second array is empty where `share` is 0, or too small to leave each class on both sides.

@@ -169,7 +169,7 @@ class FoldResult:
     tuned : dict or None
         What a search among settings came to, see `tuning.TunedClassifier`.
     attention : dict or None
-        Where the fusion weighs backbones: for each class of the test rows, the mean weight of
+        If the fusion weighs backbones: for each class of the test rows, the mean weight of
         each backbone.
     """
 

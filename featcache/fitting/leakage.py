@@ -300,7 +300,7 @@ def near_pairs(
 
     No pair is missed: what a projection to orthonormal directions leaves of a distance is never
     more than the distance, and the length of the rest adds to it, so that only pairs near in
-    129 columns are looked at in all columns. Where the data is dense, as with few columns,
+    129 columns are looked at in all columns. If the data is dense, as with few columns,
     unlike rows are near each other too; then the threshold goes up until no more than one row in
     10,000 should have such a neighbour by chance. That is told by the distances to the 20th and
     the 40th neighbour: their ratio gives the dimension of the data (as in Levina & Bickel 2004,

@@ -70,7 +70,7 @@ def make_folds(
     tested on "val", which is logged; other data gives five folds. The data's own split is
     never changed; see `leaks` for rows that are linked across its border.
 
-    Where the features have views, folds are made of the images alone; the views of a fold's
+    If the features have views, folds are made of the images alone; the views of a fold's
     training images then train with it. No view is tested.
 
     Parameters
@@ -182,7 +182,7 @@ def components(features: Features, groups: bool = True) -> Rows:
     leads from one to the other. Int array of shape (n,), numbered from 0.
     """
     n = len(features)
-    # Where the content is not known, a view is still linked to its image.
+    # If the content is not known, a view is still linked to its image.
     unknown_ = features.sha256 == ""
     texts = np.where(unknown_, features.sources, features.sha256) if unknown_.any() else None
     content = factorize(features.sha256 if texts is None else texts)  # (n,)

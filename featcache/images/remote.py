@@ -473,7 +473,7 @@ class _Reading:
 def mark(facts: Mapping[str, Any], now: float) -> int:
     """A number that changes when an object does, from what fsspec knows of it; 0 for unknown.
 
-    Where there is only a time, one of just now is not trusted: an object changed again within
+    If there is only a time, one of just now is not trusted: an object changed again within
     the clock's grain would keep it.
     """
     marks = [str(facts[name]) for name in _MARKS if facts.get(name)]

@@ -17,7 +17,7 @@ from featcache.store.features import canonical
 class Recipe(BaseModel):
     """Everything an experiment needs; the names are those of the command line's options.
 
-    Where a list is meant, one name stands for a list of one. A file may have two keys more,
+    If a list is meant, one name stands for a list of one. A file may have two keys more,
     `extends` and `quick`, see `load_recipe`.
 
     Attributes

@@ -65,7 +65,7 @@ class Addition:
 def ablation(runs: Sequence[Run]) -> list[Addition]:
     """What each backbone adds, for every fusion and head with all backbones among the runs.
 
-    Where two backbones are left with one, that one stands alone, so there is nothing to fuse: its
+    If two backbones are left with one, that one stands alone, so there is nothing to fuse: its
     run is the one under "concat".
 
     Parameters

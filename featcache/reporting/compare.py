@@ -88,7 +88,7 @@ def compare(
     Parameters
     ----------
     features : Features
-        Where X stays on disk (`Cache.features` with `lazy`), fits read it block by block.
+        If X stays on disk (`Cache.features` with `lazy`), fits read it block by block.
     fusion, head : str, sklearn estimator, or sequence of these
         Names in `FUSIONS` and `HEADS`, or objects of your own, which are cloned for each fold:
         transformers that may have a parameter `blocks` as fusions, classifiers as heads. They are

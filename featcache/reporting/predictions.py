@@ -60,7 +60,7 @@ class FoldScores:
 def write_predictions(path: Path, result: Result, features: Features) -> None:
     """Write the columns id, fold, true, pred, and p_<class> where there are probabilities.
 
-    Where rows are linked by group or content, a column `group` after `pred` numbers what belongs
+    If rows are linked by group or content, a column `group` after `pred` numbers what belongs
     together: linked rows tend to be right or wrong together, so a paired test has to know.
     """
     linked = _linked(features)

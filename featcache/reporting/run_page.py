@@ -194,7 +194,7 @@ def standing(run: Run, among: Sequence[Run]) -> str:
 def _manifest(cache: Path | None, data: str, features: Features | None) -> Images | None:
     """All images of the data set; of features that stay on disk, those that they are of.
 
-    Where the features are too large for memory, the same rows a second time are felt too.
+    If the features are too large for memory, the same rows a second time are felt too.
     """
     if cache is None:
         return None

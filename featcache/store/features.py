@@ -356,7 +356,7 @@ def read_tables(
 def columns_of(images: Images, keep: NDArray[np.intp], views: Sequence[str]) -> dict[str, Strings]:
     """What stands beside the vectors of several views: those of the images, again for each view.
 
-    Where that is all images and no view, the manifest's own arrays, not copies: a million digests
+    If that is all images and no view, the manifest's own arrays, not copies: a million digests
     are 256 MB.
     """
 

@@ -131,7 +131,7 @@ def means(text: str, key: Key) -> bool:
 def names_of(keys: Sequence[Key]) -> tuple[str, ...]:
     """A name for each of several features, different from the others.
 
-    The backbone's, with the options that are unusual, as `resnet18-log-1.5`. Where one is there
+    The backbone's, with the options that are unusual, as `resnet18-log-1.5`. If one is there
     several times, also with a size, weights or precision in which they differ, as
     `vit_b_16-384px`; where that doesn't tell them apart, `resnet18@7be2d41c`.
     """

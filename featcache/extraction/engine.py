@@ -182,9 +182,10 @@ def native_bf16(device: str) -> bool:
 def computes_in(device: str, precision: str) -> bool:
     """Whether the device has convolutions in this precision, if only by converting on the way.
 
-    A processor without them still gives the right vectors, by loops of torch's own.
+    A processor without them still gives the right vectors, by loops of torch's own. fp32 is every
+    processor's, also if this torch has no oneDNN.
     """
-    return device != "cpu" or can_fuse(PRECISIONS[precision])
+    return device != "cpu" or precision == "fp32" or can_fuse(PRECISIONS[precision])
 
 
 def choose_device(device: str = AUTO) -> str:

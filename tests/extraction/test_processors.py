@@ -74,6 +74,13 @@ def test_what_it_can_not_do_is_no_native_precision(without):
     assert computes_in("cuda:0", "fp16")
 
 
+def test_without_onednn_fp32_is_no_emulation(monkeypatch, cache, caplog):
+    monkeypatch.setattr(engine, "can_fuse", lambda dtype: False)
+    assert computes_in("cpu", "fp32")
+    fill_cache(tiny_images(), backbone=tiny_backbone(), cache=cache, precision="fp32")
+    assert "emulated" not in caplog.text
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_emulation_is_said_once_a_network(without, precision, cache, caplog):
     fill_cache(tiny_images(), backbone=tiny_backbone(), cache=cache, precision=precision)

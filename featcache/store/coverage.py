@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.errors import counted
 from featcache.images.manifest import Images
 
 
@@ -59,9 +60,9 @@ class Coverage:
 
     def __str__(self) -> str:
         if self.found == self.distinct:
-            return f"{self.found:,} images"
+            return counted(self.found, "image")
         repeats = f" ({self.distinct:,} distinct)" if self.distinct < self.embedded else ""
         parts = [f"{self.embedded:,} embedded{repeats}"]
         parts += [f"{self.failed:,} failed"] if self.failed else []
         parts += [f"{self.missing:,} missing"] if self.missing else []
-        return f"{self.found:,} images: {', '.join(parts)}"
+        return f"{counted(self.found, 'image')}: {', '.join(parts)}"

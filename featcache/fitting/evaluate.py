@@ -22,7 +22,6 @@ from featcache.fitting.metrics import interval
 from featcache.fitting.pipeline import describe
 from featcache.fitting.splits import Fold, components, factorize, groups_to_keep, make_folds
 from featcache.store.features import Features
-from featcache.store.lazy import LazyRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +206,7 @@ def evaluate_all(
         return fit, fitted_steps.given(fit.fold, fit.keys)
 
     with shared(features, executor) as all_:
-        mapped = executor.here > 0 and not isinstance(features.X, LazyRows)
+        mapped = all_ is not features
         context = SharedContext(all_, folds, groups_to_keep(features, folds), mapped)
         with closing(executor.run(context, next_task)) as outcomes:
             for fit, (result, steps) in outcomes:

@@ -9,8 +9,7 @@ import numpy as np
 
 from featcache.images.manifest import Images, strings
 from featcache.store.cache import Cache
-from featcache.store.checksum import checksums
-from featcache.store.feature_file import create, to_digests
+from featcache.store.feature_file import checksums, create, to_digests
 from featcache.store.key import Key
 
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.cached_features import images_as_they_are, names_data_set, readable_images
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
     data_options,
     extract_options,
+    images_as_they_are,
+    names_data_set,
+    readable_images,
     with_log,
 )
 from featcache.errors import counted
@@ -277,7 +279,7 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
     Example:
       featcache cache export photos.parquet --data photos
     """
-    from featcache.cli.cached_features import cached_features
+    from featcache.cli.options import cached_features
     from featcache.store.maintenance import export as write
 
     features = cached_features(data, None, None, None, backbone, cache)

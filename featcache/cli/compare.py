@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.cached_features import cached_features, how_opened
 from featcache.cli.console import note, show_runs, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
+    cached_features,
     cluster_at,
     dask_option,
     data_options,
     executor_at,
     fit_options,
     fits_here,
+    how_opened,
     reports_option,
     several,
     with_log,

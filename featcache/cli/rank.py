@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from featcache.cli.cached_features import cached_features
 from featcache.cli.console import note, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
+    cached_features,
     data_options,
     reports_option,
     with_log,

@@ -171,9 +171,14 @@ def _finetune(loaded: Recipe, done: dict[str, Comparison], command: list[str], a
 
 def _show_protocols(loaded: Recipe, done: dict[str, Comparison], name: str) -> None:
     """All protocols in one table, and how much those that leak flatter."""
-    from featcache.reporting.protocols import COLUMNS, flattery, side_by_side, write_protocols
+    from featcache.reporting.comparison import (
+        PROTOCOL_COLUMNS,
+        flattery,
+        side_by_side,
+        write_protocols,
+    )
 
-    columns = COLUMNS[:-1]  # the run folders are in the file
+    columns = PROTOCOL_COLUMNS[:-1]  # the run folders are in the file
     rows = [[row[column] for column in columns] for row in side_by_side(done)]
     show_table(columns, rows, "the protocols side by side")
     for line in flattery(done):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featcache.errors import counted
-from featcache.store.coverage import Coverage
+from featcache.store.cache import Coverage
 from featcache.store.key import Key
 
 _PARTS = ("total", "prepare", "compute", "wait", "blocked", "read", "decode", "write")

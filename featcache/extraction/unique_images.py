@@ -11,10 +11,8 @@ from featcache.errors import DataError, counted
 from featcache.extraction.loader import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
-from featcache.store.cache import FAILED_CSV, Cache
-from featcache.store.checksum import Digests
-from featcache.store.coverage import Coverage
-from featcache.store.feature_file import to_digests
+from featcache.store.cache import FAILED_CSV, Cache, Coverage
+from featcache.store.feature_file import Digests, to_digests
 
 
 class UniqueImages:

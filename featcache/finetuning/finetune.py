@@ -39,9 +39,8 @@ from featcache.fitting.splits import Fold, components, make_folds
 from featcache.images.manifest import Images
 from featcache.reporting.bundle import SPLIT, Writer
 from featcache.reporting.comparison import write_comparison
-from featcache.reporting.digest import folder_name, rows_digest, run_digest
 from featcache.reporting.run_folder import save_run
-from featcache.reporting.schema import Run, read_run
+from featcache.reporting.schema import Run, folder_name, read_run, rows_digest, run_digest
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")
@@ -287,7 +286,7 @@ class _Study:
         }
 
     def writer(self, first: _Done, split: Sequence[Fold], named: Mapping[str, Any]) -> Writer:
-        from featcache.reporting.refit_model import library_versions
+        from featcache.reporting.run_folder import library_versions
 
         train = split[0].train
         what = SPLIT if len(split) == 1 else f"the training rows of {split[0].name}"

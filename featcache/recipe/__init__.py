@@ -1,6 +1,6 @@
 """Recipe: one YAML file is one experiment, from images to the comparison."""
 
-from featcache.recipe.checks import check_here, check_recipe, make_recipe
+from featcache.recipe.checks import check_here, check_recipe, finetune_for, make_recipe
 from featcache.recipe.experiment import (
     Fitted,
     compare_all,
@@ -8,7 +8,6 @@ from featcache.recipe.experiment import (
     extract_for,
     run,
 )
-from featcache.recipe.finetune import finetune_for
 from featcache.recipe.loading import load_recipe
 from featcache.recipe.schema import Recipe, protocols_of
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
-from featcache.errors import RecipeError, unknown
+from featcache.errors import RecipeError, did_you_mean, unknown
 from featcache.extraction.engine import choose_device, open_engine
 from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import VIEWS
 from featcache.extraction.registry import check_backbones
 from featcache.finetuning.network import check_trainable
+from featcache.finetuning.options import Options
 from featcache.fitting.checks import GATES
 from featcache.fitting.grid import candidates
 from featcache.fitting.pipeline import make_classifier, smoke_fit
 from featcache.fitting.splits import check_plan
+from featcache.images.files import KINDS
 from featcache.images.remote import need_folder
-from featcache.recipe.finetune import check_finetune
-from featcache.recipe.schema import Recipe, protocols_of, typed
+from featcache.recipe.schema import Recipe, honest, images_of, protocols_of, typed
 from featcache.store.cache import Cache
-from featcache.store.features import NO_VIEW
+from featcache.store.features import NO_VIEW, canonical
 from featcache.store.memory_budget import parse_memory
+
+if TYPE_CHECKING:
+    from featcache.reporting.schema import Run
 
 
 def make_recipe(plain: dict[str, Any], where: str = "the recipe") -> Recipe:
@@ -90,3 +95,143 @@ def check_here(recipe: Recipe) -> None:
                 make_classifier(fusion, head, settings=one.set, select=one.select),
                 backbones=len(one.backbone),
             )
+
+
+# Beside the options of the training itself. What is not given is the recipe's own.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "fusion": str, "singles": bool, "warm_start": bool, "minutes": (int, float),
+    "device": str, "precision": str, "image_size": int,
+}  # fmt: skip
+_PLAIN = {"layer": "penultimate", "colour": None, "filter": None, "scale": None}
+
+
+def check_finetune(recipe: Recipe) -> None:
+    """Find what is wrong with a recipe's `finetune`, if it has any.
+
+    Raises
+    ------
+    RecipeError
+        For a key that fine-tuning has not, a value of the wrong kind or out of range, or a recipe
+        that can't be fine-tuned.
+    """
+    if recipe.finetune is None:
+        return
+    from featcache.finetuning.network import make_head
+
+    known = [*(field.name for field in fields(Options)), *_KINDS]
+    for name in [str(key) for key in recipe.finetune if key not in known]:
+        raise RecipeError(f"finetune has an unknown key {name!r}", did_you_mean(name, known))
+    truths = [field.name for field in fields(Options) if field.type in (bool, "bool")]
+    kinds = _KINDS | dict.fromkeys(truths, bool)
+    for name, kind in kinds.items():
+        value = recipe.finetune.get(name)
+        if name in recipe.finetune and (
+            not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))
+        ):
+            raise RecipeError(f"finetune.{name} is {value!r}", "See: featcache finetune --help")
+    options_of(recipe)
+    odd = [name for name, usual in _PLAIN.items() if getattr(recipe, name) != usual]
+    if odd:
+        raise RecipeError(f"a recipe with {odd[0]!r} can't be fine-tuned",
+                          "Leave that, or finetune, out.")  # fmt: skip
+    tested = honest(recipe)
+    if tested is None:
+        raise RecipeError(
+            "fine-tuning can't redo a protocol that leaks", "Add one that does not: leak-free: {}"
+        )
+    fusion = fusion_of(recipe, tested)
+    make_head(fusion, "mlp", _settings(tested, fusion), tested.seed)
+
+
+def fusion_of(recipe: Recipe, tested: Recipe) -> str:
+    """The fusion that is fine-tuned: the one named, else the first that can be."""
+    from featcache.finetuning.network import FUSIONS
+
+    possible = [name for name in tested.fusion if name in FUSIONS]
+    return str((recipe.finetune or {}).get("fusion") or (possible or FUSIONS)[0])
+
+
+def sets_of(recipe: Recipe, tested: Recipe) -> list[list[str]]:
+    """The backbones of each network that is trained."""
+    alone = [[name] for name in tested.backbone] if (recipe.finetune or {}).get("singles") else []
+    together = list(canonical(tested.backbone))
+    return [*alone, together] if len(together) > 1 else [together]
+
+
+def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list[Run]:
+    """Fine-tune as a recipe asks: on its images, split as by its first protocol that is not leaky.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With `finetune`.
+    again : bool, default False
+        Train even what was trained before.
+    command : str, default ""
+        What makes it run again, for run.json.
+
+    Returns
+    -------
+    list of Run
+        Each backbone alone first, where `singles` is asked for; then all together.
+
+    Raises
+    ------
+    RecipeError
+        For a recipe without `finetune`, or with one that can't be followed.
+    """
+    from featcache.finetuning.finetune import finetune
+
+    check_finetune(recipe)
+    tested = honest(recipe)
+    if recipe.finetune is None or tested is None:
+        raise RecipeError(
+            "the recipe says nothing of fine-tuning", "Add for instance finetune: {epochs: 8}"
+        )
+    fusion = fusion_of(recipe, tested)
+    asked: dict[str, Any] = {
+        name: recipe.finetune.get(name, getattr(recipe, name))
+        for name in ("device", "precision", "image_size")
+    }
+    asked |= {n: recipe.finetune[n] for n in ("warm_start", "minutes") if n in recipe.finetune}
+    images = images_of(recipe)
+    return [
+        finetune(
+            images,
+            backbone=names,
+            weights=recipe.weights,
+            weights_dir=recipe.weights_dir,
+            fusion=fusion,
+            settings=_settings(tested, fusion),
+            options=options_of(recipe),
+            folds=tested.folds,
+            test_split=tested.test_split,
+            group=tested.group if tested.group in KINDS else None,
+            seed=tested.seed,
+            workers=recipe.workers,
+            cache=recipe.cache,
+            reports=recipe.reports,
+            again=again,
+            command=command,
+            **asked,
+        )
+        for names in sets_of(recipe, tested)
+    ]
+
+
+def options_of(recipe: Recipe) -> Options:
+    """How the network is trained."""
+    wishes = recipe.finetune or {}
+    return Options(**{f.name: wishes[f.name] for f in fields(Options) if f.name in wishes})
+
+
+def _settings(recipe: Recipe, fusion: str) -> dict[str, Any]:
+    """Settings that mean this network: not those of other heads, nor of the cached fits' loop."""
+    from featcache.finetuning.network import OF_THE_LOOP
+
+    parts = [(name.partition("."), value) for name, value in recipe.set.items()]
+    return {
+        f"{where}.{parameter}": value
+        for (where, _, parameter), value in parts
+        if where in ("head", "mlp", "fusion", fusion) and parameter not in OF_THE_LOOP
+    }

@@ -12,11 +12,9 @@ from featcache.extraction.task import Progress
 from featcache.fitting.executor import Executor
 from featcache.fitting.grid import candidates
 from featcache.images.files import KINDS
-from featcache.recipe.checks import check_here, check_recipe
-from featcache.recipe.data import images_of, missing_path
-from featcache.recipe.finetune import fusion_of, options_of, sets_of
+from featcache.recipe.checks import check_here, check_recipe, fusion_of, options_of, sets_of
 from featcache.recipe.loading import load_recipe
-from featcache.recipe.schema import Recipe, honest, protocols_of
+from featcache.recipe.schema import Recipe, honest, images_of, missing_path, protocols_of
 from featcache.reporting.compare import Comparison, compare
 from featcache.reporting.schema import Run
 from featcache.store.cache import Cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -11,6 +13,9 @@ from featcache.errors import RecipeError, did_you_mean
 from featcache.extraction.backbone import BackboneOptions
 from featcache.fitting.splits import SEEDS
 from featcache.images.files import KINDS
+from featcache.images.manifest import Images, subsample
+from featcache.images.remote import is_url
+from featcache.images.sources import SOURCES, open_images
 from featcache.store.features import canonical
 
 
@@ -200,3 +205,29 @@ def _refuse_foreign(recipe: Recipe, variant: Recipe, where: str) -> None:
             f"{where} groups by the column {variant.group!r}",
             f"Name the column under group: of the recipe; a protocol says {' or '.join(KINDS)}.",
         )
+
+
+def images_of(recipe: Recipe, rehash: bool = False) -> Images:
+    """The images that a recipe is about."""
+    images = open_images(
+        recipe.data,
+        name=recipe.name,
+        data_root=recipe.data_root,
+        group=recipe.group,
+        cache=recipe.cache,
+        rehash=rehash,
+    )
+    return images if recipe.limit is None else subsample(images, recipe.limit, recipe.seed)
+
+
+def missing_path(recipe: Recipe) -> str:
+    """The file or folder that `data` names and that is not there; "" where nothing is amiss.
+
+    What torchvision would download is not looked for, nor what is at a URL.
+    """
+    kind, colon, path = recipe.data.partition(":")
+    if recipe.data in SOURCES or kind == "torchvision" or is_url(recipe.data):
+        return ""
+    # A source may take options behind its path: series:PATH:method=gasf.
+    named = re.split(r":(?=\w+=)", path)[0] if colon and kind in SOURCES else recipe.data
+    return "" if Path(named).expanduser().exists() else named

@@ -29,12 +29,18 @@ from featcache.fitting.out_of_core import check_streams
 from featcache.fitting.splits import Fold, balanced, check_plan, make_folds, only_images, viewed
 from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
-from featcache.reporting.digest import folder_name, rows_digest, run_digest, run_name
 from featcache.reporting.html import need_writable, write_text
-from featcache.reporting.refit_model import give_model, pipeline_writer
-from featcache.reporting.run_folder import LEAKS, save_run
+from featcache.reporting.run_folder import LEAKS, give_model, pipeline_writer, save_run
 from featcache.reporting.run_page import quick_page
-from featcache.reporting.schema import Run, read_json, read_run
+from featcache.reporting.schema import (
+    Run,
+    folder_name,
+    read_json,
+    read_run,
+    rows_digest,
+    run_digest,
+    run_name,
+)
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features

@@ -16,7 +16,6 @@ from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
 from featcache.reporting.html import picture, write_page
-from featcache.reporting.plots.attention import attention, plot_attention
 from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.plots.confusion import (
     class_scores,
@@ -32,14 +31,20 @@ from featcache.reporting.plots.curves import (
     plot_roc,
     reliability,
 )
-from featcache.reporting.plots.embedding import embed, plot_map, read_map, write_map
+from featcache.reporting.plots.features import (
+    attention,
+    embed,
+    plot_attention,
+    plot_map,
+    read_map,
+    write_map,
+)
 from featcache.reporting.plots.samples import right_samples, wrong_samples
 from featcache.reporting.plots.style import draw, log, only_warns
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
 from featcache.reporting.schema import Run
-from featcache.store.cache import Cache
-from featcache.store.coverage import Coverage
+from featcache.store.cache import Cache, Coverage
 from featcache.store.features import Features
 from featcache.store.lazy import LazyRows
 

@@ -244,7 +244,7 @@ def _refuse_others(cluster: Cluster, workers: Sequence[str], row: LazyRows | Non
 def _look(row: LazyRows | None) -> dict[str, str]:
     """What scores depend on, and must be the same everywhere; the row is read, if there is one."""
     from featcache.hashing import sha256_bytes
-    from featcache.reporting.refit_model import library_versions
+    from featcache.reporting.run_folder import library_versions
     from featcache.scaling.plan import versions
 
     here = library_versions()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,13 @@ from featcache.images.manifest import (
 )
 from featcache.images.remote import is_url, without_secrets
 from featcache.images.sources import read_origin
-from featcache.store.checksum import Digests
-from featcache.store.coverage import Coverage
-from featcache.store.feature_file import FeatureFile, positions, read_trained_on, to_digests
+from featcache.store.feature_file import (
+    Digests,
+    FeatureFile,
+    positions,
+    read_trained_on,
+    to_digests,
+)
 from featcache.store.features import (
     NO_VIEW,
     Features,
@@ -426,3 +430,59 @@ def _called(entry: Entry, wanted: str, known: Sequence[str]) -> Entry:
 def _says(wanted: str) -> int:
     """How much a name says: a key all, options more than none."""
     return 1000 if split_key(wanted)[1] else len(wanted)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many images of a data set have a vector.
+
+    Attributes
+    ----------
+    found : int
+        Images in the manifest, whatever is wrong with them.
+    embedded : int
+        Those that have a vector.
+    distinct : int
+        Different contents among these: equal images share one vector.
+    failed : int
+        Those without, because they can't be decoded.
+    """
+
+    found: int
+    embedded: int
+    distinct: int
+    failed: int
+
+    @classmethod
+    def of(cls, images: Images, there: NDArray[np.bool_], failed: Container[str]) -> Coverage:
+        """Count.
+
+        Parameters
+        ----------
+        images : Images
+        there : bool array of shape (n,)
+            Which of them have a vector.
+        failed : container of str
+            sha256 of what can't be decoded.
+        """
+        absent = images.sha256[~there].tolist()
+        return cls(
+            found=len(images),
+            embedded=int(there.sum()),
+            distinct=len(set(images.sha256[there].tolist())),
+            failed=sum(sha256 in failed for sha256 in absent),
+        )
+
+    @property
+    def missing(self) -> int:
+        """Images that an extraction would embed."""
+        return self.found - self.embedded - self.failed
+
+    def __str__(self) -> str:
+        if self.found == self.distinct:
+            return counted(self.found, "image")
+        repeats = f" ({self.distinct:,} distinct)" if self.distinct < self.embedded else ""
+        parts = [f"{self.embedded:,} embedded{repeats}"]
+        parts += [f"{self.failed:,} failed"] if self.failed else []
+        parts += [f"{self.missing:,} missing"] if self.missing else []
+        return f"{counted(self.found, 'image')}: {', '.join(parts)}"

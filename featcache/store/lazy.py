@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused, FeatcacheError
-from featcache.store.checksum import damaged_rows, refuse_damaged
+from featcache.store.feature_file import damaged_rows, refuse_damaged
 from featcache.store.key import Entry, Key
 
 Floats = NDArray[np.float32]

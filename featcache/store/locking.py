@@ -17,8 +17,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from featcache.atomic import guard_writes
 from featcache.errors import CacheBusy, CacheRefused, CacheUnwritable, RecipeError
 from featcache.store.cache import Cache
-from featcache.store.checksum import Digests
-from featcache.store.feature_file import FeatureFile, create, positions
+from featcache.store.feature_file import Digests, FeatureFile, create, positions
 from featcache.store.key import Key
 
 log = logging.getLogger("featcache")

@@ -21,8 +21,7 @@ from featcache.errors import (
     unknown,
 )
 from featcache.images.manifest import Images
-from featcache.store.cache import Cache
-from featcache.store.coverage import Coverage
+from featcache.store.cache import Cache, Coverage
 from featcache.store.feature_file import FeatureFile, to_digests, to_hex
 from featcache.store.features import Features
 from featcache.store.key import Entry, Key

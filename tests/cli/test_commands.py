@@ -343,7 +343,7 @@ def test_a_misspelt_setting_is_an_error_even_if_the_run_is_there(
 def test_new_groups_are_a_new_run(here: Path, photos: Path) -> None:
     from featcache.fitting.splits import make_folds
     from featcache.images.sources import open_images
-    from featcache.reporting.digest import rows_digest
+    from featcache.reporting.schema import rows_digest
     from featcache.store.cache import Cache
 
     run(["extract", "--data", "photos", "--backbone", "resnet18", *RANDOM])

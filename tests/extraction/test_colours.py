@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from noise import noise
 
-from featcache.extraction.preprocess import Preprocess
-from featcache.extraction.transforms import COLOURS, recoloured
+from featcache.extraction.preprocess import COLOURS, Preprocess, recoloured
 
 # RGB, and what it is in each space.
 KNOWN = {

@@ -13,8 +13,14 @@ from tiny import tiny_images
 
 from featcache.errors import RecipeError, UnknownName
 from featcache.extraction.loader import load_batches
-from featcache.extraction.preprocess import VIEWS, Preprocess
-from featcache.extraction.transforms import FILTERS, WITH_SIGMA, check_filters, filtered
+from featcache.extraction.preprocess import (
+    FILTERS,
+    VIEWS,
+    WITH_SIGMA,
+    Preprocess,
+    check_filters,
+    filtered,
+)
 from featcache.hashing import sha256_bytes
 from featcache.images.decode import decode
 from featcache.images.manifest import Images, from_arrays, strings

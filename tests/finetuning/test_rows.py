@@ -10,7 +10,7 @@ from featcache.finetuning.data import table, validation_rows
 from featcache.fitting.leakage import refuse_trained
 from featcache.fitting.splits import components, make_folds
 from featcache.images.manifest import from_arrays
-from featcache.reporting.digest import rows_digest
+from featcache.reporting.schema import rows_digest
 
 
 @pytest.mark.parametrize("options", [{}, {"folds": 3}])

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from featcache.errors import FeatcacheError
-from featcache.finetuning import checkpoint, steps
+from featcache.finetuning import steps, trainer
 from featcache.finetuning.data import Pixels
 from featcache.finetuning.hardware import open_accelerator
 from featcache.finetuning.network import build, make_head
@@ -155,10 +155,10 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
 
 
 def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
-    (tmp_path / checkpoint.FILE).write_bytes(b"no zip")
+    (tmp_path / trainer.FILE).write_bytes(b"no zip")
     with pytest.raises(FeatcacheError, match="Delete"):
         make_trainer(tmp_path).resume()
-    torch.save({"epoch": Path("x")}, tmp_path / checkpoint.FILE)  # torch would advise to trust it
+    torch.save({"epoch": Path("x")}, tmp_path / trainer.FILE)  # torch would advise to trust it
     with pytest.raises(FeatcacheError, match="Delete") as caught:
         make_trainer(tmp_path).resume()
     assert "weights_only" not in str(caught.value)

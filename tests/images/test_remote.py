@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from featcache.cli.cached_features import images_as_they_are
 from featcache.cli.main import run
+from featcache.cli.options import images_as_they_are
 from featcache.errors import CacheUnwritable, DataError
 from featcache.images import remote
 from featcache.images.manifest import read_images_csv, write_images_csv

@@ -21,7 +21,7 @@ from featcache.fitting.grid import Candidate, fit_candidate
 from featcache.fitting.splits import make_folds
 from featcache.prediction.model import Model, load_model
 from featcache.reporting.bundle import FACTS
-from featcache.reporting.refit_model import pipeline_writer
+from featcache.reporting.run_folder import pipeline_writer
 
 from .conftest import CLASSES, Made, make
 

@@ -11,9 +11,8 @@ from featcache.fitting.evaluate import Result
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.splits import Fold
-from featcache.reporting.digest import rows_digest
 from featcache.reporting.run_folder import save_run
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, rows_digest
 from featcache.store.features import Features
 
 CLASSES = ["cat", "dog"]

@@ -13,9 +13,8 @@ from featcache.fitting.evaluate import Result
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.metrics import interval, scores
 from featcache.fitting.splits import Fold, make_folds
-from featcache.reporting.digest import rows_digest
 from featcache.reporting.run_folder import save_run
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, rows_digest
 from featcache.store.features import Features
 
 HOSTILE = "<script>alert(1)</script>"

@@ -9,7 +9,6 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_score, recall_score, roc_auc_score
 
 from featcache.fitting.metrics import calibration_error
-from featcache.reporting.plots.attention import attention, plot_attention
 from featcache.reporting.plots.comparison import front, plot_cost
 from featcache.reporting.plots.confusion import (
     class_scores,
@@ -29,7 +28,14 @@ from featcache.reporting.plots.curves import (
     reliability,
     roc_on_grid,
 )
-from featcache.reporting.plots.embedding import embed, plot_map, read_map, write_map
+from featcache.reporting.plots.features import (
+    attention,
+    embed,
+    plot_attention,
+    plot_map,
+    read_map,
+    write_map,
+)
 from featcache.reporting.plots.style import COLOURS, MARKERS, colour, draw, marker, new_figure
 from featcache.reporting.run_reader import read_contents
 

@@ -15,8 +15,7 @@ from featcache.fitting.metrics import interval
 from featcache.fitting.splits import make_folds
 from featcache.reporting import compare as module
 from featcache.reporting.compare import compare
-from featcache.reporting.digest import rows_digest
-from featcache.reporting.schema import read_run
+from featcache.reporting.schema import read_run, rows_digest
 
 from .conftest import make_features, make_run
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from featcache.reporting.comparison import Comparison
-from featcache.reporting.protocols import METRICS, flattery, side_by_side, write_protocols
+from featcache.reporting.comparison import (
+    METRICS,
+    Comparison,
+    flattery,
+    side_by_side,
+    write_protocols,
+)
 from featcache.reporting.schema import Run
 
 

@@ -14,9 +14,8 @@ from featcache.errors import DataError
 from featcache.fitting.splits import folds_from_json, make_folds
 from featcache.reporting import run_folder
 from featcache.reporting.compare import compare
-from featcache.reporting.digest import folder_name, rows_digest, run_digest
 from featcache.reporting.run_folder import save_run
-from featcache.reporting.schema import read_run
+from featcache.reporting.schema import folder_name, read_run, rows_digest, run_digest
 
 from .conftest import make_features, make_result, make_run, own_split
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from stored import blobs, store
 
 from featcache.errors import CacheRefused
-from featcache.store import checksum as module
-from featcache.store.checksum import checksums, damaged_rows
+from featcache.store import feature_file as module
+from featcache.store.feature_file import checksums, damaged_rows
 
 
 def rows(n: int, width: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from featcache.store.coverage import Coverage
+from featcache.store.cache import Coverage
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ def status(
                 )
         chosen = [as_cached(one, keys) for one in opened]
         chosen += with_views(chosen, options["view"])
-        content = UniqueImages(images, store)
-        keys = [one.key(likely_precision(engine, one, store, content)) for one in chosen]
+        unique = UniqueImages(images, store)
+        keys = [one.key(likely_precision(engine, one, store, unique)) for one in chosen]
     for key, called in zip(keys, names_of(keys), strict=True):
         click.echo(replace(status_of(store, images, key), backbone=called))
 

@@ -233,17 +233,17 @@ class ResolvedEngine:
 
 
 def resolve_engine(
-    engine: Engine, backbone: Backbone, store: Cache, content: UniqueImages
+    engine: Engine, backbone: Backbone, cache: Cache, unique: UniqueImages
 ) -> ResolvedEngine:
     """Settle the precision that "auto" means for this backbone on these images."""
-    likely = likely_precision(engine, backbone, store, content)
-    if likely == "fp32" or store.has(content.images.name, backbone.key(likely)):
+    likely = likely_precision(engine, backbone, cache, unique)
+    if likely == "fp32" or cache.has(unique.images.name, backbone.key(likely)):
         return ResolvedEngine(replace(engine, precision=likely))
-    return _try_fast(engine, backbone, content)
+    return _try_fast(engine, backbone, unique)
 
 
 def resolve_engines(
-    engine: Engine, backbones: Sequence[Backbone], store: Cache, content: UniqueImages
+    engine: Engine, backbones: Sequence[Backbone], cache: Cache, unique: UniqueImages
 ) -> list[ResolvedEngine]:
     """`resolve_engine` for each; views of one backbone share its canary and its network."""
     done: dict[str, ResolvedEngine] = {}
@@ -251,18 +251,16 @@ def resolve_engines(
     for backbone in backbones:
         plain = replace(backbone, preprocess=replace(backbone.preprocess, view="none"))
         known = done.get(plain.key().digest)
-        likely = likely_precision(engine, backbone, store, content)
-        began = store.has(content.images.name, backbone.key(likely))
+        likely = likely_precision(engine, backbone, cache, unique)
+        began = cache.has(unique.images.name, backbone.key(likely))
         if known is None or (began and likely != known.engine.precision):
-            known = resolve_engine(engine, backbone, store, content)
+            known = resolve_engine(engine, backbone, cache, unique)
             done.setdefault(plain.key().digest, known)
         found.append(known)
     return found
 
 
-def likely_precision(
-    engine: Engine, backbone: Backbone, store: Cache, content: UniqueImages
-) -> str:
+def likely_precision(engine: Engine, backbone: Backbone, cache: Cache, unique: UniqueImages) -> str:
     """What `resolve_engine` comes to if the network bears it.
 
     "auto" is the precision of the features that are there, of several the one with the fewest
@@ -271,26 +269,26 @@ def likely_precision(
     if engine.precision != AUTO:
         return engine.precision
     allowed = ("fp32", "bf16")
-    data = content.images.name
+    data = unique.images.name
     missing = {
-        name: int(store.missing(data, backbone.key(name), content.digests).sum())
+        name: int(cache.missing(data, backbone.key(name), unique.digests).sum())
         for name in allowed
-        if store.has(data, backbone.key(name))
+        if cache.has(data, backbone.key(name))
     }
     if missing:
         return min(missing, key=lambda name: missing[name])
     return "bf16" if native_bf16(engine.device) else "fp32"
 
 
-def _try_fast(engine: Engine, backbone: Backbone, content: UniqueImages) -> ResolvedEngine:
+def _try_fast(engine: Engine, backbone: Backbone, unique: UniqueImages) -> ResolvedEngine:
     precision = "bf16" if engine.precision == AUTO else engine.precision
-    rows = spread(content.rows, _SAMPLE)
-    pixels, _ = load_sample(content.images, rows, backbone.preprocess)
+    rows = spread(unique.rows, _SAMPLE)
+    pixels, _ = load_sample(unique.images, rows, backbone.preprocess)
     if not len(pixels):  # nothing that decodes: extraction will say so
         return ResolvedEngine(replace(engine, precision=precision))
     slow = replace(engine, precision="fp32", kind="eager", batch_size=len(pixels))
     exact = slow.load(backbone).run(pixels)  # (n, d)
-    kind = engine.for_images(len(content.rows))
+    kind = engine.for_images(len(unique.rows))
     least = -1.0
     for one in dict.fromkeys((kind, "eager")):  # eager keeps more of the precision than others
         network = replace(engine, precision=precision, kind=one).load(backbone)

@@ -12,7 +12,7 @@ from typing import Any
 
 from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
-from featcache.extraction.engine import open_engine, resolve_engines
+from featcache.extraction.engine import Engine, open_engine, resolve_engines
 from featcache.extraction.loader import Problem, count_workers
 from featcache.extraction.registry import Names, open_backbones
 from featcache.extraction.report import Report
@@ -26,12 +26,14 @@ from featcache.store.features import Features
 
 @dataclass(frozen=True)
 class Request:
-    """What another process needs of the arguments of `fill_cache` to open the same networks."""
+    """What is to be embedded with, and how: plain enough to be sent to another process."""
 
     backbone: Names
     options: BackboneOptions
     view: str | Sequence[str]
     device: str
+    precision: str
+    engine: str
     batch_size: int | str
     workers: int | str
 
@@ -40,6 +42,10 @@ class Request:
         plain = open_backbones(self.backbone, self.options)
         return plain + with_views(plain, self.view)
 
+    def open_engine(self) -> Engine:
+        """What their networks run on; a precision of "auto" is still to be resolved."""
+        return open_engine(self.device, self.precision, self.engine, self.batch_size)
+
 
 @dataclass(frozen=True)
 class ExtractionContext:
@@ -47,10 +53,10 @@ class ExtractionContext:
 
     Attributes
     ----------
-    jobs : sequence of ExtractionTask
-        Locked and open; those that need nothing have no filling, or one with nothing pending.
-    content : UniqueImages
-    store : Cache
+    tasks : sequence of ExtractionTask
+        One for each backbone and view; `open_files` starts those that miss rows.
+    unique : UniqueImages
+    cache : Cache
     request : Request
     threads : int
         That read and decode.
@@ -64,9 +70,9 @@ class ExtractionContext:
         Called with the images done and the images to do.
     """
 
-    jobs: Sequence[ExtractionTask]
-    content: UniqueImages
-    store: Cache
+    tasks: Sequence[ExtractionTask]
+    unique: UniqueImages
+    cache: Cache
     request: Request
     threads: int
     batch_size: int
@@ -75,13 +81,21 @@ class ExtractionContext:
     progress: Progress | None = None
 
     @property
-    def fillings(self) -> list[FileInProgress]:
-        """The files that need rows, in the order of the jobs."""
-        return [job.filling for job in self.jobs if job.filling is not None]
+    def files(self) -> list[FileInProgress]:
+        """The files that need rows, in the order of the tasks."""
+        files = [task.file for task in self.tasks if task.file is not None]
+        return [file for file in files if file.pending]
 
     def pending(self) -> list[int]:
         """Rows of the manifest that any file needs, sorted."""
-        return pending_rows(self.fillings)
+        return pending_rows(self.files)
+
+    def open_files(self, stack: ExitStack, wait: bool) -> None:
+        """Lock and open the files that miss rows, until the stack is closed."""
+        # Always in one order, so that two processes can't wait for each other's locks.
+        for task in sorted(self.tasks, key=lambda task: task.key.stem):
+            if task.missing():
+                task.start(stack, wait)
 
     def failed(self, problems: Mapping[int, Problem]) -> None:
         """Note images that could not be embedded.
@@ -91,29 +105,29 @@ class ExtractionContext:
         DataError
             If there are more than allowed.
         """
-        self.content.problems.update(problems)
-        if len(self.content.problems) > self.limit:
-            self.content.note_failed(self.report)
+        self.unique.problems.update(problems)
+        if len(self.unique.problems) > self.limit:
+            self.unique.note_failed(self.report)
             raise DataError(
-                f"{counted(len(self.content.problems), 'image')} failed, more than "
+                f"{counted(len(self.unique.problems), 'image')} failed, more than "
                 "--max-failures allows",
-                f"They are listed in {self.content.failed_csv}; what is done is kept.",
+                f"They are listed in {self.unique.failed_csv}; what is done is kept.",
             )
 
 
 Embed = Callable[[ExtractionContext], None]
 
 
-def embed_here(work: ExtractionContext) -> None:
-    """Do the work in this process."""
+def embed_here(context: ExtractionContext) -> None:
+    """Embed in this process."""
     fill(
-        work.fillings,
-        work.content.images,
-        work.threads,
-        work.batch_size,
-        work.report,
-        work.failed,
-        work.progress,
+        context.files,
+        context.unique.images,
+        context.threads,
+        context.batch_size,
+        context.report,
+        context.failed,
+        context.progress,
     )
 
 
@@ -135,7 +149,7 @@ def extract(
     backbone : str, Backbone, or several, default "resnet18"
     cache : str or Path, default "cache"
     **options
-        `weights`, `image_size`, `device` and all others of `fill_cache`.
+        Passed on to `fill_cache`, which has `weights`, `image_size`, `device` and others.
 
     Returns
     -------
@@ -230,37 +244,45 @@ def fill_cache(
     """
     start = perf_counter()
     options = BackboneOptions(weights, weights_dir, layer, image_size, colour, filter, scale)
-    request = Request(backbone, options, view, device, batch_size, workers)
-    backbones = request.open()
-    runner = open_engine(device, precision, engine, batch_size)
-    threads = count_workers(workers)
-    store = Cache(cache)
-    report = Report(images.name, len(images))
-    content = UniqueImages(images, store, retry_failed)
-    runner = runner.for_set(content.count)
-    limit = _most_failures(max_failures, len(content.rows))
-    store.note_images(images)
-    if not len(content.rows):
-        raise content.none_left(report)
-    settled = resolve_engines(runner, backbones, store, content)
-    jobs = [ExtractionTask(*pair, store, content) for pair in zip(backbones, settled, strict=True)]
+    request = Request(backbone, options, view, device, precision, engine, batch_size, workers)
+    context = _plan(request, images, Cache(cache), retry_failed, max_failures, progress)
+    report = context.report
     with ExitStack() as stack:
-        # Always in one order, so that two processes can't wait for each other's locks.
-        for job in sorted(jobs, key=lambda job: job.key.stem):
-            if job.missing():
-                job.start(stack, wait)
+        context.open_files(stack, wait)
         report.seconds["prepare"] = perf_counter() - start
-        embed(
-            ExtractionContext(
-                jobs, content, store, request, threads, runner.batch_size, limit, report, progress
-            )
-        )
-        for job in jobs:
-            job.finish(content, report)
-    content.note_failed(report)
-    report.outcomes += [job.outcome() for job in jobs]
+        embed(context)
+        for task in context.tasks:
+            task.finish(report)
+    context.unique.note_failed(report)
+    report.outcomes += [task.outcome() for task in context.tasks]
     report.seconds["total"] = perf_counter() - start
     return report
+
+
+def _plan(
+    request: Request,
+    images: Images,
+    cache: Cache,
+    retry_failed: bool,
+    max_failures: int | str | None,
+    progress: Progress | None,
+) -> ExtractionContext:
+    """Open the backbones, and see which images are there and how the networks run."""
+    backbones = request.open()
+    engine = request.open_engine()
+    threads = count_workers(request.workers)
+    report = Report(images.name, len(images))
+    unique = UniqueImages(images, cache, retry_failed)
+    engine = engine.for_set(unique.count)
+    limit = _most_failures(max_failures, len(unique.rows))
+    cache.note_images(images)
+    if not len(unique.rows):
+        raise unique.none_left(report)
+    engines = resolve_engines(engine, backbones, cache, unique)
+    tasks = [ExtractionTask(*pair, cache, unique) for pair in zip(backbones, engines, strict=True)]
+    return ExtractionContext(
+        tasks, unique, cache, request, threads, engine.batch_size, limit, report, progress
+    )
 
 
 def with_views(backbones: Sequence[Backbone], view: str | Sequence[str]) -> list[Backbone]:

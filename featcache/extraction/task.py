@@ -33,52 +33,52 @@ _CHECKED = 4  # stored rows embedded again before a file is extended
 
 
 class ExtractionTask:
-    """One backbone's file while it is being filled."""
+    """One backbone's extraction: its key, its network, and its file if that misses rows."""
 
     def __init__(
-        self, backbone: Backbone, settled: ResolvedEngine, store: Cache, content: UniqueImages
+        self, backbone: Backbone, resolved: ResolvedEngine, cache: Cache, unique: UniqueImages
     ) -> None:
         self.backbone = backbone
-        self.key = backbone.key(settled.engine.precision)
-        self.filling: FileInProgress | None = None
-        self._engine = settled.engine
-        self._fidelity = settled.fidelity
-        self._store = store
-        self._content = content
-        self._data = content.images.name
-        self._network = settled.network
+        self.key = backbone.key(resolved.engine.precision)
+        self.file: FileInProgress | None = None
+        self._engine = resolved.engine
+        self._fidelity = resolved.fidelity
+        self._cache = cache
+        self._unique = unique
+        self._data = unique.images.name
+        self._network = resolved.network
 
     def missing(self) -> bool:
-        """Whether any content has no vector."""
+        """Whether any image has no vector."""
         return bool(self._missing())
 
     def _missing(self) -> int:
-        return int(self._store.missing(self._data, self.key, self._content.digests).sum())
+        return int(self._cache.missing(self._data, self.key, self._unique.digests).sum())
 
     def start(self, stack: ExitStack, wait: bool) -> None:
         """Lock the file, open it, and note which rows it still needs."""
-        stack.enter_context(lock(self._store, self._data, self.key, wait))
+        stack.enter_context(lock(self._cache, self._data, self.key, wait))
         if not self.missing():  # another process has finished it in the meantime
             return
         self._choose_engine()
-        dim = self._store.known_dim(self.key)
+        dim = self._cache.known_dim(self.key)
         if dim is None:
             dim = self.network.dim
         file = stack.enter_context(
-            begin(self._store, self._data, self.key, self._content.digests, dim)
+            begin(self._cache, self._data, self.key, self._unique.digests, dim)
         )
-        rows = positions(self._content.digests, file.digests)
+        rows = positions(self._unique.digests, file.digests)
         todo = ~file.done()[rows]
-        row_of = dict(zip(self._content.rows[todo].tolist(), rows[todo].tolist(), strict=True))
+        row_of = dict(zip(self._unique.rows[todo].tolist(), rows[todo].tolist(), strict=True))
         if todo.any() and not todo.all():
-            self._refuse_drift(file, self._content.rows[~todo], rows[~todo])
+            self._refuse_inconsistency(file, self._unique.rows[~todo], rows[~todo])
         if todo.any():
             file.annotate(self._describe())
         if self.backbone.trained_on:  # before the first row: no kill leaves rows without it
             write_trained_on(file.path, self.backbone.trained_on)
-        self.filling = FileInProgress(file, row_of, self.backbone.preprocess, lambda: self.network)
+        self.file = FileInProgress(file, row_of, self.backbone.preprocess, lambda: self.network)
 
-    def _refuse_drift(
+    def _refuse_inconsistency(
         self, file: FeatureFile, images: NDArray[np.intp], rows: NDArray[np.intp]
     ) -> None:
         """Before new rows join old ones: do a few of the old ones still come out the same?"""
@@ -88,11 +88,11 @@ class ExtractionTask:
         refuse_inconsistency(
             self.network,
             self.backbone.preprocess,
-            self._content.images,
+            self._unique.images,
             images[few],
             stored,
             precision=self.key.precision,
-            where=str(self._store.path(self._data, self.key)),
+            where=str(self._cache.path(self._data, self.key)),
             then=file.attributes,
             now=self._describe(),
         )
@@ -100,7 +100,7 @@ class ExtractionTask:
     def _choose_engine(self) -> None:
         """All rows of a file by one engine: the one that began it, where it is at hand."""
         if self._engine.kind == AUTO:
-            begun = recorded(self._store, self._data, self.key).get("engine")
+            begun = recorded(self._cache, self._data, self.key).get("engine")
             kind = self._engine.for_images(self._missing(), begun)
             self._engine = replace(self._engine, kind=kind)
         if self._network is not None and self._network.kind != self._engine.kind:
@@ -123,25 +123,25 @@ class ExtractionTask:
         """Let go of the network's memory; it is built again if it is needed."""
         self._network = None
 
-    def finish(self, content: UniqueImages, report: Report) -> None:
+    def finish(self, report: Report) -> None:
         """Put the finished file in its place, without the images that could not be embedded."""
-        if self.filling is None:
+        if self.file is None:
             return
-        file = self.filling.file
-        leave_out = ~file.done()
+        features = self.file.features
+        leave_out = ~features.done()
         if leave_out.all():
-            raise content.none_left(report)
-        report.seconds["compute"] += self.filling.seconds
-        if self.filling.computed:
-            before = float(file.attributes.get("seconds", 0.0))
-            file.annotate({"seconds": before + self.filling.seconds})
-        file.finish(self._store.path(self._data, self.key), leave_out)
-        delete_parts(self._store, self._data, self.key)
+            raise self._unique.none_left(report)
+        report.seconds["compute"] += self.file.seconds
+        if self.file.computed:
+            before = float(features.attributes.get("seconds", 0.0))
+            features.annotate({"seconds": before + self.file.seconds})
+        features.finish(self._cache.path(self._data, self.key), leave_out)
+        delete_parts(self._cache, self._data, self.key)
 
     def outcome(self) -> Outcome:
         """What the finished file holds now."""
-        path = self._store.path(self._data, self.key)
-        computed = self.filling.computed if self.filling else 0
+        path = self._cache.path(self._data, self.key)
+        computed = self.file.computed if self.file else 0
         with FeatureFile(path) as file:
             return Outcome(self.backbone.name, path, self.key, len(file), computed)
 
@@ -154,7 +154,7 @@ class FileInProgress:
 
     Parameters
     ----------
-    file : FeatureFile
+    features : FeatureFile
         Open for writing.
     row_of : dict of int to int
         For each row of the manifest that the file still needs, its row in the file.
@@ -172,12 +172,12 @@ class FileInProgress:
 
     def __init__(
         self,
-        file: FeatureFile,
+        features: FeatureFile,
         row_of: dict[int, int],
         preprocess: Preprocess,
         network: Callable[[], Network],
     ) -> None:
-        self.file = file
+        self.features = features
         self.preprocess = preprocess
         self.computed = 0
         self.seconds = 0.0
@@ -205,7 +205,7 @@ class FileInProgress:
             start = perf_counter()
             done = vectors()  # a GPU may still be at it
             middle = perf_counter()
-            self.file.write(where, done)
+            self.features.write(where, done)
             self.computed += len(where)
             self.seconds += middle - start
             report.seconds["write"] += perf_counter() - middle
@@ -223,7 +223,7 @@ class FileInProgress:
             A feature file under the same key, finished or not; rows that don't agree with their
             checksum are left.
         rows : mapping of str to int
-            sha256 of the contents that may be in it, and their rows in the manifest.
+            sha256 of the images that may be in it, and their rows in the manifest.
 
         Raises
         ------
@@ -233,7 +233,7 @@ class FileInProgress:
             If it is damaged, or another backbone's.
         """
         with FeatureFile(part) as source:
-            if source.key != self.file.key or source.dim != self.file.dim:
+            if source.key != self.features.key or source.dim != self.features.dim:
                 raise CacheRefused(f"{part} holds features of another key", "Delete it.")
             found = {  # one vector for each, even of a part that has two
                 rows[sha256]: place
@@ -246,20 +246,20 @@ class FileInProgress:
                 return 0
             values = np.empty((len(found), source.dim), source.key.dtype)
             source.read(np.array([*found.values()], np.intp), values)
-        self.file.write(np.array([self._row_of[row] for row in found], np.intp), values)
+        self.features.write(np.array([self._row_of[row] for row in found], np.intp), values)
         for row in found:
             del self._row_of[row]
         self.computed += len(found)
         return len(found)
 
 
-def pending_rows(fillings: Sequence[FileInProgress]) -> list[int]:
+def pending_rows(files: Sequence[FileInProgress]) -> list[int]:
     """Rows of the manifest that any of these files needs, sorted."""
-    return sorted({row for filling in fillings for row in filling.pending})
+    return sorted({row for file in files for row in file.pending})
 
 
 def fill(
-    fillings: Sequence[FileInProgress],
+    files: Sequence[FileInProgress],
     images: Images,
     threads: int,
     batch_size: int,
@@ -271,7 +271,7 @@ def fill(
 
     Parameters
     ----------
-    fillings : sequence of FileInProgress
+    files : sequence of FileInProgress
     images : Images
     threads : int
         That read and decode.
@@ -283,11 +283,11 @@ def fill(
     progress : callable, optional
         Called with the images done and the images to do.
     """
-    needing = [filling for filling in fillings if filling.pending]
-    pending = np.array(pending_rows(needing), np.intp)
+    unfinished = [file for file in files if file.pending]
+    pending = np.array(pending_rows(unfinished), np.intp)
     if not len(pending):
         return
-    preprocesses = list(dict.fromkeys(filling.preprocess for filling in needing))
+    preprocesses = list(dict.fromkeys(file.preprocess for file in unfinished))
     batches = load_batches(images, pending, preprocesses, batch_size, threads)
     done, start = 0, perf_counter()
     with closing(batches), Writer() as writer:
@@ -296,10 +296,9 @@ def fill(
             report.seconds["read"] += batch.read
             report.seconds["decode"] += batch.decode
             failed(batch.problems)
-            for filling in needing:
-                if filling.pending:
-                    pixels = batch.pixels[filling.preprocess]
-                    filling.embed(batch.rows, pixels, writer, report)
+            for file in unfinished:
+                if file.pending:
+                    file.embed(batch.rows, batch.pixels[file.preprocess], writer, report)
             done += len(batch.rows) + len(batch.problems)
             if progress is not None:
                 progress(done, len(pending))

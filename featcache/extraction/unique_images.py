@@ -16,20 +16,20 @@ from featcache.store.feature_file import Digests, to_digests
 
 
 class UniqueImages:
-    """The distinct contents of a manifest, and those known to be broken.
+    """The distinct images of a manifest, and those known to be broken.
 
     Attributes
     ----------
     count : int
-        Of all distinct contents, broken or not: the same in every run over one data set.
+        Of all distinct images, broken or not: the same in every run over one data set.
     """
 
-    def __init__(self, images: Images, store: Cache, retry_failed: bool = False) -> None:
+    def __init__(self, images: Images, cache: Cache, retry_failed: bool = False) -> None:
         self.images = images
-        self._store = store
+        self._cache = cache
         distinct = images.distinct()
         self.count = len(distinct)
-        hopeless = {} if retry_failed else store.failed(images.name)
+        hopeless = {} if retry_failed else cache.failed(images.name)
         bad = np.array([str(s) in hopeless for s in images.sha256[distinct]], np.bool_)
         self.problems: dict[int, Problem] = {
             int(row): Problem("decode", hopeless[str(images.sha256[row])])
@@ -41,7 +41,7 @@ class UniqueImages:
     @property
     def failed_csv(self) -> Path:
         """Where failures are listed."""
-        return self._store.folder / self.images.name / FAILED_CSV
+        return self._cache.folder / self.images.name / FAILED_CSV
 
     def none_left(self, report: Report) -> DataError:
         """Write failed.csv; the error for when not one image could be embedded."""
@@ -54,14 +54,14 @@ class UniqueImages:
         )
 
     def note_failed(self, report: Report) -> None:
-        """Write failed.csv, and the report's list, with a line for every image of the content."""
+        """Write failed.csv, and the report's list, with a line for every copy of an image."""
         broken = {str(self.images.sha256[row]): p for row, p in self.problems.items()}
         rows = {
             row: broken[sha256]
             for row, sha256 in enumerate(self.images.sha256.tolist())
             if sha256 in broken
         }
-        self._store.note_failed(self.images, {row: (p.kind, p.text) for row, p in rows.items()})
+        self._cache.note_failed(self.images, {row: (p.kind, p.text) for row, p in rows.items()})
         report.failed = {str(self.images.ids[row]): p.text for row, p in rows.items()}
         there = np.ones(len(self.images), np.bool_)
         there[list(rows)] = False

@@ -21,7 +21,7 @@ from featcache.extraction.extract import Embed, ExtractionContext
 from featcache.fitting.executor import FoldTask, Outcome, SharedContext, Task
 from featcache.fitting.fitted_steps import Steps
 from featcache.scaling.cluster import Cluster
-from featcache.scaling.plan import make_plan, unfinished
+from featcache.scaling.plan import make_plan
 from featcache.scaling.scheduler import PartMerger, Ranges, Tally
 from featcache.scaling.transport import open_transport
 from featcache.store.lazy import LazyRows
@@ -293,39 +293,39 @@ def embed_on(
         When called: where the images are in memory only.
     """
 
-    def embed(work: ExtractionContext) -> None:
-        if not work.pending():
+    def embed(context: ExtractionContext) -> None:
+        if not context.pending():
             return
-        where = open_transport(parts, work.store.folder, work.content.images.name)
-        intake = PartMerger(where, work, unfinished(work))
+        images = context.unique.images
+        where = open_transport(parts, context.cache.folder, images.name)
+        merger = PartMerger(where, images, context.files)
         where.check({})
-        intake.take_left(work.pending())
-        rows = len(work.pending())
+        merger.take_left(context.pending())
+        rows = len(context.pending())
         if not rows:
             return
-        plan, jobs = make_plan(work, data_root, cluster.threads, where.url)
+        plan, files = make_plan(context, data_root, cluster.threads, where.url), context.files
         workers = max(1, len(cluster.workers()))
-        size_ = size or _size(rows, workers, work)
-        ranges = Ranges(cluster, plan.json(), work, jobs, size_, intake)
+        size_ = size or _size(rows, workers, context)
+        ranges = Ranges(cluster, plan.json(), context, files, size_, merger)
         ranges.run()
-        intake.clear()
-        _note(work, ranges.tally)
-        for job in jobs:
-            devices = {said["device"] for said in ranges.tally.workers.values()}
-            if job.filling is not None:
-                job.filling.file.annotate({"device": ", ".join(sorted(devices))})
+        merger.clear()
+        _note(context, ranges.tally)
+        devices = {said["device"] for said in ranges.tally.workers.values()}
+        for file in files:
+            file.features.annotate({"device": ", ".join(sorted(devices))})
 
     return embed
 
 
-def _size(rows: int, workers: int, work: ExtractionContext) -> int:
+def _size(rows: int, workers: int, context: ExtractionContext) -> int:
     """Rows in a range: whole batches, several ranges for each worker, none too long."""
     share = min(_MOST, -(-rows // (workers * _EACH)))
-    return max(1, -(-share // work.batch_size)) * work.batch_size
+    return max(1, -(-share // context.batch_size)) * context.batch_size
 
 
-def _note(work: ExtractionContext, tally: Tally) -> None:
-    work.report.workers = max(1, len(tally.workers))
+def _note(context: ExtractionContext, tally: Tally) -> None:
+    context.report.workers = max(1, len(tally.workers))
     unequal = [said for said in tally.workers.values() if not said["identical"]]
     if unequal:
         least = min(said["cosine"] for said in unequal)

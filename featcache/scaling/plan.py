@@ -21,7 +21,7 @@ from featcache.errors import RecipeError
 from featcache.extraction.backbone import Backbone, BackboneOptions
 from featcache.extraction.extract import ExtractionContext, Request
 from featcache.extraction.loader import load_sample, spread
-from featcache.extraction.task import ExtractionTask
+from featcache.extraction.task import ExtractionTask, FileInProgress
 from featcache.hashing import canonical_json
 from featcache.images.manifest import Images
 from featcache.images.sources import SOURCES
@@ -139,38 +139,36 @@ def read_plan(text: str) -> Plan:
 
 
 def make_plan(
-    work: ExtractionContext, data_root: str | Path | None, threads: int, parts_at: str = ""
-) -> tuple[Plan, list[ExtractionTask]]:
-    """The plan for what is missing, and the jobs that its parts stand for.
+    context: ExtractionContext, data_root: str | Path | None, threads: int, parts_at: str = ""
+) -> Plan:
+    """The plan for what is missing; it has one part for each of the context's `files`.
 
     The networks that embed the sample here are let go of afterwards.
     """
-    images = work.content.images
-    jobs = unfinished(work)
+    images = context.unique.images
+    unfinished = [
+        (number, task, task.file)
+        for number, task in enumerate(context.tasks)
+        if task.file is not None and task.file.pending
+    ]
     source = _source(images, data_root)
-    rows = spread(work.content.rows, _SAMPLE)
-    readable = load_sample(images, rows, jobs[0].backbone.preprocess)[1]
+    rows = spread(context.unique.rows, _SAMPLE)
+    readable = load_sample(images, rows, unfinished[0][1].backbone.preprocess)[1]
     rows = rows[readable]
-    plan = Plan(
+    return Plan(
         versions=versions(),
         run=uuid.uuid4().hex,
         data=images.name,
-        cache=str(work.store.folder.absolute()),
+        cache=str(context.cache.folder.absolute()),
         source=source,
         parts_at=parts_at,
-        request=_portable(work.request),
-        count=work.content.count,
+        request=_portable(context.request),
+        count=context.unique.count,
         threads=threads,
         ids=images.ids[rows].tolist(),
         sha256=images.sha256[rows].tolist(),
-        parts=[_part(work.jobs.index(job), job, images, rows) for job in jobs],
+        parts=[_part(*one, images, rows) for one in unfinished],
     )
-    return plan, jobs
-
-
-def unfinished(work: ExtractionContext) -> list[ExtractionTask]:
-    """The jobs whose files need rows."""
-    return [job for job in work.jobs if job.filling is not None and job.filling.pending]
 
 
 def versions() -> dict[str, str]:
@@ -182,17 +180,23 @@ def versions() -> dict[str, str]:
     return {name: str(module.__version__).split("+")[0] for name, module in plain.items()}
 
 
-def _part(number: int, job: ExtractionTask, images: Images, rows: NDArray[np.intp]) -> Part:
-    pixels, _ = load_sample(images, rows, job.backbone.preprocess)
-    vectors = job.network.run(pixels) if len(rows) else np.empty((0, 1), np.float32)
-    engine = job.network.kind
-    job.release()
-    path = job.filling.file.path if job.filling else Path()
+def _part(
+    number: int,
+    task: ExtractionTask,
+    file: FileInProgress,
+    images: Images,
+    rows: NDArray[np.intp],
+) -> Part:
+    pixels, _ = load_sample(images, rows, task.backbone.preprocess)
+    vectors = task.network.run(pixels) if len(rows) else np.empty((0, 1), np.float32)
+    engine = task.network.kind
+    task.release()
+    path = file.features.path
     return Part(
         number=number,
-        precision=job.key.precision,
+        precision=task.key.precision,
         engine=engine,
-        key=job.key.json(),
+        key=task.key.json(),
         partial=path.name,
         bytes=path.stat().st_size,
         vectors=base64.b64encode(vectors.tobytes()).decode(),

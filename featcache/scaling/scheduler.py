@@ -19,7 +19,8 @@ from typing import Any
 from featcache.errors import CacheRefused, ClusterError, FeatcacheError, counted, first_line
 from featcache.extraction.extract import ExtractionContext
 from featcache.extraction.loader import Problem
-from featcache.extraction.task import ExtractionTask
+from featcache.extraction.task import FileInProgress
+from featcache.images.manifest import Images
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.transport import Transport
 from featcache.scaling.worker import check, embed_range
@@ -64,12 +65,12 @@ class Ranges:
     cluster : Cluster
     plan : str
         A `Plan` as JSON.
-    work : ExtractionContext
-    jobs : sequence of ExtractionTask
+    context : ExtractionContext
+    files : sequence of FileInProgress
         Those that the plan's parts stand for.
     size : int
         Rows in a range.
-    intake : PartMerger
+    merger : PartMerger
         Takes over what workers have embedded.
     """
 
@@ -77,18 +78,18 @@ class Ranges:
         self,
         cluster: Cluster,
         plan: str,
-        work: ExtractionContext,
-        jobs: Sequence[ExtractionTask],
+        context: ExtractionContext,
+        files: Sequence[FileInProgress],
         size: int,
-        intake: PartMerger,
+        merger: PartMerger,
     ) -> None:
-        pending = work.pending()
+        pending = context.pending()
         self.tally = Tally()
         self._cluster = cluster
         self._plan = plan
-        self._work = work
-        self._intake = intake
-        self._fillings = [job.filling for job in jobs if job.filling is not None]
+        self._context = context
+        self._merger = merger
+        self._files = files
         self._todo = deque(
             Range(pending[start : start + size]) for start in range(0, len(pending), size)
         )
@@ -177,15 +178,15 @@ class Ranges:
 
     def _spell(self, span: Range) -> dict[str, Any]:
         """A range as a worker is told of it."""
-        images = self._work.content.images
+        images = self._context.unique.images
         return {
             "first": span.rows[0],
             "last": span.rows[-1],
             "ids": images.ids[span.rows].tolist(),
             "sha256": images.sha256[span.rows].tolist(),
             "needs": [
-                [place for place, row in enumerate(span.rows) if row in filling.pending]
-                for filling in self._fillings
+                [place for place, row in enumerate(span.rows) if row in file.pending]
+                for file in self._files
             ],
         }
 
@@ -235,7 +236,7 @@ class Ranges:
             return
         span = task.range
         self.tally.lost += 1
-        self._intake.take_left(span.rows, span.name)
+        self._merger.take_left(span.rows, span.name)
         left = self._left(span)
         self._progress(len(span.rows) - len(left))
         log.info(
@@ -260,13 +261,13 @@ class Ranges:
 
     def _take(self, span: Range, said: dict[str, Any]) -> None:
         """A range is finished: its parts are moved into the files."""
-        self._intake.take(span.rows, [name for name in said["parts"] if name], must=True)
-        report = self._work.report
-        for filling, seconds in zip(self._fillings, said["compute"], strict=True):
-            filling.seconds += seconds
+        self._merger.take(span.rows, [name for name in said["parts"] if name], must=True)
+        report = self._context.report
+        for file, seconds in zip(self._files, said["compute"], strict=True):
+            file.seconds += seconds
         for name, seconds in said["seconds"].items():
             report.seconds[name] += seconds
-        self._work.failed(
+        self._context.failed(
             {span.rows[place]: Problem(kind, text) for place, kind, text in said["problems"]}
         )
         left = self._left(span)
@@ -277,20 +278,20 @@ class Ranges:
 
     def _left(self, span: Range) -> list[int]:
         """Rows that a file still needs, and that are not known to fail."""
-        failed = self._work.content.problems
+        failed = self._context.unique.problems
         return [
             row
             for row in span.rows
-            if row not in failed and any(row in filling.pending for filling in self._fillings)
+            if row not in failed and any(row in file.pending for file in self._files)
         ]
 
     def _id(self, row: int) -> str:
-        return str(self._work.content.images.ids[row])
+        return str(self._context.unique.images.ids[row])
 
     def _progress(self, rows: int) -> None:
         self._done += rows
-        if self._work.progress is not None:
-            self._work.progress(self._done, self._rows)
+        if self._context.progress is not None:
+            self._context.progress(self._done, self._rows)
 
 
 @dataclass(eq=False)
@@ -329,17 +330,14 @@ class PartMerger:
     Parameters
     ----------
     parts : Transport
-    work : ExtractionContext
-    jobs : sequence of ExtractionTask
-        Those that have a file in progress.
+    images : Images
+    files : sequence of FileInProgress
     """
 
-    def __init__(
-        self, parts: Transport, work: ExtractionContext, jobs: Sequence[ExtractionTask]
-    ) -> None:
+    def __init__(self, parts: Transport, images: Images, files: Sequence[FileInProgress]) -> None:
         self._parts = parts
-        self._work = work
-        self._filling = [(job.key, job.filling) for job in jobs if job.filling is not None]
+        self._images = images
+        self._files = files
 
     def take(self, rows: Sequence[int], names: Sequence[str], must: bool = False) -> None:
         """Move these rows of the manifest out of the parts so named, and delete those.
@@ -349,14 +347,13 @@ class PartMerger:
         ClusterError
             If one is not there that `must` be, or the store does not answer.
         """
-        images = self._work.content.images
-        row_of = {str(images.sha256[row]): row for row in rows}
-        for key, filling in self._filling:
+        row_of = {str(self._images.sha256[row]): row for row in rows}
+        for file in self._files:
             for name in names:
-                if not name.startswith(f".{key.stem}.h5.part-"):
+                if not name.startswith(f".{file.features.key.stem}.h5.part-"):
                     continue
                 try:
-                    filling.take(self._parts.fetch(name), row_of)
+                    file.take(self._parts.fetch(name), row_of)
                 except FileNotFoundError:
                     if must:
                         raise self._parts.lost(name) from None
@@ -366,12 +363,14 @@ class PartMerger:
 
     def take_left(self, rows: Sequence[int], span: str = "") -> None:
         """Take over all parts that are there: of a lost worker's span, or of an earlier command."""
-        names = [name for key, _ in self._filling for name in self._parts.names(key, span)]
+        names = [
+            name for file in self._files for name in self._parts.names(file.features.key, span)
+        ]
         if names:
             self.take(rows, names)
 
     def clear(self) -> None:
         """Delete what workers that were taken for dead have handed over since."""
-        for key, _ in self._filling:
-            for name in self._parts.names(key):
+        for file in self._files:
+            for name in self._parts.names(file.features.key):
                 self._parts.delete(name)

@@ -120,30 +120,30 @@ def embed_range(plan: str, span: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _embed(
-    plan: Plan, checked: Checked, span: Mapping[str, Any], parts: Transport, store: Cache
+    plan: Plan, checked: Checked, span: Mapping[str, Any], parts: Transport, cache: Cache
 ) -> dict[str, Any]:
     images = _images(plan, span["ids"], span["sha256"])
     report = Report(plan.data, len(images))
     problems: dict[int, Problem] = {}
     paths: list[Path | None] = []
-    fillings = []
+    files = []
     with ExitStack() as stack:
         for ready, need in zip(checked.parts, span["needs"], strict=True):
             paths.append(None)
             if not need:
                 continue
-            path = new_part(store, plan.data, ready.key, span["first"], span["last"])
+            path = new_part(cache, plan.data, ready.key, span["first"], span["last"])
             digests = to_digests(images.sha256[need])
-            file = stack.enter_context(create(path, ready.key, digests, ready.network.dim))
+            features = stack.enter_context(create(path, ready.key, digests, ready.network.dim))
             row_of = {row: place for place, row in enumerate(need)}
-            fillings.append(FileInProgress(file, row_of, ready.preprocess, ready.give))
+            files.append(FileInProgress(features, row_of, ready.preprocess, ready.give))
             paths[-1] = path
         batch_size = checked.parts[0].engine.batch_size
         threads = count_workers(plan.request.workers)
-        fill(fillings, images, threads, batch_size, report, problems.update)
+        fill(files, images, threads, batch_size, report, problems.update)
     for path in filter(None, paths):
         parts.hand_over(path)
-    compute = iter([filling.seconds for filling in fillings])
+    compute = iter([file.seconds for file in files])
     return {
         "refused": "",
         "parts": [path.name if path else "" for path in paths],

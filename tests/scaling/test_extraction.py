@@ -164,8 +164,8 @@ def plan_for(data: Path | Images, cache: Path, **changes: Any) -> tuple[Plan, Ex
     """The plan of an extraction that stops where the cluster would begin."""
     made: list[tuple[Plan, ExtractionContext]] = []
 
-    def embed(work: ExtractionContext) -> None:
-        made.append((make_plan(work, None, 1)[0], work))
+    def embed(context: ExtractionContext) -> None:
+        made.append((make_plan(context, None, 1), context))
         raise Caught
 
     with pytest.raises(Caught):
@@ -239,8 +239,8 @@ class TestAWorkerLooksAtItself:
 
 def test_rows_of_parts_are_found_again(photos: Path, tmp_path: Path) -> None:
     """As after a crash of everything: a part is there, and whoever comes next takes it over."""
-    plan, work = plan_for(photos, tmp_path)
-    images, rows = work.content.images, work.pending()[:10]
+    plan, context = plan_for(photos, tmp_path)
+    images, rows = context.unique.images, context.pending()[:10]
     span = {"first": rows[0], "last": rows[-1], "ids": images.ids[rows].tolist(),
             "sha256": images.sha256[rows].tolist(), "needs": [list(range(10))]}  # fmt: skip
     said = worker.embed_range(plan.json(), span)
@@ -258,8 +258,8 @@ def test_rows_of_parts_are_found_again(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_image_is_caught_by_the_worker(photos: Path, tmp_path: Path) -> None:
-    plan, work = plan_for(photos, tmp_path)
-    images, rows = work.content.images, work.pending()[:3]
+    plan, context = plan_for(photos, tmp_path)
+    images, rows = context.unique.images, context.pending()[:3]
     digests = images.sha256[rows].tolist()
     span = {"first": rows[0], "last": rows[-1], "ids": images.ids[rows].tolist(),
             "sha256": [digests[0], "f" * 64, digests[2]], "needs": [[0, 1, 2]]}  # fmt: skip
@@ -316,11 +316,10 @@ def test_a_range_that_brings_down_every_worker_is_given_up(
 
             return Future()
 
-    def embed(work: ExtractionContext) -> None:
-        plan, jobs = make_plan(work, None, 1)
-        intake = PartMerger(SharedFolder(tmp_path, "photos"), work, jobs)
-        ranges = Ranges(Falling(), plan.json(), work, jobs, 1000, intake)  # type: ignore[arg-type]
-        ranges.run()
+    def embed(context: ExtractionContext) -> None:
+        plan, files = make_plan(context, None, 1).json(), context.files
+        merger = PartMerger(SharedFolder(tmp_path, "photos"), context.unique.images, files)
+        Ranges(Falling(), plan, context, files, 1000, merger).run()  # type: ignore[arg-type]
 
     monkeypatch.setattr("featcache.scaling.scheduler._LOOK", 0.01)
     with pytest.raises(ClusterError, match="5 workers were lost with the images cat"):

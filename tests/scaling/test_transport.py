@@ -68,8 +68,8 @@ def plan_for(data: Path, cache: Path, url: str) -> tuple[Plan, ExtractionContext
     """The plan of an extraction that stops where the cluster would begin."""
     made: list[tuple[Plan, ExtractionContext]] = []
 
-    def embed(work: ExtractionContext) -> None:
-        made.append((make_plan(work, None, 1, url)[0], work))
+    def embed(context: ExtractionContext) -> None:
+        made.append((make_plan(context, None, 1, url), context))
         raise Caught
 
     with pytest.raises(Caught):
@@ -77,8 +77,8 @@ def plan_for(data: Path, cache: Path, url: str) -> tuple[Plan, ExtractionContext
     return made[0]
 
 
-def span_of(work: ExtractionContext, rows: list[int]) -> dict[str, Any]:
-    images = work.content.images
+def span_of(context: ExtractionContext, rows: list[int]) -> dict[str, Any]:
+    images = context.unique.images
     return {"first": rows[0], "last": rows[-1], "ids": images.ids[rows].tolist(),
             "sha256": images.sha256[rows].tolist(), "needs": [list(range(len(rows)))]}  # fmt: skip
 
@@ -156,10 +156,10 @@ def test_what_an_earlier_command_left_is_taken_over(
     shutil.copytree(photos, good)
     for name in ("cat/30.png", "owl/71.png"):
         (good / name).unlink()
-    plan, work = plan_for(good, tmp_path / "cache", url)
-    pending = work.pending()
+    plan, context = plan_for(good, tmp_path / "cache", url)
+    pending = context.pending()
     for rows in (pending[:40], pending[40:]):
-        assert worker.embed_range(plan.json(), span_of(work, rows))["refused"] == ""
+        assert worker.embed_range(plan.json(), span_of(context, rows))["refused"] == ""
     assert len(objects(url)) == 2
     assert not list(tmp_path.glob("cache/photos/.*part-*"))  # it wrote nothing there
     with Cluster("tcp://127.0.0.1:9") as nobody:
@@ -221,52 +221,53 @@ def twice(file: h5py.File) -> None:
 def test_parts_that_no_worker_would_write(
     photos: Path, tmp_path: Path, url: str, change: Callable[[h5py.File], None], left: int
 ) -> None:
-    plan, work = plan_for(photos, tmp_path, url)
-    rows = work.pending()[:3]
-    assert worker.embed_range(plan.json(), span_of(work, rows))["refused"] == ""
+    plan, context = plan_for(photos, tmp_path, url)
+    rows = context.pending()[:3]
+    assert worker.embed_range(plan.json(), span_of(context, rows))["refused"] == ""
     (part,) = Path(url.removeprefix("file://")).iterdir()
     with h5py.File(part, "r+") as file:
         change(file)
-    (job,) = work.jobs
-    assert job.filling is not None
-    job.filling.file = FeatureFile(job.filling.file.path, writable=True)
-    with job.filling.file:
-        PartMerger(open_transport(url, tmp_path, "photos"), work, work.jobs).take_left(rows)
-    assert len(set(rows) & set(job.filling.pending)) == left
+    (file,) = context.files
+    file.features = FeatureFile(file.features.path, writable=True)
+    with file.features:
+        transport = open_transport(url, tmp_path, "photos")
+        PartMerger(transport, context.unique.images, [file]).take_left(rows)
+    assert len(set(rows) & set(file.pending)) == left
     assert objects(url) == []
 
 
 def test_a_worker_that_may_not_write_there_is_refused(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    plan, work = plan_for(photos, tmp_path / "cache", f"file://{tmp_path}/file/in")
+    plan, context = plan_for(photos, tmp_path / "cache", f"file://{tmp_path}/file/in")
     assert "can't be used" in worker.check(plan.json())["refused"]
     with Cluster("tcp://127.0.0.1:9") as nobody, pytest.raises(ClusterError, match="can't be used"):
-        embed_on(nobody, parts=plan.parts_at)(work)
+        embed_on(nobody, parts=plan.parts_at)(context)
 
 
 def test_a_worker_that_can_no_longer_hand_over_is_refused(
     photos: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its range is then another's; not the end of it all."""
-    plan, work = plan_for(photos, tmp_path, url)
+    plan, context = plan_for(photos, tmp_path, url)
 
     def full(*_: object) -> None:
         raise PermissionError("quota exceeded")
 
     assert worker.check(plan.json())["refused"] == ""
     monkeypatch.setattr("featcache.images.remote.UrlFolder.upload", full)
-    said = worker.embed_range(plan.json(), span_of(work, work.pending()[:3]))
+    said = worker.embed_range(plan.json(), span_of(context, context.pending()[:3]))
     assert "quota exceeded" in said["refused"]
     assert objects(url) == []
 
 
 def test_a_part_that_is_not_there_after_all(photos: Path, tmp_path: Path, url: str) -> None:
-    _, work = plan_for(photos, tmp_path, url)
-    (key,) = (job.key for job in work.jobs)
+    _, context = plan_for(photos, tmp_path, url)
+    (key,) = (task.key for task in context.tasks)
     for where, said in ((url, "another command use the same URL"), ("", "must be one that all")):
-        intake = PartMerger(open_transport(where, tmp_path, "photos"), work, work.jobs)
+        transport = open_transport(where, tmp_path, "photos")
+        merger = PartMerger(transport, context.unique.images, context.files)
         with pytest.raises(ClusterError, match=said):
-            intake.take([0], [f".{key.stem}.h5.part-0-0.ab.partial"], must=True)
+            merger.take([0], [f".{key.stem}.h5.part-0-0.ab.partial"], must=True)
 
 
 def test_only_parts_of_this_key_are_touched(photos: Path, tmp_path: Path, url: str) -> None:
@@ -298,10 +299,10 @@ def test_a_store_that_gives_back_something_else(
 
 
 def test_a_range_that_always_comes_back_damaged_is_given_up(photos: Path, tmp_path: Path) -> None:
-    plan, work = plan_for(photos, tmp_path, "")
-    intake = PartMerger(open_transport("", tmp_path, "photos"), work, work.jobs)
-    ranges = Ranges(None, plan.json(), work, [], 8, intake)  # type: ignore[arg-type]
-    ranges._fillings = work.fillings
+    plan, context = plan_for(photos, tmp_path, "")
+    files = context.files
+    merger = PartMerger(open_transport("", tmp_path, "photos"), context.unique.images, files)
+    ranges = Ranges(None, plan.json(), context, files, 8, merger)  # type: ignore[arg-type]
     nothing = {"parts": [], "compute": [0.0], "seconds": {}, "problems": []}
     for _ in range(4):
         ranges._take(ranges._todo.popleft(), nothing)

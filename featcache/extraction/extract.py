@@ -12,8 +12,9 @@ from typing import Any
 
 from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
+from featcache.extraction.batch import Problem
 from featcache.extraction.engine import Engine, open_engine, resolve_engines
-from featcache.extraction.loader import Problem, count_workers
+from featcache.extraction.loader import Loading, choose_loading
 from featcache.extraction.registry import Names, open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.task import ExtractionTask, FileInProgress, Progress, fill, pending_rows
@@ -58,8 +59,7 @@ class ExtractionContext:
     unique : UniqueImages
     cache : Cache
     request : Request
-    threads : int
-        That read and decode.
+    loading : Loading
     batch_size : int
         Images in a forward pass on this machine.
     limit : float
@@ -74,7 +74,7 @@ class ExtractionContext:
     unique: UniqueImages
     cache: Cache
     request: Request
-    threads: int
+    loading: Loading
     batch_size: int
     limit: float
     report: Report
@@ -123,7 +123,7 @@ def embed_here(context: ExtractionContext) -> None:
     fill(
         context.files,
         context.unique.images,
-        context.threads,
+        context.loading,
         context.batch_size,
         context.report,
         context.failed,
@@ -270,7 +270,7 @@ def _plan(
     """Open the backbones, and see which images are there and how the networks run."""
     backbones = request.open()
     engine = request.open_engine()
-    threads = count_workers(request.workers)
+    loading = choose_loading(images, engine.device, request.workers)
     report = Report(images.name, len(images))
     unique = UniqueImages(images, cache, retry_failed)
     engine = engine.for_set(unique.count)
@@ -281,7 +281,7 @@ def _plan(
     engines = resolve_engines(engine, backbones, cache, unique)
     tasks = [ExtractionTask(*pair, cache, unique) for pair in zip(backbones, engines, strict=True)]
     return ExtractionContext(
-        tasks, unique, cache, request, threads, engine.batch_size, limit, report, progress
+        tasks, unique, cache, request, loading, engine.batch_size, limit, report, progress
     )
 
 

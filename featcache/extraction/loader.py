@@ -1,74 +1,59 @@
-"""Loader: images are read, decoded and cut by threads, ahead of the network."""
+"""Loader: images are read and decoded by threads or worker processes, ahead of the network.
+
+Threads serve a processor, whose cores the network needs. They hold one another up: a GPU outruns
+any number of them. There, worker processes decode, and hand over pixels in shared memory.
+"""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
+import shutil
+import signal
+import warnings
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from time import perf_counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from featcache.errors import RecipeError
+from featcache.errors import FeatcacheError, RecipeError
+from featcache.extraction import resizing
+from featcache.extraction.batch import Batch, Cuts, Loaded, Rows, collate, joined, load
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.hashing import sha256_bytes
-from featcache.images.decode import BadImage, decode, reduction
-from featcache.images.manifest import Content, Images
+from featcache.images.decode import BadImage, decode
+from featcache.images.manifest import Images, RowReader, Strings, rows_alone
+
+log = logging.getLogger("featcache")
+
+T = TypeVar("T")
+
+_CHUNK_BYTES = 2 << 20  # of image files that a worker process takes at once
+_SHARED_BYTES = 512 << 20  # of shared memory that must be free for worker processes
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Why an image could not be embedded.
+class _Chunk:
+    """What a worker process loads at once."""
 
-    Attributes
-    ----------
-    kind : {"decode", "read"}
-        The same bytes will fail to decode again; a file that can't be read now may be later.
-    text : str
-    """
-
-    kind: str
-    text: str
-
-
-@dataclass
-class Batch:
-    """Some images, ready for the networks.
-
-    Attributes
-    ----------
-    rows : int array of shape (n,)
-        Their rows in the manifest.
-    pixels : dict of Preprocess to uint8 array of shape (n, 3, crop, crop)
-    problems : dict of row to Problem
-        Images that dropped out.
-    read, decode : float
-        Seconds that threads spent, summed.
-    """
-
-    rows: NDArray[np.intp]
-    pixels: dict[Preprocess, Pixels]
-    problems: dict[int, Problem] = field(default_factory=dict)
-    read: float = 0.0
-    decode: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    row: int
-    pixels: list[Pixels | Image.Image]  # small images are cut later, many at a time
-    problem: Problem | None
-    read: float
-    decode: float
+    rows: Rows
+    sha256: Strings
+    read: RowReader  # of these rows, counted from 0
 
 
 def count_workers(workers: int | str) -> int:
-    """How many threads "auto" means: one for each core, at most 16."""
+    """How many workers "auto" means: one for each core, at most 16."""
     if workers == "auto":
         return min(16, os.cpu_count() or 1)
     if not isinstance(workers, int) or workers < 1:
@@ -76,13 +61,105 @@ def count_workers(workers: int | str) -> int:
     return workers
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How images are loaded.
+
+    Attributes
+    ----------
+    workers : int
+        Threads, or processes.
+    processes : bool, default False
+        Whether they are processes, which begin at once.
+    on_device : bool, default False
+        Leave the cutting to the device of the network, if it can do it.
+    pin : bool, default False
+        Give pixels in page-locked memory, from which a GPU copies beside its computing.
+    """
+
+    workers: int
+    processes: bool = False
+    on_device: bool = False
+    pin: bool = False
+
+    def describe(self) -> dict[str, str]:
+        """What is recorded with the features."""
+        return {
+            "loader": "processes" if self.processes else "threads",
+            "resized": "device" if self.on_device else "Pillow",
+        }
+
+
+def choose_loading(images: Images, device: str, workers: int | str) -> Loading:
+    """Threads for a processor; for a GPU processes where they can load these images."""
+    count = count_workers(workers)
+    if device == "cpu":
+        return Loading(count)
+    return Loading(count, _may_start_processes(images), on_device=True, pin=True)
+
+
+def _may_start_processes(images: Images) -> bool:
+    """Whether worker processes can load these images.
+
+    Files are theirs. Pixels that lie in memory need no decoding; from an object store threads
+    read as fast as the network gives.
+    """
+    if not hasattr(images.read, "part") or multiprocessing.current_process().daemon:
+        return False
+    shared = Path("/dev/shm")  # where torch puts it on Linux
+    if shared.is_dir() and shutil.disk_usage(shared).free < _SHARED_BYTES:
+        log.warning(
+            "%s has less than %d MB of shared memory free: images are decoded by threads, more "
+            "slowly; in a container, give it more (docker run --shm-size=2g)",
+            shared, _SHARED_BYTES >> 20,
+        )  # fmt: skip
+        return False
+    return True
+
+
+class Batches(Iterator[Batch]):
+    """Batches in order; closing ends all who work on them.
+
+    As a context, it makes of a worker process's death an error that says on which file.
+    """
+
+    def __init__(self, batches: Iterator[Batch], dead: Callable[[], Sequence[str]]) -> None:
+        self._batches = batches
+        self._dead = dead
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Stop; what was decoded ahead is dropped."""
+        getattr(self._batches, "close", lambda: None)()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        names = self._dead() if _is_death(error) else None
+        self.close()
+        if names is not None:
+            raise FeatcacheError(
+                f"a worker process ended while it was decoding {' or '.join(names) or 'an image'}",
+                "Was the machine short of memory? Try fewer --workers; or move the file away. "
+                "What is done is kept.",
+            ) from None
+
+
 def load_batches(
     images: Images,
-    rows: NDArray[np.intp],
+    rows: Rows,
     preprocesses: Sequence[Preprocess],
     batch_size: int,
-    workers: int,
-) -> Generator[Batch, None, None]:
+    loading: Loading,
+) -> Batches:
     """Read these rows in order, decode each once, and cut it for every preprocessing.
 
     Parameters
@@ -94,93 +171,153 @@ def load_batches(
         Without repeats.
     batch_size : int
         Rows taken for each batch; broken images make it shorter.
-    workers : int
-        Threads.
+    loading : Loading
     """
+    device = frozenset(p for p in preprocesses if loading.on_device and resizing.resizes(p))
+    cuts = Cuts(tuple(preprocesses), device)
+    if loading.processes:
+        return _by_processes(images, rows, cuts, batch_size, loading)
+    return Batches(_by_threads(images, rows, cuts, batch_size, loading.workers), list)
+
+
+def _by_threads(
+    images: Images, rows: Rows, cuts: Cuts, batch_size: int, workers: int
+) -> Iterator[Batch]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="featcache-load")
-    waiting: deque[Future[_Loaded]] = deque()
+    waiting: deque[Future[Loaded]] = deque()
     upcoming = iter(rows.tolist())
+
+    def submit(row: int) -> None:
+        waiting.append(pool.submit(load, images.read, row, images.sha256, row, cuts))
+
     try:
         # Two batches ahead: enough to hide decoding, and memory stays bounded.
         for row in islice(upcoming, 2 * batch_size + workers):
-            waiting.append(pool.submit(_load, images, row, preprocesses))
+            submit(row)
         while waiting:
             loaded = []
             for _ in range(min(batch_size, len(waiting))):
                 loaded.append(waiting.popleft().result())
                 for row in islice(upcoming, 1):
-                    waiting.append(pool.submit(_load, images, row, preprocesses))
-            yield _collate(loaded, preprocesses)
+                    submit(row)
+            yield collate(loaded, cuts)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(images: Images, row: int, preprocesses: Sequence[Preprocess]) -> _Loaded:
-    start = perf_counter()
-    try:
-        content = images.read(row)
-    except OSError as error:
-        problem = Problem("read", f"can't be read: {error.strerror or error}")
-        return _Loaded(row, [], problem, perf_counter() - start, 0.0)
-    if isinstance(content, bytes) and sha256_bytes(content) != images.sha256[row]:
-        # Stored under the old digest, its vector would be silently wrong.
-        problem = Problem("read", "has changed since it was listed; run again with --rehash")
-        return _Loaded(row, [], problem, perf_counter() - start, 0.0)
-    middle = perf_counter()
-    try:
-        decoded = _decoded(content, preprocesses)
-        pixels = [_cut(*pair) for pair in zip(decoded, preprocesses, strict=True)]
-    except BadImage as error:
-        problem = Problem("decode", error.problem)
-        return _Loaded(row, [], problem, middle - start, perf_counter() - middle)
-    return _Loaded(row, pixels, None, middle - start, perf_counter() - middle)
+def _by_processes(
+    images: Images, rows: Rows, cuts: Cuts, batch_size: int, loading: Loading
+) -> Batches:
+    workers = loading.workers
+    per_batch = _chunks_of_a_batch(images, rows, batch_size, workers)
+    chunks = [
+        chunk
+        for at in range(0, len(rows), batch_size)
+        for chunk in np.array_split(rows[at : at + batch_size], per_batch)
+    ]  # some of the last batch may be empty
+    under_way = torch.full((workers, 2), -1)  # the process and the row of each worker
+    under_way = Tensor.share_memory_(under_way)  # type: ignore[no-untyped-call]
+
+    def chunk(of: Rows) -> _Chunk:
+        read = rows_alone(images.read, of)
+        assert read is not None, "see _may_start_processes"
+        return _Chunk(of, images.sha256[of], read)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of more workers than cores: they were asked for
+        loader: DataLoader[Batch] = DataLoader(
+            _Decoding(cuts, under_way),
+            batch_size=None,
+            sampler=_Lazily(chunks, chunk),
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=loading.pin and torch.cuda.is_available(),
+            multiprocessing_context=_start_method(),
+        )
+        decoded = iter(loader)  # the workers begin
+
+    def batches() -> Iterator[Batch]:
+        nonlocal decoded
+        try:
+            while several := list(islice(decoded, per_batch)):
+                yield joined(several)
+        finally:
+            del decoded  # ends the workers
+
+    def dead() -> list[str]:
+        alive = {process.pid for process in multiprocessing.active_children()}
+        found = [row for pid, row in under_way.tolist() if row >= 0 and pid not in alive]
+        return [str(images.ids[row]) for row in found]
+
+    return Batches(batches(), dead)
 
 
-def _decoded(content: Content, preprocesses: Sequence[Preprocess]) -> list[Image.Image]:
-    """The image for each preprocessing, decoded once for all that want the same."""
-    if len({(p.alpha, p.at_least) for p in preprocesses}) == 1:
-        first = preprocesses[0]
-        return [decode(content, first.alpha, first.at_least)] * len(preprocesses)
-    images: dict[tuple[str, int], Image.Image] = {}
-    wanted = [(p.alpha, reduction(content, p.at_least)) for p in preprocesses]
-    for p, same in zip(preprocesses, wanted, strict=True):
-        if same not in images:
-            images[same] = decode(content, p.alpha, p.at_least)
-    return [images[same] for same in wanted]
+def _chunks_of_a_batch(images: Images, rows: Rows, batch_size: int, workers: int) -> int:
+    """Into how many chunks a batch is cut: large files are decoded a few at a time."""
+    mean = float(images.size[rows].mean()) if len(images.size) and len(rows) else 0.0
+    fits = max(1, int(_CHUNK_BYTES // max(mean, 1.0)))
+    shared = -(-len(rows) // (2 * workers))  # a small set is work for all
+    return -(-batch_size // max(1, min(batch_size, fits, max(shared, 8))))
 
 
-def _cut(image: Image.Image, preprocess: Preprocess) -> Pixels | Image.Image:
-    return preprocess.prepare(image) if preprocess.doubles(image) else preprocess.cut(image)
+def _start_method() -> str | None:
+    """How worker processes start: as the user has set, else the quickest way that is safe here.
+
+    Forked ones begin at once, and ask nothing of the user's own script; they only read files and
+    decode. Systems without fork start a fresh Python, as every DataLoader there.
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    if chosen is not None:
+        return chosen
+    return "fork" if "fork" in multiprocessing.get_all_start_methods()[:1] else None
 
 
-def _collate(loaded: Sequence[_Loaded], preprocesses: Sequence[Preprocess]) -> Batch:
-    good = [one for one in loaded if one.problem is None]
-    pixels = {}
-    for i, preprocess in enumerate(preprocesses):
-        side = preprocess.crop
-        # Channels last in memory, as images are decoded and as networks want them.
-        stack = np.empty((len(good), side, side, 3), np.uint8).transpose(0, 3, 1, 2)
-        small: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
-        for place, one in enumerate(good):
-            image = one.pixels[i]
-            if isinstance(image, Image.Image):
-                small.setdefault(image.size, []).append((place, np.asarray(image)))
-            else:
-                stack[place] = image
-        for alike in small.values():
-            places, images = zip(*alike, strict=True)
-            stack[list(places)] = preprocess.cut_together(np.stack(images))
-        pixels[preprocess] = stack
-    return Batch(
-        rows=np.array([one.row for one in good], np.intp),
-        pixels=pixels,
-        problems={one.row: one.problem for one in loaded if one.problem is not None},
-        read=sum(one.read for one in loaded),
-        decode=sum(one.decode for one in loaded),
-    )
+class _Lazily:
+    """The items of a list, each made into another when it is its turn."""
+
+    def __init__(self, items: Sequence[Rows], make: Callable[[Rows], _Chunk]) -> None:
+        self._items = items
+        self._make = make
+
+    def __iter__(self) -> Iterator[_Chunk]:
+        return map(self._make, self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
 
 
-Rows = NDArray[np.intp]
+class _Decoding(Dataset[Batch]):
+    """What a worker process does with a chunk."""
+
+    def __init__(self, cuts: Cuts, under_way: Tensor) -> None:
+        self._cuts = cuts
+        self._under_way = under_way
+
+    def __getitem__(self, chunk: _Chunk) -> Batch:
+        worker = get_worker_info()
+        note = self._under_way[0 if worker is None else worker.id]  # (2,)
+        note[0] = os.getpid()
+        loaded = []
+        for at, row in enumerate(chunk.rows.tolist()):
+            note[1] = row
+            loaded.append(load(chunk.read, at, chunk.sha256, row, self._cuts))
+        note[1] = -1
+        return collate(loaded, self._cuts, shared=True)
+
+
+def _as_it_is(value: T) -> T:
+    return value
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process; the one that started the workers ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _is_death(error: BaseException | None) -> bool:
+    """Whether it is what torch raises when one of its worker processes has died."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def spread(rows: Rows, count: int) -> Rows:

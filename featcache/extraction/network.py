@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from torch import nn
 
 from featcache.errors import FeatcacheError, first_line
 from featcache.extraction.backbone import Backbone
+from featcache.extraction.batch import Decoded
 from featcache.extraction.conv_bn_fusion import diffuse_weights, fold, fuse_for_cpu, round_weights
-from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.preprocess import Pixels, Preprocess
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -170,6 +172,7 @@ class Network:
     ) -> None:
         self._backbone = backbone
         self._device = device
+        self._on_gpu = device != "cpu"
         self._precision = precision
         self._batch_size = batch_size
         self.kind = kind
@@ -189,12 +192,13 @@ class Network:
             except (RuntimeError, ValueError, AssertionError, MemoryError) as again:
                 raise self._cannot_run(again) from None
 
-    def run(self, pixels: NDArray[np.uint8]) -> Vectors:
+    def run(self, pixels: Pixels | Decoded) -> Vectors:
         """Embed images.
 
         Parameters
         ----------
-        pixels : uint8 array of shape (n, 3, crop, crop)
+        pixels : uint8 array of shape (n, 3, crop, crop), or Decoded
+            Those that are not cut yet are cut on the device.
 
         Returns
         -------
@@ -202,39 +206,74 @@ class Network:
         """
         return self.start(pixels)()
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Vectors]:
+    def start(self, pixels: Pixels | Decoded) -> Callable[[], Vectors]:
         """Begin to embed images; call what it returns for the vectors, as `run` gives them.
 
         A GPU computes in the meantime; the processor has done it already.
         """
-        parts = []
-        while len(pixels):
-            size = self._batch_size
-            try:
-                parts.append((self._batch(pixels[:size]), min(size, len(pixels))))
-            except (RuntimeError, MemoryError) as error:
-                if not no_memory(error) or size == 1:
-                    raise
-                self._halve()
-                continue
-            pixels = pixels[size:]
-        return lambda: np.concatenate([vectors[:n].cpu().numpy() for vectors, n in parts])
+        with torch.inference_mode(), _exact(self._on_gpu):
+            if isinstance(pixels, Decoded):
+                images = pixels.cut(self._backbone.preprocess, self._upload, self._device)
+            else:
+                images = torch.from_numpy(pixels)  # (n, 3, h, w)
+            parts = []
+            while len(images):
+                size = self._batch_size
+                try:
+                    parts.append(self._fetch(self._batch(images[:size]), min(size, len(images))))
+                except (RuntimeError, MemoryError) as error:
+                    if not no_memory(error) or size == 1:
+                        raise
+                    self._halve()
+                    continue
+                images = images[size:]
+        return lambda: np.concatenate([part() for part in parts])
 
-    def _batch(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+    def _batch(self, images: torch.Tensor) -> torch.Tensor:
         """One forward pass of exactly the batch size, short batches filled up; (b, d)."""
-        shape = (self._batch_size, *pixels.shape[1:])
-        on_gpu = self._device != "cpu"
-        batch = torch.empty(
-            shape, dtype=torch.uint8, pin_memory=on_gpu, memory_format=torch.channels_last
-        )  # (b, 3, h, w)
-        batch[: len(pixels)] = torch.from_numpy(pixels)
-        batch[len(pixels) :] = 0
-        batch = batch.to(self._device, non_blocking=True)
-        with torch.inference_mode(), _exact(on_gpu):
-            vectors = self._forward(batch)  # (b, d)
+        count, *shape = images.shape
+        if count < self._batch_size or images.device.type == "cpu":
+            batch = torch.empty(
+                (self._batch_size, *shape),
+                dtype=torch.uint8,
+                device=images.device,
+                pin_memory=self._on_gpu and images.device.type == "cpu",
+                memory_format=torch.channels_last,
+            )  # (b, 3, h, w)
+            batch[:count] = images
+            batch[count:] = 0
+        else:
+            batch = images
+        vectors = self._forward(self._upload(batch))  # (b, d)
         if vectors.ndim != 2:
             raise FeatcacheError(f"the network gives an array of {vectors.ndim} dimensions, not 2")
         return vectors
+
+    def _upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor on the device; a GPU copies while it computes what was given to it before."""
+        if not self._on_gpu or tensor.device.type != "cpu":
+            return tensor
+        stream, computing = _copy_stream(self._device), torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(stream):
+            there = tensor.to(self._device, non_blocking=True)
+        computing.wait_stream(stream)
+        there.record_stream(computing)  # its memory is free when the computing is done with it
+        return there
+
+    def _fetch(self, vectors: torch.Tensor, count: int) -> Callable[[], Vectors]:
+        """The first `count` vectors (count, d), on their way from the device; call to wait."""
+        if not self._on_gpu:
+            return vectors[:count].numpy
+        here = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)  # (b, d)
+        here.copy_(vectors, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self._device))
+
+        def wait() -> Vectors:
+            done.synchronize()  # not with what the device was given later
+            return here[:count].numpy()
+
+        return wait
 
     def _prepare(self) -> tuple[Forward, int]:
         """Build the network anew, and try it on one black image."""
@@ -268,6 +307,11 @@ class Network:
             f"{first_line(error)}",
             remedy,
         )
+
+
+@cache
+def _copy_stream(device: str) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

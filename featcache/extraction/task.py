@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused
 from featcache.extraction.backbone import Backbone
+from featcache.extraction.batch import Decoded, Problem
 from featcache.extraction.consistency import refuse_inconsistency
 from featcache.extraction.engine import AUTO, ResolvedEngine
-from featcache.extraction.loader import Problem, load_batches, spread
+from featcache.extraction.loader import Loading, load_batches, spread
 from featcache.extraction.network import Network
-from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.extraction.report import Outcome, Report
 from featcache.extraction.unique_images import UniqueImages
 from featcache.images.manifest import Images
@@ -190,7 +191,7 @@ class FileInProgress:
         return self._row_of.keys()
 
     def embed(
-        self, rows: NDArray[np.intp], pixels: NDArray[np.uint8], writer: Writer, report: Report
+        self, rows: NDArray[np.intp], pixels: Pixels | Decoded, writer: Writer, report: Report
     ) -> None:
         """Embed those rows of a batch that this file needs; the writer then writes them."""
         mine = np.array([row in self._row_of for row in rows.tolist()], np.bool_)
@@ -261,7 +262,7 @@ def pending_rows(files: Sequence[FileInProgress]) -> list[int]:
 def fill(
     files: Sequence[FileInProgress],
     images: Images,
-    threads: int,
+    loading: Loading,
     batch_size: int,
     report: Report,
     failed: Callable[[Mapping[int, Problem]], None],
@@ -273,8 +274,7 @@ def fill(
     ----------
     files : sequence of FileInProgress
     images : Images
-    threads : int
-        That read and decode.
+    loading : Loading
     batch_size : int
     report : Report
         Its seconds are added to.
@@ -288,9 +288,11 @@ def fill(
     if not len(pending):
         return
     preprocesses = list(dict.fromkeys(file.preprocess for file in unfinished))
-    batches = load_batches(images, pending, preprocesses, batch_size, threads)
+    for file in unfinished:
+        file.features.annotate(loading.describe())
     done, start = 0, perf_counter()
-    with closing(batches), Writer() as writer:
+    batches = load_batches(images, pending, preprocesses, batch_size, loading)
+    with batches, Writer(_AHEAD_ON_GPU if loading.pin else _AHEAD) as writer:
         for batch in batches:
             report.seconds["wait"] += perf_counter() - start
             report.seconds["read"] += batch.read
@@ -306,6 +308,7 @@ def fill(
 
 
 _AHEAD = 1  # batches that may be on their way to the disk: a kill loses no more
+_AHEAD_ON_GPU = 3  # so that it has the next one before it is done with one
 
 
 class Writer:
@@ -315,13 +318,14 @@ class Writer:
     before an error or an interrupt is still written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: int = _AHEAD) -> None:
+        self._ahead = ahead
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="featcache-write")
         self._waiting: deque[Future[None]] = deque()
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run `work` after all that was submitted before; waits while too much is under way."""
-        while len(self._waiting) >= _AHEAD:
+        while len(self._waiting) >= self._ahead:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(work))
 

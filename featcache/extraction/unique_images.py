@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, counted
-from featcache.extraction.loader import Problem
+from featcache.extraction.batch import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
 from featcache.store.cache import FAILED_CSV, Cache, Coverage

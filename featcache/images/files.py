@@ -66,9 +66,6 @@ def from_files(
     threads = min(8, os.cpu_count() or 1)
     take_digests(digests, lambda row: sha256_file(Path(paths[row])), threads)
 
-    def read(row: int) -> bytes:
-        return Path(paths[row]).read_bytes()
-
     return make_images(
         name,
         ids,
@@ -76,12 +73,26 @@ def from_files(
         labels=labels,
         groups=groups,
         split=split,
-        read=read,
+        read=FileReader(paths),
         size=size,
         mtime_ns=np.where(mtime_ns > scan_ns - GRAIN_NS, 0, mtime_ns),
         source=source,
         root=_root(paths, ids),
     )
+
+
+class FileReader:
+    """Reads the file of a row."""
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self._paths = paths
+
+    def __call__(self, row: int) -> bytes:
+        return Path(self._paths[row]).read_bytes()
+
+    def part(self, rows: NDArray[np.intp]) -> FileReader:
+        """The same for these rows alone."""
+        return FileReader([self._paths[row] for row in rows.tolist()])
 
 
 def _root(paths: Sequence[str | Path], ids: Sequence[str]) -> str:

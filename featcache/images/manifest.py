@@ -34,6 +34,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _COLUMNS = ("id", "sha256", "label", "group", "split", "size", "mtime_ns")
 
 Content = bytes | NDArray[Any]
+RowReader = Callable[[int], Content]
 Strings = NDArray[np.str_]
 
 
@@ -59,7 +60,9 @@ class Images:
     labels, groups, split : str array of shape (n,)
         "" where there is none; `split` is "train", "val", "test" or "".
     read : callable
-        Row number -> the file's bytes, or a uint8 array of shape (h, w) or (h, w, 3).
+        Row number -> the file's bytes, or a uint8 array of shape (h, w) or (h, w, 3). One that has
+        a method `part(rows)`, which gives a reader of these rows alone (counted from 0) that can be
+        pickled, lets worker processes read.
     size, mtime_ns : int64 array of shape (n,)
         For files: length in bytes and time of change in nanoseconds, by which a later run
         knows that the digest still holds; 0 where it must be taken again. For objects at a URL
@@ -78,7 +81,7 @@ class Images:
     labels: Strings
     groups: Strings
     split: Strings
-    read: Callable[[int], Content] = field(default=_not_here, repr=False)
+    read: RowReader = field(default=_not_here, repr=False)
     size: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     mtime_ns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     source: str = ""
@@ -362,8 +365,14 @@ def subsample(images: Images, most: int, seed: int = 0) -> Images:
         split=take(images.split),
         size=take(images.size),
         mtime_ns=take(images.mtime_ns),
-        read=lambda row: images.read(where[row]),
+        read=rows_alone(images.read, rows) or (lambda row: images.read(where[row])),
     )
+
+
+def rows_alone(read: RowReader, rows: NDArray[np.intp]) -> RowReader | None:
+    """A reader of these rows, counted from 0, for another process; None if `read` gives none."""
+    part = getattr(read, "part", None)
+    return None if part is None else part(rows)
 
 
 def _shares(counts: list[int], most: int) -> list[int]:

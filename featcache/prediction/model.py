@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.errors import DataError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.engine import Engine, open_engine
-from featcache.extraction.loader import count_workers, load_batches
+from featcache.extraction.loader import Loading, count_workers, load_batches
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.extraction.weights import Absent
 from featcache.images.manifest import Content
@@ -127,12 +127,11 @@ class Model:
         images = as_images(list(contents))
         rows = np.arange(len(images), dtype=np.intp)
         done = 0
-        for batch in load_batches(
-            images, rows, self._preprocesses, self._batch_size, self._threads
-        ):
+        loading = Loading(self._threads)  # which cuts all images here
+        for batch in load_batches(images, rows, self._preprocesses, self._batch_size, loading):
             said = [Prediction(row, "", None, why.text) for row, why in batch.problems.items()]
             if len(batch.rows):
-                labels, proba = self._classify(batch.pixels)
+                labels, proba = self._classify(cast("dict[Preprocess, Pixels]", batch.pixels))
                 given = [None] * len(labels) if proba is None else proba
                 said += [
                     Prediction(*one)

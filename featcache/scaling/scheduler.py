@@ -17,8 +17,8 @@ from threading import Event
 from typing import Any
 
 from featcache.errors import CacheRefused, ClusterError, FeatcacheError, counted, first_line
+from featcache.extraction.batch import Problem
 from featcache.extraction.extract import ExtractionContext
-from featcache.extraction.loader import Problem
 from featcache.extraction.task import FileInProgress
 from featcache.images.manifest import Images
 from featcache.scaling.cluster import Cluster

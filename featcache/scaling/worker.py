@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import ClusterError, DataError, FeatcacheError, first_line
+from featcache.extraction.batch import Problem
 from featcache.extraction.consistency import TOLERANCE
 from featcache.extraction.engine import Engine, open_engine
-from featcache.extraction.loader import Problem, cosine, count_workers, load_sample
+from featcache.extraction.loader import choose_loading, cosine, load_sample
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Report
@@ -139,8 +140,9 @@ def _embed(
             files.append(FileInProgress(features, row_of, ready.preprocess, ready.give))
             paths[-1] = path
         batch_size = checked.parts[0].engine.batch_size
-        threads = count_workers(plan.request.workers)
-        fill(files, images, threads, batch_size, report, problems.update)
+        device = checked.parts[0].engine.device
+        loading = choose_loading(images, device, plan.request.workers)
+        fill(files, images, loading, batch_size, report, problems.update)
     for path in filter(None, paths):
         parts.hand_over(path)
     compute = iter([file.seconds for file in files])

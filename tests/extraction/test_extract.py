@@ -416,16 +416,16 @@ def _reload(cache):
 
 
 def test_views_are_embedded_beside_the_plain_images_in_one_pass(cache, monkeypatch):
-    from featcache.extraction import loader
+    from featcache.extraction import batch
 
     decoded = [0]
-    plain = loader.decode
+    plain = batch.decode
 
     def counted(*args):
         decoded[0] += 1
         return plain(*args)
 
-    monkeypatch.setattr(loader, "decode", counted)
+    monkeypatch.setattr(batch, "decode", counted)
     images = tiny_images(12)
     options = {"backbone": tiny_backbone(), "cache": cache, "batch_size": 4}
     report = fill_cache(images, view=["hflip", "rot90", "none"], **options)

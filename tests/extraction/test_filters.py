@@ -12,7 +12,7 @@ from scipy import ndimage
 from tiny import tiny_images
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.extraction.loader import load_batches
+from featcache.extraction.loader import Loading, load_batches
 from featcache.extraction.preprocess import (
     FILTERS,
     VIEWS,
@@ -127,7 +127,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(filters, colour) -> None:
     ids = [f"{i}.png" for i in range(len(sides))]
     images = from_arrays("sizes", arrays, ids=ids, labels=["a"] * len(sides))
     one = Preprocess(resize=64, crop=56, view="rot90", filters=filters, colour=colour)
-    (batch,) = load_batches(images, np.arange(len(sides)), [one, Preprocess()], 16, 2)
+    (batch,) = load_batches(images, np.arange(len(sides)), [one, Preprocess()], 16, Loading(2))
     for found, pixels in zip(batch.pixels[one], arrays, strict=True):
         assert np.array_equal(found, one.cut(Image.fromarray(pixels)))
 
@@ -143,7 +143,7 @@ def test_a_large_jpeg_is_filtered_whole_whoever_shares_its_decoding() -> None:
     sharp = Preprocess(resize=32, crop=32)
     soft = Preprocess(resize=32, crop=32, filters=("gaussian-3",))
     assert (sharp.at_least, soft.at_least) == (128, 0)
-    (batch,) = load_batches(images, np.arange(1), [sharp, soft], 4, 1)
+    (batch,) = load_batches(images, np.arange(1), [sharp, soft], 4, Loading(1))
     whole = Image.open(io.BytesIO(content)).convert("RGB")
     assert np.array_equal(batch.pixels[soft][0], soft.cut(whole))
     assert np.array_equal(batch.pixels[sharp][0], sharp.cut(decode(content, at_least=128)))
@@ -153,5 +153,5 @@ def test_a_large_jpeg_is_filtered_whole_whoever_shares_its_decoding() -> None:
 def test_filtered_and_plain_pixels_come_of_one_reading() -> None:
     images = tiny_images(4)
     plain, log = Preprocess(resize=8, crop=8), Preprocess(resize=8, crop=8, filters=("log-1",))
-    (batch,) = load_batches(images, np.arange(4), [plain, log], 4, 1)
+    (batch,) = load_batches(images, np.arange(4), [plain, log], 4, Loading(1))
     assert not np.array_equal(batch.pixels[plain], batch.pixels[log])

@@ -10,7 +10,7 @@ from tiny import SIDE, tiny_images
 
 from featcache.errors import DataError, RecipeError
 from featcache.extraction import loader
-from featcache.extraction.loader import count_workers, load_batches
+from featcache.extraction.loader import Loading, count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
 from featcache.hashing import sha256_bytes
 from featcache.images.manifest import Images, from_arrays, strings
@@ -20,7 +20,8 @@ FLIPPED = replace(PLAIN, view="hflip")
 
 
 def loaded(images, rows, batch_size=4, workers=3, preprocesses=(PLAIN,)):
-    return list(load_batches(images, np.array(rows, np.intp), preprocesses, batch_size, workers))
+    taken = np.array(rows, np.intp)
+    return list(load_batches(images, taken, preprocesses, batch_size, Loading(workers)))
 
 
 @pytest.mark.parametrize("workers", [1, 7])
@@ -110,14 +111,14 @@ def test_only_so_many_images_are_read_ahead(monkeypatch):
     images = tiny_images(200)
     reads = []
     spied = replace(images, read=lambda row: reads.append(row) or images.read(row))
-    batches = load_batches(spied, np.arange(200), (PLAIN,), 4, 2)
+    batches = load_batches(spied, np.arange(200), (PLAIN,), 4, Loading(2))
     next(batches)
     assert len(reads) == 3 * 4 + 2
     batches.close()
 
 
 def test_threads_end_when_the_reader_stops():
-    batches = load_batches(tiny_images(50), np.arange(50), (PLAIN,), 4, 3)
+    batches = load_batches(tiny_images(50), np.arange(50), (PLAIN,), 4, Loading(3))
     next(batches)
     batches.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("featcache-load")]
@@ -141,7 +142,7 @@ def test_small_images_of_all_sizes_are_cut_as_one_by_one(resize, crop, view):
     ids = [f"{i}.png" for i in range(len(sides))]
     images = from_arrays("sizes", arrays, ids=ids, labels=["a"] * len(sides))
     preprocess = Preprocess(resize=resize, crop=crop, view=view)
-    (batch,) = load_batches(images, np.arange(len(sides)), [preprocess], 16, 2)
+    (batch,) = load_batches(images, np.arange(len(sides)), [preprocess], 16, Loading(2))
     for found, array in zip(batch.pixels[preprocess], arrays, strict=True):
         assert np.array_equal(found, preprocess.cut(Image.fromarray(array)))
 

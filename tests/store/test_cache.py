@@ -27,7 +27,7 @@ from featcache.extraction.extract import fill_cache
 from featcache.images.manifest import IMAGES_CSV, from_arrays, strings
 from featcache.store.cache import FAILED_CSV, Cache, Coverage, choose
 from featcache.store.feature_file import (
-    NAME,
+    TRAINED_ON,
     FeatureFile,
     create,
     positions,
@@ -700,6 +700,6 @@ def test_a_strange_trained_on_is_refused(cache):
     fill(cache, tiny_images(6), ("none",))
     (entry, _) = Cache(cache).choose("tiny")
     with h5py.File(entry.path, "r+") as file:
-        file.create_dataset(NAME, data=np.zeros(5))
+        file.create_dataset(TRAINED_ON, data=np.zeros(5))
     with pytest.raises(CacheRefused, match="trained_on"):
         read_trained_on(entry.path)

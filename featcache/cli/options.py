@@ -1,4 +1,7 @@
-"""Options that several commands share, under the names that recipes and the API use too."""
+"""Options that several commands share, under the names that recipes and the API use too.
+
+And what they open: features and images of the cache, a cluster, an executor.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from featcache.scaling.cluster import Cluster
     from featcache.store.cache import Cache
     from featcache.store.features import Features
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -149,7 +151,6 @@ set_option = click.option("--set", "settings", multiple=True, callback=_settings
 cache_option = click.option("--cache", default="cache", show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
 reports_option = click.option("--reports", default="reports", show_default=True, callback=_reports, metavar="FOLDER", help="The reports folder.")  # fmt: skip
 
-
 dask_option = click.option("--dask", metavar="WHERE", help="Let Dask workers do it: tcp://host:8786, a scheduler file, local:N for N processes here, or local:gpus for one for each GPU.")  # fmt: skip
 parts_option = click.option("--parts", metavar="URL", help="Where Dask workers leave what they have embedded, for instance s3://bucket/parts. [default: the cache folder, which they must share]")  # fmt: skip
 
@@ -220,7 +221,7 @@ def cached_features(
 
     Without `data`, of the one data set that is there; with it, of that one, with labels, splits
     and groups as they are now. With `memory`, what they would not fit into stays on disk, see
-    `store.room`; without it they are loaded.
+    `store.memory_budget`; without it they are loaded.
     """
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
@@ -273,15 +274,6 @@ def how_opened(
     return ["--data", data, *(["--name", name] if name else []), *rest]
 
 
-def _refuse_unknown(backbone: Sequence[str]) -> None:
-    """Raises UnknownName for what no extraction could be asked for."""
-    from featcache.extraction.registry import family_of
-    from featcache.store.spec import parse_spec, split_key
-
-    for wanted in backbone:
-        family_of(parse_spec(split_key(wanted)[0]).name)
-
-
 def names_data_set(store: Cache, data: str) -> bool:
     """Whether --data is the name of a data set in the cache, and no file or folder."""
     return data in store.data_sets() and not Path(data).exists()
@@ -328,3 +320,12 @@ def readable_images(store: Cache, data: str | None) -> Images:
             f"the images of {images.name} are not where they were", "Say where with --source."
         )
     return images
+
+
+def _refuse_unknown(backbone: Sequence[str]) -> None:
+    """Raises UnknownName for what no extraction could be asked for."""
+    from featcache.extraction.registry import family_of
+    from featcache.store.spec import parse_spec, split_key
+
+    for wanted in backbone:
+        family_of(parse_spec(split_key(wanted)[0]).name)

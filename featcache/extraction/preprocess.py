@@ -1,4 +1,7 @@
-"""Preprocess: what happens to a decoded image before the network, as plain data."""
+"""Preprocess: what happens to a decoded image before the network, as plain data.
+
+The tables at the foot name the views, filters and colour spaces.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,15 @@ if TYPE_CHECKING:
     import torch
     from PIL import ImageCms
 
-
 Pixels = NDArray[np.uint8]
+Plane = NDArray[np.float32]
 
 # Resized to a shorter side of 256, a strip of 1 × 5,000 pixels would have 327 million. Of a
 # longer one only the middle is resized: the centre crop sees nothing else.
 _LONGEST = 20
 LARGEST = 16_384  # pixels: beyond it one image alone takes gigabytes
+WIDEST = 100.0  # pixels: a wider one takes minutes an image
 SCALES = ("own", "0-1")
-
-
-def _turned(method: Image.Transpose) -> Callable[[Image.Image], Image.Image]:
-    return lambda image: image.transpose(method)
-
-
-VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "none": lambda image: image,
-    "hflip": ImageOps.mirror,
-    "vflip": ImageOps.flip,
-    "rot90": _turned(Image.Transpose.ROTATE_90),
-    "rot180": _turned(Image.Transpose.ROTATE_180),
-    "rot270": _turned(Image.Transpose.ROTATE_270),
-}
 
 
 @dataclass(frozen=True)
@@ -87,8 +77,8 @@ class Preprocess:
             raise RecipeError(f"crop {self.crop} must be between 1 and resize {self.resize} pixels")
         if self.view not in VIEWS:
             raise unknown("view", self.view, VIEWS)
-        if self.interpolation not in _filters():
-            raise unknown("interpolation", self.interpolation, _filters())
+        if self.interpolation not in _resamplings():
+            raise unknown("interpolation", self.interpolation, _resamplings())
         if self.colour not in COLOURS:
             raise unknown("colour", self.colour, COLOURS)
         if not self.antialias or self.decode != POLICY:
@@ -160,7 +150,7 @@ class Preprocess:
         width, height = image.size
         size, (left, top) = self._resized(width, height)
         if size != image.size:
-            image = image.resize(size, _filters()[self.interpolation])
+            image = image.resize(size, _resamplings()[self.interpolation])
         image = image.crop((left, top, left + self.crop, top + self.crop))
         return recoloured(np.asarray(image).transpose(2, 0, 1), self.colour)  # (3, crop, crop)
 
@@ -238,32 +228,6 @@ def from_plain(plain: Mapping[str, Any]) -> Preprocess:
     return Preprocess(**values)
 
 
-def _middle(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    short = min(width, height)
-    if max(width, height) <= _LONGEST * short:
-        return image
-    w, h = min(width, _LONGEST * short), min(height, _LONGEST * short)
-    left, top = (width - w) // 2, (height - h) // 2
-    return image.crop((left, top, left + w, top + h))
-
-
-def _filters() -> dict[str, Image.Resampling]:
-    names = ("nearest", "bilinear", "bicubic", "lanczos")
-    return {name: Image.Resampling[name.upper()] for name in names}
-
-
-def _float32() -> torch.dtype:
-    import torch
-
-    return torch.float32
-
-
-Plane = NDArray[np.float32]
-
-WIDEST = 100.0  # pixels: a wider one takes minutes an image
-
-
 def filtered(image: Image.Image, filters: Sequence[str]) -> Image.Image:
     """An image with filters applied, the first one first.
 
@@ -312,6 +276,72 @@ def check_filters(filters: Sequence[str]) -> None:
             raise RecipeError(f"filter {one!r} is not in its plain form", *parse_filter(one))
 
 
+def recoloured(pixels: Pixels, colour: str) -> Pixels:
+    """RGB pixels in another colour space.
+
+    Each pixel by itself: this comes last, after resizing, since a mean of two hues is no hue
+    between them.
+
+    Parameters
+    ----------
+    pixels : uint8 array of shape (n, 3, h, w) or (3, h, w)
+    colour : str
+        A name in `COLOURS`.
+
+    Returns
+    -------
+    uint8 array of the same shape
+    """
+    if colour == "RGB" or not pixels.size:
+        return pixels
+    last = np.moveaxis(pixels, -3, -1)  # (…, h, w, 3)
+    image = Image.fromarray(np.ascontiguousarray(last.reshape(-1, last.shape[-2], 3)))
+    done = np.asarray(COLOURS[colour](image))  # (n * h, w, 3)
+    return np.moveaxis(done.reshape(last.shape), -1, -3)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    short = min(width, height)
+    if max(width, height) <= _LONGEST * short:
+        return image
+    w, h = min(width, _LONGEST * short), min(height, _LONGEST * short)
+    left, top = (width - w) // 2, (height - h) // 2
+    return image.crop((left, top, left + w, top + h))
+
+
+def _resamplings() -> dict[str, Image.Resampling]:
+    names = ("nearest", "bilinear", "bicubic", "lanczos")
+    return {name: Image.Resampling[name.upper()] for name in names}
+
+
+def _float32() -> torch.dtype:
+    import torch
+
+    return torch.float32
+
+
+def _turned(method: Image.Transpose) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.transpose(method)
+
+
+def _each(image: Image.Image, work: Callable[[Plane, float], Plane], sigma: str) -> Image.Image:
+    """Each channel by itself, in float32, then rounded."""
+    pixels = np.asarray(image)  # (h, w, 3)
+    done = np.empty_like(pixels)
+    for channel in range(pixels.shape[2]):
+        plane = work(pixels[:, :, channel].astype(np.float32), float(sigma))  # (h, w)
+        done[:, :, channel] = np.clip(np.rint(plane), 0, 255)
+    return Image.fromarray(done)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _equalised(image: Image.Image) -> Image.Image:
     """Histogram equalisation of the luminance: colours keep their hue."""
     luminance, blue, red = image.convert("YCbCr").split()
@@ -335,56 +365,6 @@ def _laplacian(plane: Plane, sigma: float) -> Plane:
 
     response: Plane = gaussian_laplace(plane, sigma)
     return response * np.float32(sigma**2) + 128
-
-
-def _each(image: Image.Image, work: Callable[[Plane, float], Plane], sigma: str) -> Image.Image:
-    """Each channel by itself, in float32, then rounded."""
-    pixels = np.asarray(image)  # (h, w, 3)
-    done = np.empty_like(pixels)
-    for channel in range(pixels.shape[2]):
-        plane = work(pixels[:, :, channel].astype(np.float32), float(sigma))  # (h, w)
-        done[:, :, channel] = np.clip(np.rint(plane), 0, 255)
-    return Image.fromarray(done)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-FILTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "equalise": _equalised,
-}
-WITH_SIGMA: dict[str, Callable[[Plane, float], Plane]] = {
-    "gaussian": _smoothed,
-    "log": _laplacian,
-}
-
-
-def recoloured(pixels: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
-    """RGB pixels in another colour space.
-
-    Each pixel by itself: this comes last, after resizing, since a mean of two hues is no hue
-    between them.
-
-    Parameters
-    ----------
-    pixels : uint8 array of shape (n, 3, h, w) or (3, h, w)
-    colour : str
-        A name in `COLOURS`.
-
-    Returns
-    -------
-    uint8 array of the same shape
-    """
-    if colour == "RGB" or not pixels.size:
-        return pixels
-    last = np.moveaxis(pixels, -3, -1)  # (…, h, w, 3)
-    image = Image.fromarray(np.ascontiguousarray(last.reshape(-1, last.shape[-2], 3)))
-    done = np.asarray(COLOURS[colour](image))  # (n * h, w, 3)
-    return np.moveaxis(done.reshape(last.shape), -1, -3)
 
 
 def _grey(image: Image.Image) -> Image.Image:
@@ -411,6 +391,21 @@ def _to_lab() -> ImageCms.ImageCmsTransform:
         ) from None
 
 
+VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "none": lambda image: image,
+    "hflip": ImageOps.mirror,
+    "vflip": ImageOps.flip,
+    "rot90": _turned(Image.Transpose.ROTATE_90),
+    "rot180": _turned(Image.Transpose.ROTATE_180),
+    "rot270": _turned(Image.Transpose.ROTATE_270),
+}
+FILTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "equalise": _equalised,
+}
+WITH_SIGMA: dict[str, Callable[[Plane, float], Plane]] = {
+    "gaussian": _smoothed,
+    "log": _laplacian,
+}
 COLOURS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "RGB": lambda image: image,
     "HSV": lambda image: image.convert("HSV"),

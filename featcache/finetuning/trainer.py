@@ -30,6 +30,9 @@ from featcache.finetuning.steps import Stepper, infer
 log = logging.getLogger("featcache")
 
 Rows = NDArray[np.intp]
+State = dict[str, Any]
+
+FILE = "checkpoint.pt"
 _SAY_EVERY = 30.0  # seconds between lines within an epoch
 _LOOK_EVERY = 20  # steps between looks at the loss on a GPU, which wait for it
 _EPOCH_SEED = 1_000_003
@@ -269,14 +272,6 @@ class Trainer:
             torch.cuda.set_rng_state(self.progress.rng["cuda"], self.accelerator.device)
 
 
-def _on_cpu(state: State) -> State:
-    return {name: copy.deepcopy(value.detach().cpu()) for name, value in state.items()}
-
-
-FILE = "checkpoint.pt"
-State = dict[str, Any]
-
-
 @dataclass
 class Progress:
     """How far a training has come.
@@ -355,3 +350,7 @@ def load_checkpoint(folder: Path) -> Progress | None:
             f"{path} is no checkpoint that can be read: {first_line(error)}",
             f"Delete {folder}, and the training begins again.",
         ) from None
+
+
+def _on_cpu(state: State) -> State:
+    return {name: copy.deepcopy(value.detach().cpu()) for name, value in state.items()}

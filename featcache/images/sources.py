@@ -1,7 +1,7 @@
-"""Where images come from: folders, tables, torchvision's data sets, digits, time series, ….
+"""Sources: where images come from, and how extracted ones are found again.
 
-`SOURCES` at the foot names them all; a source of your own is one more line there, or any
-`Images` passed in place of a name.
+Folders, tables, torchvision's data sets, digits, C-NMC, time series: `SOURCES` at the foot names
+them all; a source of your own is one more line there, or any `Images` passed in place of a name.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ from featcache.images.manifest import (
 from featcache.images.remote import check_url, is_url
 from featcache.images.table import TABLES, table
 from featcache.images.timeseries import series
+
+Reader = Callable[[str], Content]
+Pixels = NDArray[np.uint8]
+
+_SPLITS = (("train", "train"), ("valid", "val"), ("val", "val"), ("test", "test"))
 
 
 def open_images(
@@ -98,147 +103,6 @@ def open_images(
     return replace(images, options=options.words)
 
 
-def _parse(data: str) -> tuple[str, str]:
-    """Which source a SPEC means, and its argument."""
-    kind, colon, argument = data.partition(":")
-    if kind in SOURCES and (colon or kind == "digits"):
-        return kind, argument
-    if is_url(data):
-        return "csv" if Path(data).suffix.lower() in TABLES else "folder", data
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return "folder", str(path)
-    if path.suffix.lower() in TABLES and path.exists():
-        return "csv", str(path)
-    if path.is_file():
-        raise DataError(
-            f"{data} is neither a folder of images nor a table",
-            "Pass a folder (class/*.jpg), or a CSV or Parquet file with columns path,label.",
-        )
-    if colon and len(kind) > 1 and "/" not in kind:
-        raise unknown("data source", kind, SOURCES)
-    near = "" if "/" in data else did_you_mean(data, ("digits",)) + " "
-    raise UnknownData(
-        f"no folder or file {data!r}",
-        f"{near}Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.",
-    )
-
-
-def _root(data_root: str | Path) -> str | Path:
-    return check_url(str(data_root)) if is_url(data_root) else Path(data_root)
-
-
-def folder(argument: str, options: SourceOptions) -> Images:
-    """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
-    if not is_url(argument) and not Path(argument).expanduser().is_dir():
-        raise UnknownData(f"no folder {argument!r}", "Check --data.")
-    root = open_location(argument)
-    ids = root.list_images()
-    if not ids:
-        raise DataError(
-            f"no images below {root}",
-            f"Expected {root.name}/CLASS/*.jpg or {root.name}/train/CLASS/*.jpg; "
-            f"known endings: {' '.join(sorted(SUFFIXES))}.",
-        )
-    parts = [id_.split("/") for id_ in ids]
-    has_splits = _has_splits(root, parts)
-    depth = 2 if has_splits else 1
-    loose = [
-        id_
-        for id_, part in zip(ids, parts, strict=True)
-        if len(part) <= depth or "" in part[:depth]
-    ]
-    if loose:
-        where = "train|val|test/CLASS/" if has_splits else "CLASS/"
-        raise DataError(
-            f"{counted(len(loose), 'image')} below {root} in no class folder, for instance "
-            f"{loose[0]}",
-            f"Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
-        )
-    if options.group not in (None, *KINDS, "parent"):
-        options.refuse_group("a folder")
-    groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
-    return root.images(
-        options.name or check_name(root.name),
-        ids,
-        labels=[part[depth - 1] for part in parts],
-        split=[split_name(part[0]) or "" for part in parts] if has_splits else None,
-        groups=groups,
-        options=options,
-    )
-
-
-def _has_splits(root: Location, parts: Sequence[Sequence[str]]) -> bool:
-    """Whether the top folders are splits; one alone is, if class folders stand in it."""
-    top = {part[0] for part in parts if len(part) > 1}
-    splits = {name for name in top if split_name(name)}
-    # A class may be called train; a folder of that name that holds class folders is none.
-    deep = {name for name in splits if all(len(part) > 2 for part in parts if part[0] == name)}
-    has_train = "train" in {split_name(name) for name in splits}
-    if splits != top and (deep or (has_train and len(splits) > 1)):
-        raise DataError(
-            f"{root} mixes split folders ({', '.join(sorted(splits))}) with others "
-            f"({', '.join(sorted(top - splits)[:5])})",
-            "Keep only train, val and test at the top, or point --data at one level. Where they "
-            "are classes, list the images in a CSV file: path,label.",
-        )
-    return has_train and splits == top and (len(splits) > 1 or bool(deep))
-
-
-def digits(argument: str, options: SourceOptions) -> Images:
-    """The 1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn.
-
-    E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
-    """
-    from sklearn.datasets import load_digits
-
-    if argument:
-        raise unknown("data source", f"digits:{argument}", SOURCES)
-    options.refuse_group("digits")
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), 0 … 16 before
-    return from_arrays(
-        options.name or "digits",
-        list(pixels),
-        ids=[f"{row:04d}" for row in range(len(pixels))],
-        labels=[str(label) for label in bunch.target],
-        source=options.source,
-    )
-
-
-def torchvision(argument: str, options: SourceOptions) -> Images:
-    """A classification data set of `torchvision.datasets`, downloaded if it is not there."""
-
-    options.refuse_group("a torchvision data set")
-    if is_url(options.root):
-        raise DataError(
-            f"torchvision keeps its data in a folder, not at {options.root}",
-            "Name a folder with --data-root.",
-        )
-    arrays, labels, split = load(argument, Path(options.root or "data"), options.download)
-    return from_arrays(
-        options.name or check_name(argument.lower()),
-        arrays,
-        ids=row_ids(split),
-        labels=labels,
-        split=split,
-        source=options.source,
-    )
-
-
-SOURCES: dict[str, Callable[[str, SourceOptions], Images]] = {
-    "digits": digits,
-    "folder": folder,
-    "csv": table,
-    "torchvision": torchvision,
-    "cnmc": cnmc,
-    "series": series,
-}
-
-
-Reader = Callable[[str], Content]
-
-
 class Origin(NamedTuple):
     """Where extracted images came from, each part empty if it is not known.
 
@@ -301,6 +165,135 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
     return None
 
 
+def folder(argument: str, options: SourceOptions) -> Images:
+    """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
+    if not is_url(argument) and not Path(argument).expanduser().is_dir():
+        raise UnknownData(f"no folder {argument!r}", "Check --data.")
+    root = open_location(argument)
+    ids = root.list_images()
+    if not ids:
+        raise DataError(
+            f"no images below {root}",
+            f"Expected {root.name}/CLASS/*.jpg or {root.name}/train/CLASS/*.jpg; "
+            f"known endings: {' '.join(sorted(SUFFIXES))}.",
+        )
+    parts = [id_.split("/") for id_ in ids]
+    has_splits = _has_splits(root, parts)
+    depth = 2 if has_splits else 1
+    loose = [
+        id_
+        for id_, part in zip(ids, parts, strict=True)
+        if len(part) <= depth or "" in part[:depth]
+    ]
+    if loose:
+        where = "train|val|test/CLASS/" if has_splits else "CLASS/"
+        raise DataError(
+            f"{counted(len(loose), 'image')} below {root} in no class folder, for instance "
+            f"{loose[0]}",
+            f"Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
+        )
+    if options.group not in (None, *KINDS, "parent"):
+        options.refuse_group("a folder")
+    groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
+    return root.images(
+        options.name or check_name(root.name),
+        ids,
+        labels=[part[depth - 1] for part in parts],
+        split=[split_name(part[0]) or "" for part in parts] if has_splits else None,
+        groups=groups,
+        options=options,
+    )
+
+
+def digits(argument: str, options: SourceOptions) -> Images:
+    """The 1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn.
+
+    E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
+    """
+    from sklearn.datasets import load_digits
+
+    if argument:
+        raise unknown("data source", f"digits:{argument}", SOURCES)
+    options.refuse_group("digits")
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), 0 … 16 before
+    return from_arrays(
+        options.name or "digits",
+        list(pixels),
+        ids=[f"{row:04d}" for row in range(len(pixels))],
+        labels=[str(label) for label in bunch.target],
+        source=options.source,
+    )
+
+
+def torchvision(argument: str, options: SourceOptions) -> Images:
+    """A classification data set of `torchvision.datasets`, downloaded if it is not there."""
+    options.refuse_group("a torchvision data set")
+    if is_url(options.root):
+        raise DataError(
+            f"torchvision keeps its data in a folder, not at {options.root}",
+            "Name a folder with --data-root.",
+        )
+    arrays, labels, split = _load_torchvision(
+        argument, Path(options.root or "data"), options.download
+    )
+    return from_arrays(
+        options.name or check_name(argument.lower()),
+        arrays,
+        ids=row_ids(split),
+        labels=labels,
+        split=split,
+        source=options.source,
+    )
+
+
+def _parse(data: str) -> tuple[str, str]:
+    """Which source a SPEC means, and its argument."""
+    kind, colon, argument = data.partition(":")
+    if kind in SOURCES and (colon or kind == "digits"):
+        return kind, argument
+    if is_url(data):
+        return "csv" if Path(data).suffix.lower() in TABLES else "folder", data
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return "folder", str(path)
+    if path.suffix.lower() in TABLES and path.exists():
+        return "csv", str(path)
+    if path.is_file():
+        raise DataError(
+            f"{data} is neither a folder of images nor a table",
+            "Pass a folder (class/*.jpg), or a CSV or Parquet file with columns path,label.",
+        )
+    if colon and len(kind) > 1 and "/" not in kind:
+        raise unknown("data source", kind, SOURCES)
+    near = "" if "/" in data else did_you_mean(data, ("digits",)) + " "
+    raise UnknownData(
+        f"no folder or file {data!r}",
+        f"{near}Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.",
+    )
+
+
+def _root(data_root: str | Path) -> str | Path:
+    return check_url(str(data_root)) if is_url(data_root) else Path(data_root)
+
+
+def _has_splits(root: Location, parts: Sequence[Sequence[str]]) -> bool:
+    """Whether the top folders are splits; one alone is, if class folders stand in it."""
+    top = {part[0] for part in parts if len(part) > 1}
+    splits = {name for name in top if split_name(name)}
+    # A class may be called train; a folder of that name that holds class folders is none.
+    deep = {name for name in splits if all(len(part) > 2 for part in parts if part[0] == name)}
+    has_train = "train" in {split_name(name) for name in splits}
+    if splits != top and (deep or (has_train and len(splits) > 1)):
+        raise DataError(
+            f"{root} mixes split folders ({', '.join(sorted(splits))}) with others "
+            f"({', '.join(sorted(top - splits)[:5])})",
+            "Keep only train, val and test at the top, or point --data at one level. Where they "
+            "are classes, list the images in a CSV file: path,label.",
+        )
+    return has_train and splits == top and (len(splits) > 1 or bool(deep))
+
+
 def _pictures(url: str) -> Reader | None:
     from featcache.images.remote import pictures_at
 
@@ -310,11 +303,9 @@ def _pictures(url: str) -> Reader | None:
         return None
 
 
-Pixels = NDArray[np.uint8]
-_SPLITS = (("train", "train"), ("valid", "val"), ("val", "val"), ("test", "test"))
-
-
-def load(name: str, root: Path, download: bool = True) -> tuple[list[Pixels], list[str], list[str]]:
+def _load_torchvision(
+    name: str, root: Path, download: bool = True
+) -> tuple[list[Pixels], list[str], list[str]]:
     """Read every split of `torchvision.datasets.<name>`.
 
     Parameters
@@ -409,3 +400,13 @@ def _construct(name: str, cls: Any, root: Path, options: dict[str, Any]) -> Any:
 def _class_names(dataset: Any) -> Sequence[str]:
     classes = getattr(dataset, "classes", None)
     return [str(name) for name in classes] if isinstance(classes, list | tuple) else []
+
+
+SOURCES: dict[str, Callable[[str, SourceOptions], Images]] = {
+    "digits": digits,
+    "folder": folder,
+    "csv": table,
+    "torchvision": torchvision,
+    "cnmc": cnmc,
+    "series": series,
+}

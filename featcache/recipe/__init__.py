@@ -1,11 +1,12 @@
 """Recipe: one YAML file is one experiment, from images to the comparison."""
 
-from featcache.recipe.checks import check_here, check_recipe, finetune_for, make_recipe
+from featcache.recipe.checks import check_here, check_recipe, make_recipe
 from featcache.recipe.experiment import (
     Fitted,
     compare_all,
     compare_for,
     extract_for,
+    finetune_for,
     run,
 )
 from featcache.recipe.loading import load_recipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featcache.errors import RecipeError, did_you_mean, unknown
 from featcache.extraction.engine import choose_device, open_engine
@@ -16,15 +16,18 @@ from featcache.fitting.checks import GATES
 from featcache.fitting.grid import candidates
 from featcache.fitting.pipeline import make_classifier, smoke_fit
 from featcache.fitting.splits import check_plan
-from featcache.images.files import KINDS
 from featcache.images.remote import need_folder
-from featcache.recipe.schema import Recipe, honest, images_of, protocols_of, typed
+from featcache.recipe.schema import Recipe, honest, protocols_of, typed
 from featcache.store.cache import Cache
 from featcache.store.features import NO_VIEW, canonical
 from featcache.store.memory_budget import parse_memory
 
-if TYPE_CHECKING:
-    from featcache.reporting.schema import Run
+# Beside the options of the training itself. What is not given is the recipe's own.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "fusion": str, "singles": bool, "warm_start": bool, "minutes": (int, float),
+    "device": str, "precision": str, "image_size": int,
+}  # fmt: skip
+_PLAIN = {"layer": "penultimate", "colour": None, "filter": None, "scale": None}
 
 
 def make_recipe(plain: dict[str, Any], where: str = "the recipe") -> Recipe:
@@ -55,23 +58,6 @@ def check_recipe(recipe: Recipe) -> None:
         check_trainable(opened)
 
 
-def _check_evaluation(recipe: Recipe) -> None:
-    for name in recipe.view:
-        if name not in VIEWS or name == NO_VIEW:
-            raise unknown("view", name, [known for known in VIEWS if known != NO_VIEW])
-    if recipe.gate not in GATES:
-        raise unknown("gate", recipe.gate, GATES)
-    parse_memory(recipe.memory)
-    if recipe.folds is not None and recipe.test_split:
-        raise RecipeError("both folds and the test split are asked for", "Choose one of them.")
-    check_plan(recipe.view, recipe.balance, recipe.leaky, recipe.strict, recipe.repeats)
-    for one in candidates(recipe.backbone, recipe.fusion, recipe.head, recipe.singles):
-        make_classifier(
-            one.fusion, one.head, settings=recipe.set,
-            select=recipe.select, tune=recipe.tune, tuner=recipe.tuner,
-        )  # fmt: skip
-
-
 def check_here(recipe: Recipe) -> None:
     """Find what can't be done on this machine, and settings that are out of range.
 
@@ -95,14 +81,6 @@ def check_here(recipe: Recipe) -> None:
                 make_classifier(fusion, head, settings=one.set, select=one.select),
                 backbones=len(one.backbone),
             )
-
-
-# Beside the options of the training itself. What is not given is the recipe's own.
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "fusion": str, "singles": bool, "warm_start": bool, "minutes": (int, float),
-    "device": str, "precision": str, "image_size": int,
-}  # fmt: skip
-_PLAIN = {"layer": "penultimate", "colour": None, "filter": None, "scale": None}
 
 
 def check_finetune(recipe: Recipe) -> None:
@@ -140,7 +118,7 @@ def check_finetune(recipe: Recipe) -> None:
             "fine-tuning can't redo a protocol that leaks", "Add one that does not: leak-free: {}"
         )
     fusion = fusion_of(recipe, tested)
-    make_head(fusion, "mlp", _settings(tested, fusion), tested.seed)
+    make_head(fusion, "mlp", settings_of(tested, fusion), tested.seed)
 
 
 def fusion_of(recipe: Recipe, tested: Recipe) -> str:
@@ -158,74 +136,13 @@ def sets_of(recipe: Recipe, tested: Recipe) -> list[list[str]]:
     return [*alone, together] if len(together) > 1 else [together]
 
 
-def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list[Run]:
-    """Fine-tune as a recipe asks: on its images, split as by its first protocol that is not leaky.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        With `finetune`.
-    again : bool, default False
-        Train even what was trained before.
-    command : str, default ""
-        What makes it run again, for run.json.
-
-    Returns
-    -------
-    list of Run
-        Each backbone alone first, where `singles` is asked for; then all together.
-
-    Raises
-    ------
-    RecipeError
-        For a recipe without `finetune`, or with one that can't be followed.
-    """
-    from featcache.finetuning.finetune import finetune
-
-    check_finetune(recipe)
-    tested = honest(recipe)
-    if recipe.finetune is None or tested is None:
-        raise RecipeError(
-            "the recipe says nothing of fine-tuning", "Add for instance finetune: {epochs: 8}"
-        )
-    fusion = fusion_of(recipe, tested)
-    asked: dict[str, Any] = {
-        name: recipe.finetune.get(name, getattr(recipe, name))
-        for name in ("device", "precision", "image_size")
-    }
-    asked |= {n: recipe.finetune[n] for n in ("warm_start", "minutes") if n in recipe.finetune}
-    images = images_of(recipe)
-    return [
-        finetune(
-            images,
-            backbone=names,
-            weights=recipe.weights,
-            weights_dir=recipe.weights_dir,
-            fusion=fusion,
-            settings=_settings(tested, fusion),
-            options=options_of(recipe),
-            folds=tested.folds,
-            test_split=tested.test_split,
-            group=tested.group if tested.group in KINDS else None,
-            seed=tested.seed,
-            workers=recipe.workers,
-            cache=recipe.cache,
-            reports=recipe.reports,
-            again=again,
-            command=command,
-            **asked,
-        )
-        for names in sets_of(recipe, tested)
-    ]
-
-
 def options_of(recipe: Recipe) -> Options:
     """How the network is trained."""
     wishes = recipe.finetune or {}
     return Options(**{f.name: wishes[f.name] for f in fields(Options) if f.name in wishes})
 
 
-def _settings(recipe: Recipe, fusion: str) -> dict[str, Any]:
+def settings_of(recipe: Recipe, fusion: str) -> dict[str, Any]:
     """Settings that mean this network: not those of other heads, nor of the cached fits' loop."""
     from featcache.finetuning.network import OF_THE_LOOP
 
@@ -235,3 +152,20 @@ def _settings(recipe: Recipe, fusion: str) -> dict[str, Any]:
         for (where, _, parameter), value in parts
         if where in ("head", "mlp", "fusion", fusion) and parameter not in OF_THE_LOOP
     }
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    for name in recipe.view:
+        if name not in VIEWS or name == NO_VIEW:
+            raise unknown("view", name, [known for known in VIEWS if known != NO_VIEW])
+    if recipe.gate not in GATES:
+        raise unknown("gate", recipe.gate, GATES)
+    parse_memory(recipe.memory)
+    if recipe.folds is not None and recipe.test_split:
+        raise RecipeError("both folds and the test split are asked for", "Choose one of them.")
+    check_plan(recipe.view, recipe.balance, recipe.leaky, recipe.strict, recipe.repeats)
+    for one in candidates(recipe.backbone, recipe.fusion, recipe.head, recipe.singles):
+        make_classifier(
+            one.fusion, one.head, settings=recipe.set,
+            select=recipe.select, tune=recipe.tune, tuner=recipe.tuner,
+        )  # fmt: skip

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from featcache.errors import counted
+from featcache.errors import RecipeError, counted
 from featcache.extraction.extract import Embed, embed_here, fill_cache
 from featcache.extraction.report import Report
 from featcache.extraction.task import Progress
 from featcache.fitting.executor import Executor
 from featcache.fitting.grid import candidates
 from featcache.images.files import KINDS
-from featcache.recipe.checks import check_here, check_recipe, fusion_of, options_of, sets_of
+from featcache.recipe.checks import (
+    check_finetune,
+    check_here,
+    check_recipe,
+    fusion_of,
+    options_of,
+    sets_of,
+    settings_of,
+)
 from featcache.recipe.loading import load_recipe
 from featcache.recipe.schema import Recipe, honest, images_of, missing_path, protocols_of
 from featcache.reporting.compare import Comparison, compare
@@ -102,6 +111,67 @@ def compare_all(
 ) -> dict[str, Comparison]:
     """`compare_for` by each protocol in turn; a recipe without any has one, called ""."""
     return {name: compare_for(recipe, report, fitted, again, name) for name in protocols_of(recipe)}
+
+
+def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list[Run]:
+    """Fine-tune as a recipe asks: on its images, split as by its first protocol that is not leaky.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With `finetune`.
+    again : bool, default False
+        Train even what was trained before.
+    command : str, default ""
+        What makes it run again, for run.json.
+
+    Returns
+    -------
+    list of Run
+        Each backbone alone first, where `singles` is asked for; then all together.
+
+    Raises
+    ------
+    RecipeError
+        For a recipe without `finetune`, or with one that can't be followed.
+    """
+    from featcache.finetuning.finetune import finetune
+
+    check_finetune(recipe)
+    tested = honest(recipe)
+    if recipe.finetune is None or tested is None:
+        raise RecipeError(
+            "the recipe says nothing of fine-tuning", "Add for instance finetune: {epochs: 8}"
+        )
+    fusion = fusion_of(recipe, tested)
+    asked: dict[str, Any] = {
+        name: recipe.finetune.get(name, getattr(recipe, name))
+        for name in ("device", "precision", "image_size")
+    }
+    asked |= {n: recipe.finetune[n] for n in ("warm_start", "minutes") if n in recipe.finetune}
+    images = images_of(recipe)
+    return [
+        finetune(
+            images,
+            backbone=names,
+            weights=recipe.weights,
+            weights_dir=recipe.weights_dir,
+            fusion=fusion,
+            settings=settings_of(tested, fusion),
+            options=options_of(recipe),
+            folds=tested.folds,
+            test_split=tested.test_split,
+            group=tested.group if tested.group in KINDS else None,
+            seed=tested.seed,
+            workers=recipe.workers,
+            cache=recipe.cache,
+            reports=recipe.reports,
+            again=again,
+            command=command,
+            **asked,
+        )
+        for names in sets_of(recipe, tested)
+    ]
 
 
 def run(recipe: Recipe | str | Path) -> Comparison:

@@ -18,6 +18,13 @@ from featcache.images.remote import is_url
 from featcache.images.sources import SOURCES, open_images
 from featcache.store.features import canonical
 
+# What a protocol may change: nothing that needs other vectors.
+CHANGES = (
+    "backbone", "view", "group", "fusion", "head", "singles", "folds", "repeats", "test_split",
+    "balance", "leaky", "strict", "near_duplicates", "seed", "set", "gate", "select", "tune",
+    "tuner", "ablate",
+)  # fmt: skip
+
 
 class Recipe(BaseModel):
     """Everything an experiment needs; the names are those of the command line's options.
@@ -130,28 +137,6 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, where: str) -> RecipeError:
-    # A misspelt key often is the one that is missing: say that first.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return RecipeError(f"{where} has an unknown key {place!r}",
-                           did_you_mean(place, Recipe.model_fields))  # fmt: skip
-    if first["type"] == "missing":
-        return RecipeError(
-            f"{where} lacks {place!r}", f"Add a line, for instance {place}: resnet18"
-        )
-    return RecipeError(f"{where}: {place} is {first['input']!r}: {first['msg']}")
-
-
-# What a protocol may change: nothing that needs other vectors.
-CHANGES = (
-    "backbone", "view", "group", "fusion", "head", "singles", "folds", "repeats", "test_split",
-    "balance", "leaky", "strict", "near_duplicates", "seed", "set", "gate", "select", "tune",
-    "tuner", "ablate",
-)  # fmt: skip
-
-
 def protocols_of(recipe: Recipe) -> dict[str, Recipe]:
     """A recipe for each protocol, by its name; the recipe itself, under "", if it has none.
 
@@ -181,30 +166,9 @@ def protocols_of(recipe: Recipe) -> dict[str, Recipe]:
     return made
 
 
-def _sorted(recipe: Recipe) -> Recipe:
-    """With the backbones in the order in which they are fitted."""
-    return recipe.model_copy(update={"backbone": list(canonical(recipe.backbone))})
-
-
 def honest(recipe: Recipe) -> Recipe | None:
     """The first of a recipe's protocols that does not leak; None where all do."""
     return next((one for one in protocols_of(recipe).values() if not one.leaky), None)
-
-
-def _refuse_foreign(recipe: Recipe, variant: Recipe, where: str) -> None:
-    """Refuse backbones and views that are not extracted, and columns to group by."""
-    for kind in ("backbone", "view"):
-        absent = [name for name in getattr(variant, kind) if name not in getattr(recipe, kind)]
-        if absent:
-            raise RecipeError(
-                f"{where} asks for the {kind} {absent[0]!r}, which the recipe does not extract",
-                f"Name it under {kind}: of the recipe too.",
-            )
-    if variant.group != recipe.group and variant.group not in (None, *KINDS):
-        raise RecipeError(
-            f"{where} groups by the column {variant.group!r}",
-            f"Name the column under group: of the recipe; a protocol says {' or '.join(KINDS)}.",
-        )
 
 
 def images_of(recipe: Recipe, rehash: bool = False) -> Images:
@@ -231,3 +195,38 @@ def missing_path(recipe: Recipe) -> str:
     # A source may take options behind its path: series:PATH:method=gasf.
     named = re.split(r":(?=\w+=)", path)[0] if colon and kind in SOURCES else recipe.data
     return "" if Path(named).expanduser().exists() else named
+
+
+def _explain(error: ValidationError, where: str) -> RecipeError:
+    # A misspelt key often is the one that is missing: say that first.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return RecipeError(f"{where} has an unknown key {place!r}",
+                           did_you_mean(place, Recipe.model_fields))  # fmt: skip
+    if first["type"] == "missing":
+        return RecipeError(
+            f"{where} lacks {place!r}", f"Add a line, for instance {place}: resnet18"
+        )
+    return RecipeError(f"{where}: {place} is {first['input']!r}: {first['msg']}")
+
+
+def _sorted(recipe: Recipe) -> Recipe:
+    """With the backbones in the order in which they are fitted."""
+    return recipe.model_copy(update={"backbone": list(canonical(recipe.backbone))})
+
+
+def _refuse_foreign(recipe: Recipe, variant: Recipe, where: str) -> None:
+    """Refuse backbones and views that are not extracted, and columns to group by."""
+    for kind in ("backbone", "view"):
+        absent = [name for name in getattr(variant, kind) if name not in getattr(recipe, kind)]
+        if absent:
+            raise RecipeError(
+                f"{where} asks for the {kind} {absent[0]!r}, which the recipe does not extract",
+                f"Name it under {kind}: of the recipe too.",
+            )
+    if variant.group != recipe.group and variant.group not in (None, *KINDS):
+        raise RecipeError(
+            f"{where} groups by the column {variant.group!r}",
+            f"Name the column under group: of the recipe; a protocol says {' or '.join(KINDS)}.",
+        )

@@ -1,4 +1,4 @@
-"""Comparison: runs side by side, best first, as rows, CSV, Markdown and a plot."""
+"""Comparison: runs side by side, best first, as rows, CSV, Markdown and a plot; and protocols."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ COLUMNS = (
     "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds",
     "select", "tuned", "view", "balance", "run",
 )  # fmt: skip
+METRICS = ("accuracy", "precision", "recall", "f1", "auc")
+PROTOCOL_COLUMNS = ("candidate", "protocol", *METRICS, "tested", "run")
+_MARK = "LEAKY"
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,9 @@ class Comparison:
         """
         note = leaky_note(self.runs)
         lines = [note, ""] if note else []
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-        lines += ["| " + " | ".join(row[name] for name in COLUMNS) + " |" for row in self.rows()]
-        return "\n".join([*lines, *(f"\n{said}" for said in self._said())])
-
-    def _said(self) -> list[str]:
-        return [*verdicts(self.runs), *break_even.verdicts(self.runs)]
+        lines += _markdown(COLUMNS, self.rows())
+        sentences = [*verdicts(self.runs), *break_even.verdicts(self.runs)]
+        return "\n".join([*lines, *(f"\n{sentence}" for sentence in sentences)])
 
 
 def sort_runs(runs: Sequence[Run]) -> Comparison:
@@ -82,11 +82,6 @@ def sort_runs(runs: Sequence[Run]) -> Comparison:
     """
     best_first = sorted(runs, key=lambda run: (-run.metric("accuracy"), run.fit_seconds))
     return Comparison(mark_ties(best_first))
-
-
-def fusion_label(run: Run) -> str:
-    """The fusion, or "–" for a backbone alone."""
-    return run.fusion if len(run.backbones) > 1 else "–"
 
 
 def read_runs(reports: Path) -> list[Run]:
@@ -129,11 +124,7 @@ def write_comparison(
         )
     everything = sort_runs(runs)
     everything.runs.sort(key=lambda run: (run.data, run.split, run.rows))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(everything.rows())
-    write_text(reports / "comparison.csv", table.getvalue())
+    write_text(reports / "comparison.csv", _csv(COLUMNS, everything.rows()))
     write_text(reports / "comparison.md", everything.markdown() + "\n")
     for data in sorted({run.data for run in runs}):
         with only_warns(f"comparison plot of {data}"):
@@ -143,36 +134,6 @@ def write_comparison(
     with only_warns(COMPARISON_PAGE):
         write_comparison_page(reports, everything.runs)
     return everything
-
-
-def _row(run: Run) -> dict[str, str]:
-    low, high = run.interval
-    numbers = ("balanced_accuracy", "f1", "auc", "log_loss", "ece")
-    return {
-        "data": run.data,
-        "split": run.split,
-        "tested": str(run.tested),
-        "backbones": "+".join(run.backbones),
-        "fusion": fusion_label(run),
-        "head": run.head,
-        "accuracy": f"{run.metric('accuracy'):.4f}",
-        "low": f"{low:.4f}",
-        "high": f"{high:.4f}",
-        "p": "" if run.p is None else f"{run.p:.3g}",
-        "tie": "yes" if run.tie else "",
-        **{name: f"{run.metric(name):.4f}".replace("nan", "") for name in numbers},
-        "fit_seconds": f"{run.fit_seconds:.2f}",
-        "select": run.select,
-        "tuned": str(run.tune or ""),
-        "view": "+".join(run.view),
-        "balance": "yes" if run.balance else "",
-        "run": str(run.folder),
-    }
-
-
-METRICS = ("accuracy", "precision", "recall", "f1", "auc")
-PROTOCOL_COLUMNS = ("candidate", "protocol", *METRICS, "tested", "run")
-_MARK = "LEAKY"
 
 
 def side_by_side(done: Mapping[str, Comparison]) -> list[dict[str, str]]:
@@ -229,26 +190,54 @@ def flattery(done: Mapping[str, Comparison]) -> list[str]:
 def write_protocols(folder: Path, name: str, done: Mapping[str, Comparison]) -> Path:
     """Write NAME.protocols.csv and .md into a folder; the path of the second."""
     rows = side_by_side(done)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, PROTOCOL_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / f"{name}.protocols.csv", table.getvalue())
-    lines = [f"| {' | '.join(PROTOCOL_COLUMNS[:-1])} |", "|" + "---|" * (len(PROTOCOL_COLUMNS) - 1)]
-    lines += [f"| {' | '.join(row[column] for column in PROTOCOL_COLUMNS[:-1])} |" for row in rows]
+    write_text(folder / f"{name}.protocols.csv", _csv(PROTOCOL_COLUMNS, rows))
+    lines = _markdown(PROTOCOL_COLUMNS[:-1], rows)
     text = "\n".join([*lines, *(f"\n{line}" for line in flattery(done))])
     return write_text(folder / f"{name}.protocols.md", f"{text}\n")
 
 
-def _pairs(one: Comparison, other: Comparison) -> list[tuple[Run, Run]]:
-    """Runs of the same candidate, best of the first first."""
-    known = {run.candidate: run for run in other}
-    return [(run, known[run.candidate]) for run in one if run.candidate in known]
+def fusion_label(run: Run) -> str:
+    """The fusion, or "–" for a backbone alone."""
+    return run.fusion if len(run.backbones) > 1 else "–"
 
 
-def _down(key: tuple[bool, float]) -> tuple[bool, float]:
-    """A key that sorts the other way round."""
-    return (not key[0], -key[1])
+def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The lines of a table, its head first."""
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    return [*lines, *(f"| {' | '.join(row[name] for name in columns)} |" for row in rows)]
+
+
+def _row(run: Run) -> dict[str, str]:
+    low, high = run.interval
+    numbers = ("balanced_accuracy", "f1", "auc", "log_loss", "ece")
+    return {
+        "data": run.data,
+        "split": run.split,
+        "tested": str(run.tested),
+        "backbones": "+".join(run.backbones),
+        "fusion": fusion_label(run),
+        "head": run.head,
+        "accuracy": f"{run.metric('accuracy'):.4f}",
+        "low": f"{low:.4f}",
+        "high": f"{high:.4f}",
+        "p": "" if run.p is None else f"{run.p:.3g}",
+        "tie": "yes" if run.tie else "",
+        **{name: f"{run.metric(name):.4f}".replace("nan", "") for name in numbers},
+        "fit_seconds": f"{run.fit_seconds:.2f}",
+        "select": run.select,
+        "tuned": str(run.tune or ""),
+        "view": "+".join(run.view),
+        "balance": "yes" if run.balance else "",
+        "run": str(run.folder),
+    }
 
 
 def _protocol_row(name: str, run: Run) -> dict[str, str]:
@@ -260,3 +249,14 @@ def _protocol_row(name: str, run: Run) -> dict[str, str]:
         "tested": f"{run.tested:,}",
         "run": str(run.folder),
     }
+
+
+def _pairs(one: Comparison, other: Comparison) -> list[tuple[Run, Run]]:
+    """Runs of the same candidate, best of the first first."""
+    known = {run.candidate: run for run in other}
+    return [(run, known[run.candidate]) for run in one if run.candidate in known]
+
+
+def _down(key: tuple[bool, float]) -> tuple[bool, float]:
+    """A key that sorts the other way round."""
+    return (not key[0], -key[1])

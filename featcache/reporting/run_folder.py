@@ -1,4 +1,4 @@
-"""Run folder: one candidate's result on disk, in JSON and CSV that any tool reads."""
+"""Run folder: one candidate's result on disk, in JSON and CSV that any tool reads; its model."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ from featcache.reporting.predictions import write_predictions
 from featcache.reporting.schema import FORMAT, Run, read_run, run_of
 from featcache.store.features import Features
 
+log = logging.getLogger("featcache")
+
 LEAKS = "leaks.json"
 _LIBRARIES = ("featcache", "numpy", "scikit-learn", "torch", "xgboost")
+_WRITTEN_WITH = ("featcache", "numpy", "scikit-learn", "skops", "torch", "torchvision", "xgboost")
 
 
 def save_run(
@@ -97,96 +100,31 @@ def save_run(
     return run
 
 
-def _facts(
-    result: Result, folds: Sequence[Fold], rows: str, seed: int, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "data": result.data,
-        "backbones": list(result.backbones),
-        "fusion": result.fusion,
-        "head": result.head,
-        "split": describe_folds(folds),
-        "rows": rows,
-        "tested": len({id_ for fold in result.folds for id_ in fold.ids.tolist()}),
-        "fit_seconds": result.fit_seconds / len(result.folds),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "leaky": is_leaky(folds),
-        "select": settings.get("select", ""),
-        "tune": settings.get("tune", 0),
-        "view": [],
-        "balance": False,
-        "seed": seed,
-        "settings": dict(settings),
-        "keys": dict(zip(result.backbones, result.keys, strict=True)),
-        "classes": result.classes,
-        "predict_seconds": result.predict_seconds / len(result.folds),
-        "versions": {name: installed_version(name) for name in _LIBRARIES},
-        "machine": {
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-        },
-    }
+def give_model(
+    run: Run,
+    candidate: Candidate,
+    features: Features,
+    folds: Sequence[Fold],
+    seed: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Fit a candidate once more and keep it in its run folder; nothing to do where one is kept.
 
-
-def _metrics(result: Result) -> dict[str, Any]:
-    return {
-        "mean": finite(result.metrics),
-        "sd": finite(result.sd),
-        "interval": list(result.interval),
-        "folds": [fold_facts(fold, result.backbones) for fold in result.folds],
-    }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:  # piece by piece: folds are long
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.write("\n")
-
-
-def installed_version(library: str) -> str | None:
-    """The version of a library; None if it is not installed."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def fold_facts(fold: FoldResult, backbones: Sequence[str]) -> dict[str, Any]:
-    """A fold as plain JSON values.
-
-    `tuned` is what a search among settings came to, and `attention` the mean weight (classes,
-    backbones) of each backbone for the test rows of each class; each is left out if there is none.
+    With several folds it is fitted on all rows of the features; with one, on its training rows, as
+    when it was scored. A class of the user's own that no file brings back is not fitted for it.
     """
-    facts: dict[str, Any] = {
-        "name": fold.name,
-        "train": fold.train_size,
-        "train_images": fold.train_images,
-        "test": len(fold.ids),
-        "metrics": finite(fold.metrics),
-        "fit_seconds": fold.fit_seconds,
-        "predict_seconds": fold.predict_seconds,
-        "history": fold.history,
-    }
-    if fold.tuned is not None:
-        facts["tuned"] = fold.tuned
-    if fold.attention is not None:
-        facts["attention"] = {
-            "classes": list(fold.attention),
-            "backbones": list(backbones),
-            "mean": list(fold.attention.values()),
-        }
-    return facts
-
-
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no NaN."""
-    return {name: None if value != value else float(value) for name, value in values.items()}
-
-
-log = logging.getLogger("featcache")
-
-_WRITTEN_WITH = ("featcache", "numpy", "scikit-learn", "skops", "torch", "torchvision", "xgboost")
+    if (run.folder / FOLDER).is_dir():
+        return
+    if candidate.own and (why := _why_not(classifier_of(candidate, seed, settings))):
+        if len(folds) > 1:  # else it was said when the run was saved
+            log.warning("no model is kept in %s: %s", run.folder, why)
+        return
+    chosen = features.select(candidate.backbones)
+    rows = folds[0].train if len(folds) == 1 else None
+    groups = groups_to_keep(chosen, folds)
+    pipeline = fit_candidate(candidate, chosen, rows, seed, settings, groups)
+    write = pipeline_writer(pipeline, candidate, chosen, folds, seed, settings, run.name)
+    add_bundle(run.folder, write)
 
 
 def pipeline_writer(
@@ -239,31 +177,97 @@ def pipeline_writer(
     return write
 
 
-def give_model(
-    run: Run,
-    candidate: Candidate,
-    features: Features,
-    folds: Sequence[Fold],
-    seed: int,
-    settings: Mapping[str, Any],
-) -> None:
-    """Fit a candidate once more and keep it in its run folder; nothing to do where one is kept.
+def fold_facts(fold: FoldResult, backbones: Sequence[str]) -> dict[str, Any]:
+    """A fold as plain JSON values.
 
-    With several folds it is fitted on all rows of the features; with one, on its training rows, as
-    when it was scored. A class of the user's own that no file brings back is not fitted for it.
+    `tuned` is what a search among settings came to, and `attention` the mean weight (classes,
+    backbones) of each backbone for the test rows of each class; each is left out if there is none.
     """
-    if (run.folder / FOLDER).is_dir():
-        return
-    if candidate.own and (why := _why_not(classifier_of(candidate, seed, settings))):
-        if len(folds) > 1:  # else it was said when the run was saved
-            log.warning("no model is kept in %s: %s", run.folder, why)
-        return
-    chosen = features.select(candidate.backbones)
-    rows = folds[0].train if len(folds) == 1 else None
-    groups = groups_to_keep(chosen, folds)
-    pipeline = fit_candidate(candidate, chosen, rows, seed, settings, groups)
-    write = pipeline_writer(pipeline, candidate, chosen, folds, seed, settings, run.name)
-    add_bundle(run.folder, write)
+    facts: dict[str, Any] = {
+        "name": fold.name,
+        "train": fold.train_size,
+        "train_images": fold.train_images,
+        "test": len(fold.ids),
+        "metrics": finite(fold.metrics),
+        "fit_seconds": fold.fit_seconds,
+        "predict_seconds": fold.predict_seconds,
+        "history": fold.history,
+    }
+    if fold.tuned is not None:
+        facts["tuned"] = fold.tuned
+    if fold.attention is not None:
+        facts["attention"] = {
+            "classes": list(fold.attention),
+            "backbones": list(backbones),
+            "mean": list(fold.attention.values()),
+        }
+    return facts
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {name: None if value != value else float(value) for name, value in values.items()}
+
+
+def installed_version(library: str) -> str | None:
+    """The version of a library; None if it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def library_versions() -> dict[str, str]:
+    """Of what a bundle was written with."""
+    found = {name: installed_version(name) for name in _WRITTEN_WITH}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def _facts(
+    result: Result, folds: Sequence[Fold], rows: str, seed: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "data": result.data,
+        "backbones": list(result.backbones),
+        "fusion": result.fusion,
+        "head": result.head,
+        "split": describe_folds(folds),
+        "rows": rows,
+        "tested": len({id_ for fold in result.folds for id_ in fold.ids.tolist()}),
+        "fit_seconds": result.fit_seconds / len(result.folds),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "leaky": is_leaky(folds),
+        "select": settings.get("select", ""),
+        "tune": settings.get("tune", 0),
+        "view": [],
+        "balance": False,
+        "seed": seed,
+        "settings": dict(settings),
+        "keys": dict(zip(result.backbones, result.keys, strict=True)),
+        "classes": result.classes,
+        "predict_seconds": result.predict_seconds / len(result.folds),
+        "versions": {name: installed_version(name) for name in _LIBRARIES},
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _metrics(result: Result) -> dict[str, Any]:
+    return {
+        "mean": finite(result.metrics),
+        "sd": finite(result.sd),
+        "interval": list(result.interval),
+        "folds": [fold_facts(fold, result.backbones) for fold in result.folds],
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:  # piece by piece: folds are long
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.write("\n")
 
 
 def _why_not(unfitted: Any) -> FeatcacheError | None:
@@ -276,9 +280,3 @@ def _why_not(unfitted: Any) -> FeatcacheError | None:
     except FeatcacheError as error:
         return error
     return None
-
-
-def library_versions() -> dict[str, str]:
-    """Of what a bundle was written with."""
-    found = {name: installed_version(name) for name in _WRITTEN_WITH}
-    return {name: version for name, version in found.items() if version is not None}

@@ -1,4 +1,4 @@
-"""Schema: what run.json and metrics.json hold, read and checked in one place."""
+"""Schema: what run.json and metrics.json hold, read and checked in one place; a run's names."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from featcache.fitting.splits import Fold, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
 from featcache.store.features import Features
 
-ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
-
 Names = tuple[str, ...]  # at least one
+
+ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
+FORMAT = 1
+_LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
+_AT_ONCE = 2**14  # rows
+_SCORES = {"metrics": "mean", "sd": "sd", "interval": "interval"}  # field -> in metrics.json
 
 
 @dataclass(frozen=True)
@@ -217,79 +221,20 @@ def run_of(folder: Path, facts: Any, scores: Any) -> Run:
     return Run(**found)
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
+def run_name(candidate: str, view: Sequence[str], balance: bool) -> str:
+    """A candidate's name, and what trained beside the images.
 
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list | tuple) and all(map(of, value))
-
-
-def _is_dict(value: Any, of: Callable[[Any], bool] = lambda _: True) -> bool:
-    return isinstance(value, dict) and all(map(of, value.values()))
-
-
-_SCORES = {"metrics": "mean", "sd": "sd", "interval": "interval"}  # field -> in metrics.json
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by what a field is annotated with
-    "str": ("text", _is_text),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
-    "int": ("a number", _is_number),
-    "float": ("a number", _is_number),
-    "Names": ("names", lambda value: _is_list(value, _is_text) and len(value) > 0),
-    "tuple[str, ...]": ("names", lambda value: _is_list(value, _is_text)),
-    "tuple[float, float]": ("two numbers", lambda v: _is_list(v, _is_number) and len(v) == 2),
-    "dict[str, float]": ("numbers by name", lambda value: _is_dict(value, _is_number)),
-    "dict[str, float | None]": (
-        "numbers by name",
-        lambda value: _is_dict(value, lambda one: one is None or _is_number(one)),
-    ),
-    "dict[str, str]": ("text by name", lambda value: _is_dict(value, _is_text)),
-    "dict[str, str | None]": ("text by name", _is_dict),
-    "dict[str, Any]": ("values by name", _is_dict),
-}
-
-
-FORMAT = 1
-_LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
-_AT_ONCE = 2**14  # rows
-
-
-def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
-    """A digest of which rows were trained on and tested on, in any order.
-
-    Their labels are in it, and their groups: intervals and tests depend on those.
+    For instance "resnet18.concat.mlp.views-hflip+rot90.balanced".
     """
-    return sha256_pieces(rows_json(features, folds))
+    parts = [candidate, *([f"views-{'+'.join(view)}"] if view else []), *["balanced"] * balance]
+    return ".".join(parts)
 
 
-def rows_json(features: Features, folds: Sequence[Fold]) -> Iterator[str]:
-    """The canonical JSON of the folds and of all rows, sorted by id, in pieces.
-
-    Together it is some 200 bytes a row and fold.
-    """
-    yield '{"folds":['
-    for number, fold in enumerate(folds):
-        (plain,) = folds_to_json([fold], features)
-        yield "," * (number > 0) + canonical_json(
-            {**plain, "train": sorted(plain["train"]), "test": sorted(plain["test"])}
-        )
-    yield "]," + '"leaky":true,' * is_leaky(folds) + '"rows":['
-    columns = (features.ids, features.sha256, features.y, features.groups)
-    order = np.argsort(features.ids)
-    for start in range(0, len(order), _AT_ONCE):
-        part = order[start : start + _AT_ONCE]
-        rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
-        yield "," * (start > 0) + canonical_json(rows)[1:-1]
-    yield "]}"
+def folder_name(name: str, digest: str) -> str:
+    """The run folder's name for a candidate's; a long one, as of many backbones, is shortened."""
+    if len((own := name.replace(":", ".")).encode()) <= _LONGEST:
+        return f"{own}.{digest[:8]}"
+    return f"{own.encode()[: _LONGEST - 60].decode(errors='ignore')}~{own[-20:]}.{digest[:16]}"
 
 
 def run_digest(
@@ -330,17 +275,70 @@ def run_digest(
     )
 
 
-def run_name(candidate: str, view: Sequence[str], balance: bool) -> str:
-    """A candidate's name, and what trained beside the images.
+def rows_digest(features: Features, folds: Sequence[Fold]) -> str:
+    """A digest of which rows were trained on and tested on, in any order.
 
-    For instance "resnet18.concat.mlp.views-hflip+rot90.balanced".
+    Their labels are in it, and their groups: intervals and tests depend on those.
     """
-    parts = [candidate, *([f"views-{'+'.join(view)}"] if view else []), *["balanced"] * balance]
-    return ".".join(parts)
+    return sha256_pieces(rows_json(features, folds))
 
 
-def folder_name(name: str, digest: str) -> str:
-    """The run folder's name for a candidate's; a long one, as of many backbones, is shortened."""
-    if len((own := name.replace(":", ".")).encode()) <= _LONGEST:
-        return f"{own}.{digest[:8]}"
-    return f"{own.encode()[: _LONGEST - 60].decode(errors='ignore')}~{own[-20:]}.{digest[:16]}"
+def rows_json(features: Features, folds: Sequence[Fold]) -> Iterator[str]:
+    """The canonical JSON of the folds and of all rows, sorted by id, in pieces.
+
+    Together it is some 200 bytes a row and fold.
+    """
+    yield '{"folds":['
+    for number, fold in enumerate(folds):
+        (plain,) = folds_to_json([fold], features)
+        yield "," * (number > 0) + canonical_json(
+            {**plain, "train": sorted(plain["train"]), "test": sorted(plain["test"])}
+        )
+    yield "]," + '"leaky":true,' * is_leaky(folds) + '"rows":['
+    columns = (features.ids, features.sha256, features.y, features.groups)
+    order = np.argsort(features.ids)
+    for start in range(0, len(order), _AT_ONCE):
+        part = order[start : start + _AT_ONCE]
+        rows = list(zip(*(column[part].tolist() for column in columns), strict=True))
+        yield "," * (start > 0) + canonical_json(rows)[1:-1]
+    yield "]}"
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(of, value))
+
+
+def _is_dict(value: Any, of: Callable[[Any], bool] = lambda _: True) -> bool:
+    return isinstance(value, dict) and all(map(of, value.values()))
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by what a field is annotated with
+    "str": ("text", _is_text),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a number", _is_number),
+    "float": ("a number", _is_number),
+    "Names": ("names", lambda value: _is_list(value, _is_text) and len(value) > 0),
+    "tuple[str, ...]": ("names", lambda value: _is_list(value, _is_text)),
+    "tuple[float, float]": ("two numbers", lambda v: _is_list(v, _is_number) and len(v) == 2),
+    "dict[str, float]": ("numbers by name", lambda value: _is_dict(value, _is_number)),
+    "dict[str, float | None]": (
+        "numbers by name",
+        lambda value: _is_dict(value, lambda one: one is None or _is_number(one)),
+    ),
+    "dict[str, str]": ("text by name", lambda value: _is_dict(value, _is_text)),
+    "dict[str, str | None]": ("text by name", _is_dict),
+    "dict[str, Any]": ("values by name", _is_dict),
+}

@@ -1,4 +1,4 @@
-"""Cache: the folder of feature files, one folder in it for each data set."""
+"""Cache: the folder of feature files, one folder in it for each data set; what is in it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ from featcache.store.spec import (
     split_key,
 )
 
-FAILED_CSV = "failed.csv"
 log = logging.getLogger("featcache")
+
+FAILED_CSV = "failed.csv"
 
 
 class Cache:
@@ -304,36 +305,60 @@ class Cache:
         )
 
 
-def _in_order(entries: Sequence[Entry]) -> list[Entry]:
-    names = _names(entries)
-    return [entries[names.index(name)] for name in canonical(names)]
+@dataclass(frozen=True)
+class Coverage:
+    """How many images of a data set have a vector.
 
+    Attributes
+    ----------
+    found : int
+        Images in the manifest, whatever is wrong with them.
+    embedded : int
+        Those that have a vector.
+    distinct : int
+        Different contents among these: equal images share one vector.
+    failed : int
+        Those without, because they can't be decoded.
+    """
 
-def _names(entries: Sequence[Entry]) -> list[str]:
-    usual = names_of([entry.key for entry in entries])
-    return [entry.called or name for entry, name in zip(entries, usual, strict=True)]
+    found: int
+    embedded: int
+    distinct: int
+    failed: int
 
+    @classmethod
+    def of(cls, images: Images, there: NDArray[np.bool_], failed: Container[str]) -> Coverage:
+        """Count.
 
-def _finished(path: Path) -> FeatureFile:
-    """Open a file under a final name, where nobody else may have put one that is not done."""
-    file = FeatureFile(path)
-    if not file.complete:
-        file.close()
-        raise CacheRefused(
-            f"{path} was never finished: rows may be absent",
-            "Delete it and run the extract command again.",
+        Parameters
+        ----------
+        images : Images
+        there : bool array of shape (n,)
+            Which of them have a vector.
+        failed : container of str
+            sha256 of what can't be decoded.
+        """
+        absent = images.sha256[~there].tolist()
+        return cls(
+            found=len(images),
+            embedded=int(there.sum()),
+            distinct=len(set(images.sha256[there].tolist())),
+            failed=sum(sha256 in failed for sha256 in absent),
         )
-    return file
 
+    @property
+    def missing(self) -> int:
+        """Images that an extraction would embed."""
+        return self.found - self.embedded - self.failed
 
-def _check_key(file: FeatureFile, key: Key) -> None:
-    """The name holds eight digits of the key only: the whole key must agree."""
-    if file.key != key:
-        changed = "; ".join(file.key.differences(key)) or "its key was altered"
-        raise CacheRefused(
-            f"{file.path} holds features of another key ({changed})",
-            "Move it out of the cache folder.",
-        )
+    def __str__(self) -> str:
+        if self.found == self.distinct:
+            return counted(self.found, "image")
+        repeats = f" ({self.distinct:,} distinct)" if self.distinct < self.embedded else ""
+        parts = [f"{self.embedded:,} embedded{repeats}"]
+        parts += [f"{self.failed:,} failed"] if self.failed else []
+        parts += [f"{self.missing:,} missing"] if self.missing else []
+        return f"{counted(self.found, 'image')}: {', '.join(parts)}"
 
 
 def choose(
@@ -417,6 +442,38 @@ def choose(
     return [_called(found[place], asked[place], names) for place in range(len(asked))]
 
 
+def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+    names = _names(entries)
+    return [entries[names.index(name)] for name in canonical(names)]
+
+
+def _names(entries: Sequence[Entry]) -> list[str]:
+    usual = names_of([entry.key for entry in entries])
+    return [entry.called or name for entry, name in zip(entries, usual, strict=True)]
+
+
+def _finished(path: Path) -> FeatureFile:
+    """Open a file under a final name, where nobody else may have put one that is not done."""
+    file = FeatureFile(path)
+    if not file.complete:
+        file.close()
+        raise CacheRefused(
+            f"{path} was never finished: rows may be absent",
+            "Delete it and run the extract command again.",
+        )
+    return file
+
+
+def _check_key(file: FeatureFile, key: Key) -> None:
+    """The name holds eight digits of the key only: the whole key must agree."""
+    if file.key != key:
+        changed = "; ".join(file.key.differences(key)) or "its key was altered"
+        raise CacheRefused(
+            f"{file.path} holds features of another key ({changed})",
+            "Move it out of the cache folder.",
+        )
+
+
 def _called(entry: Entry, wanted: str, known: Sequence[str]) -> Entry:
     """The file under the name that stands before its key: `vit_b_16-384px@7be2d41c`.
 
@@ -430,59 +487,3 @@ def _called(entry: Entry, wanted: str, known: Sequence[str]) -> Entry:
 def _says(wanted: str) -> int:
     """How much a name says: a key all, options more than none."""
     return 1000 if split_key(wanted)[1] else len(wanted)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How many images of a data set have a vector.
-
-    Attributes
-    ----------
-    found : int
-        Images in the manifest, whatever is wrong with them.
-    embedded : int
-        Those that have a vector.
-    distinct : int
-        Different contents among these: equal images share one vector.
-    failed : int
-        Those without, because they can't be decoded.
-    """
-
-    found: int
-    embedded: int
-    distinct: int
-    failed: int
-
-    @classmethod
-    def of(cls, images: Images, there: NDArray[np.bool_], failed: Container[str]) -> Coverage:
-        """Count.
-
-        Parameters
-        ----------
-        images : Images
-        there : bool array of shape (n,)
-            Which of them have a vector.
-        failed : container of str
-            sha256 of what can't be decoded.
-        """
-        absent = images.sha256[~there].tolist()
-        return cls(
-            found=len(images),
-            embedded=int(there.sum()),
-            distinct=len(set(images.sha256[there].tolist())),
-            failed=sum(sha256 in failed for sha256 in absent),
-        )
-
-    @property
-    def missing(self) -> int:
-        """Images that an extraction would embed."""
-        return self.found - self.embedded - self.failed
-
-    def __str__(self) -> str:
-        if self.found == self.distinct:
-            return counted(self.found, "image")
-        repeats = f" ({self.distinct:,} distinct)" if self.distinct < self.embedded else ""
-        parts = [f"{self.embedded:,} embedded{repeats}"]
-        parts += [f"{self.failed:,} failed"] if self.failed else []
-        parts += [f"{self.missing:,} missing"] if self.missing else []
-        return f"{counted(self.found, 'image')}: {', '.join(parts)}"

@@ -1,7 +1,8 @@
 """FeatureFile: one backbone's vectors in HDF5, written so that a kill loses at most a batch.
 
 Datasets: `features` (n, d) float32 or float16; `sha256` (n, 32) uint8, the content of each row's
-image; `done` (n,) uint8; `checksum` (n,) uint32, CRC-32 of each row's sha256 and vector.
+image; `done` (n,) uint8; `checksum` (n,) uint32, CRC-32 of each row's sha256 and vector;
+`trained_on` (m, 32) uint8, only if the backbone was fine-tuned: the contents that trained it.
 Attributes: `format`, `key` (canonical JSON), `complete`, `created`, and what made it.
 
 Contiguous, allocated when created, default library version: such a file can be opened again
@@ -29,20 +30,15 @@ from featcache.images.sources import read_origin
 from featcache.store.key import FORMAT, Entry, Key, read_key
 from featcache.store.spec import extract_commands, in_cache
 
+Digests = NDArray[np.uint8]
+
+ROWS_CHECKED = 31 * 33  # rows that are read and checked together, while they are in a near cache
+_LINE = 33  # odd, as 31 is: damage at regular distances then hits some line an odd number of times
 _ROWS_AT_ONCE = 8192
+TRAINED_ON = "trained_on"
+_SHOWN = 5
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)  # all h5py's
 _AGAIN = "Delete it and run the extract command again."
-
-
-def to_digests(sha256: NDArray[np.str_]) -> Digests:
-    """Hex digests as a uint8 array of shape (n, 32)."""
-    return np.frombuffer(bytes.fromhex("".join(sha256.tolist())), np.uint8).reshape(-1, 32)
-
-
-def to_hex(digests: Digests) -> list[str]:
-    """A uint8 array of shape (n, 32) as hex digests."""
-    text = digests.tobytes().hex()
-    return [text[i : i + 64] for i in range(0, len(text), 64)]
 
 
 class FeatureFile:
@@ -207,8 +203,8 @@ class FeatureFile:
             self.read(part, values)
             fresh.write(np.arange(start, start + len(part)), values)
         fresh.annotate(self.attributes)
-        if "trained_on" in self._file:  # see store.trained_on
-            fresh._file.create_dataset("trained_on", data=self._file["trained_on"][...])
+        if TRAINED_ON in self._file:
+            fresh._file.create_dataset(TRAINED_ON, data=self._file[TRAINED_ON][...])
         return fresh
 
     def _refuse_infinite(self) -> None:
@@ -241,6 +237,117 @@ def create(path: Path, key: Key, digests: Digests, dim: int) -> FeatureFile:
     with guard_writes(path), replacing(path) as temporary:
         _lay_out(temporary, key, digests, dim)
     return FeatureFile(path, writable=True)
+
+
+def read_trained_on(path: Path) -> frozenset[str]:
+    """The sha256 of the images that trained the backbone of a feature file; most have none.
+
+    Raises
+    ------
+    CacheRefused
+        If the file holds them in another shape.
+    """
+    with h5py.File(path, "r", locking=False) as file:
+        if TRAINED_ON not in file:
+            return frozenset()
+        digests = file[TRAINED_ON][...]
+        if digests.ndim != 2 or digests.shape[1] != 32 or digests.dtype != np.uint8:
+            raise CacheRefused(
+                f"{path}: its dataset {TRAINED_ON!r} is of another shape or type",
+                _AGAIN,
+            )
+        return frozenset(to_hex(digests))
+
+
+def write_trained_on(path: Path, sha256: Iterable[str]) -> None:
+    """Record in a feature file which images trained its backbone, in place of what is there.
+
+    Parameters
+    ----------
+    path : Path
+    sha256 : iterable of str
+        Hex digests of the images' bytes.
+    """
+    digests = to_digests(np.array(sorted(set(sha256)), np.str_))  # (n, 32)
+    with h5py.File(path, "r+", locking=False) as file:
+        if TRAINED_ON in file:
+            del file[TRAINED_ON]
+        file.create_dataset(TRAINED_ON, data=digests)
+
+
+def to_digests(sha256: NDArray[np.str_]) -> Digests:
+    """Hex digests as a uint8 array of shape (n, 32)."""
+    return np.frombuffer(bytes.fromhex("".join(sha256.tolist())), np.uint8).reshape(-1, 32)
+
+
+def to_hex(digests: Digests) -> list[str]:
+    """A uint8 array of shape (n, 32) as hex digests."""
+    text = digests.tobytes().hex()
+    return [text[i : i + 64] for i in range(0, len(text), 64)]
+
+
+def positions(wanted: Digests, have: Digests) -> NDArray[np.intp]:
+    """Where each wanted digest stands in `have`, -1 where it does not; shape (len(wanted),)."""
+    if np.array_equal(wanted, have):
+        return np.arange(len(have), dtype=np.intp)
+    where = {have[i].tobytes(): i for i in range(len(have))}
+    return np.fromiter(
+        (where.get(wanted[i].tobytes(), -1) for i in range(len(wanted))), np.intp, len(wanted)
+    )
+
+
+def checksums(digests: Digests, features: NDArray[Any]) -> NDArray[np.uint32]:
+    """CRC-32 of each row's digest and vector, uint32 of shape (n,)."""
+    rows = np.ascontiguousarray(features).view(np.uint8)  # (n, d * itemsize)
+    return np.fromiter(
+        (zlib.crc32(row, zlib.crc32(digest)) for digest, row in zip(digests, rows, strict=True)),
+        np.uint32,
+        count=len(rows),
+    )
+
+
+def damaged_rows(
+    digests: Digests, features: NDArray[Any], stored: NDArray[np.uint32]
+) -> NDArray[np.intp]:
+    """Positions of the rows whose CRC-32 is not the stored one.
+
+    The CRC of every row is only taken if `_agree` finds that something is wrong.
+    """
+    found = [np.empty(0, np.intp)]
+    for start in range(0, len(features), ROWS_CHECKED):
+        part = slice(start, start + ROWS_CHECKED)
+        if not _agree(digests[part], features[part], stored[part]):
+            differs = checksums(digests[part], features[part]) != stored[part]
+            found.append(start + np.flatnonzero(differs))
+    return np.concatenate(found)
+
+
+def refuse_damaged(path: Path, key: Key, rows: Sequence[int], digests: Digests) -> CacheRefused:
+    """The error for rows of a finished file that don't agree with their checksum.
+
+    Parameters
+    ----------
+    path : Path
+    key : Key
+        Of the file.
+    rows : sequence of int
+        The damaged ones.
+    digests : uint8 array of shape (n, 32)
+        Their images' contents.
+    """
+    entry = Entry(path.parent.name, path, key, 0, 0, 0, 0.0)
+    ids = _ids(path)
+    contents = [digest.tobytes().hex() for digest in digests[:_SHOWN]]
+    names = [ids.get(sha256, f"sha256 {sha256[:12]}…") for sha256 in contents]
+    shown = ", ".join(f"row {row}: {name}" for row, name in zip(rows, names, strict=False))
+    does = "doesn't fit its checksum" if len(rows) == 1 else "don't fit their checksums"
+    count = f"{counted(len(rows), 'row')} {does}"
+    more = ", …" if len(rows) > _SHOWN else ""
+    return CacheRefused(
+        f"{path} is damaged: {count} ({shown}{more})",
+        f"{in_cache(('featcache', 'cache', 'verify', '--repair', '--data', entry.data), entry)}\n"
+        f"{extract_commands([entry], read_origin(path.parent).source)}",
+    )
 
 
 def _lay_out(path: Path, key: Key, digests: Digests, dim: int) -> None:
@@ -324,87 +431,6 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def positions(wanted: Digests, have: Digests) -> NDArray[np.intp]:
-    """Where each wanted digest stands in `have`, -1 where it does not; shape (len(wanted),)."""
-    if np.array_equal(wanted, have):
-        return np.arange(len(have), dtype=np.intp)
-    where = {have[i].tobytes(): i for i in range(len(have))}
-    return np.fromiter(
-        (where.get(wanted[i].tobytes(), -1) for i in range(len(wanted))), np.intp, len(wanted)
-    )
-
-
-NAME = "trained_on"
-
-
-def read_trained_on(path: Path) -> frozenset[str]:
-    """The sha256 of the images that trained the backbone of a feature file; most have none.
-
-    Raises
-    ------
-    CacheRefused
-        If the file holds them in another shape.
-    """
-    with h5py.File(path, "r", locking=False) as file:
-        if NAME not in file:
-            return frozenset()
-        digests = file[NAME][...]
-        if digests.ndim != 2 or digests.shape[1] != 32 or digests.dtype != np.uint8:
-            raise CacheRefused(
-                f"{path}: its dataset {NAME!r} is of another shape or type",
-                "Delete it and run the extract command again.",
-            )
-        return frozenset(to_hex(digests))
-
-
-def write_trained_on(path: Path, sha256: Iterable[str]) -> None:
-    """Record in a feature file which images trained its backbone, in place of what is there.
-
-    Parameters
-    ----------
-    path : Path
-    sha256 : iterable of str
-        Hex digests of the images' bytes.
-    """
-    digests = to_digests(np.array(sorted(set(sha256)), np.str_))  # (n, 32)
-    with h5py.File(path, "r+", locking=False) as file:
-        if NAME in file:
-            del file[NAME]
-        file.create_dataset(NAME, data=digests)
-
-
-Digests = NDArray[np.uint8]
-ROWS_CHECKED = 31 * 33  # rows that are read and checked together, while they are in a near cache
-_LINE = 33  # odd, as 31 is: damage at regular distances then hits some line an odd number of times
-_SHOWN = 5
-
-
-def checksums(digests: Digests, features: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32 of each row's digest and vector, uint32 of shape (n,)."""
-    rows = np.ascontiguousarray(features).view(np.uint8)  # (n, d * itemsize)
-    return np.fromiter(
-        (zlib.crc32(row, zlib.crc32(digest)) for digest, row in zip(digests, rows, strict=True)),
-        np.uint32,
-        count=len(rows),
-    )
-
-
-def damaged_rows(
-    digests: Digests, features: NDArray[Any], stored: NDArray[np.uint32]
-) -> NDArray[np.intp]:
-    """Positions of the rows whose CRC-32 is not the stored one.
-
-    The CRC of every row is only taken if `_agree` finds that something is wrong.
-    """
-    found = [np.empty(0, np.intp)]
-    for start in range(0, len(features), ROWS_CHECKED):
-        part = slice(start, start + ROWS_CHECKED)
-        if not _agree(digests[part], features[part], stored[part]):
-            differs = checksums(digests[part], features[part]) != stored[part]
-            found.append(start + np.flatnonzero(differs))
-    return np.concatenate(found)
-
-
 def _agree(digests: Digests, features: NDArray[Any], stored: NDArray[np.uint32]) -> bool:
     """Whether the sums (XOR) of rows agree with the sums of their stored CRCs.
 
@@ -433,34 +459,6 @@ def _sums(rows: NDArray[Any]) -> NDArray[Any]:
     grid = rows.reshape(-1, _LINE, rows.shape[1])  # (lines, columns, width)
     return np.concatenate(
         [np.bitwise_xor.reduce(grid, axis=1), np.bitwise_xor.reduce(grid, axis=0)]
-    )
-
-
-def refuse_damaged(path: Path, key: Key, rows: Sequence[int], digests: Digests) -> CacheRefused:
-    """The error for rows of a finished file that don't agree with their checksum.
-
-    Parameters
-    ----------
-    path : Path
-    key : Key
-        Of the file.
-    rows : sequence of int
-        The damaged ones.
-    digests : uint8 array of shape (n, 32)
-        Their images' contents.
-    """
-    entry = Entry(path.parent.name, path, key, 0, 0, 0, 0.0)
-    ids = _ids(path)
-    contents = [digest.tobytes().hex() for digest in digests[:_SHOWN]]
-    names = [ids.get(sha256, f"sha256 {sha256[:12]}…") for sha256 in contents]
-    shown = ", ".join(f"row {row}: {name}" for row, name in zip(rows, names, strict=False))
-    does = "doesn't fit its checksum" if len(rows) == 1 else "don't fit their checksums"
-    count = f"{counted(len(rows), 'row')} {does}"
-    more = ", …" if len(rows) > _SHOWN else ""
-    return CacheRefused(
-        f"{path} is damaged: {count} ({shown}{more})",
-        f"{in_cache(('featcache', 'cache', 'verify', '--repair', '--data', entry.data), entry)}\n"
-        f"{extract_commands([entry], read_origin(path.parent).source)}",
     )
 
 

@@ -1,18 +1,31 @@
+from __future__ import annotations
+
 import copy
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SIDE, tiny_backbone
+from tiny import SIDE, TinyNet, tiny_backbone, tiny_images
 from torch import nn
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName
+from featcache.extraction import conv_bn_fusion, engine
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.engine import Engine, open_engine
+from featcache.extraction.engine import Engine, computes_in, native_bf16, open_engine
+from featcache.extraction.extract import fill_cache
+from featcache.extraction.loader import cosine
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbone
+from featcache.store.cache import Cache
+from featcache.store.feature_file import FeatureFile
 
 NAMES = ["resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121"]
 
@@ -177,3 +190,232 @@ def test_a_gpu_that_is_there_and_not_used_is_said_aloud(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     open_engine("cpu")
     assert "there is a GPU, and it is not used" in caplog.text
+
+
+# The precision that is picked, and kept.
+
+
+@pytest.fixture
+def native(monkeypatch):
+    """A processor that computes in bf16."""
+    monkeypatch.setattr(engine, "native_bf16", lambda device: True)
+
+
+class Coarse(TinyNet):
+    """Far off as soon as it computes in anything but fp32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        vectors = super().forward(x)
+        return vectors if x.dtype is torch.float32 else vectors + 3 * x[:, 0, 0, :5].sign()
+
+
+def coarse():
+    return replace(tiny_backbone(), build=lambda: Coarse(5, 0, None))
+
+
+def fill(cache, backbone=None, images=None, **options):
+    report = fill_cache(
+        images or tiny_images(), backbone=backbone or tiny_backbone(), cache=cache, batch_size=8,
+        **options,
+    )  # fmt: skip
+    return report.outcomes[0]
+
+
+def attributes(outcome):
+    with FeatureFile(outcome.path) as file:
+        return file.attributes
+
+
+def test_auto_is_bf16_where_the_network_bears_it_and_says_how_well(native, cache):
+    outcome = fill(cache)
+    assert outcome.key.precision == "bf16"
+    assert 0.999 <= attributes(outcome)["canary"] <= 1
+    exact = fill(cache, precision="fp32")
+    stored = []
+    for one in (outcome, exact):
+        with FeatureFile(one.path) as file:
+            stored.append(file.read(np.arange(40), out := np.empty((40, 5), np.float32)) or out)
+    assert not np.array_equal(*stored)
+    assert engine.cosine(*stored).min() > 0.999
+
+
+def test_auto_falls_back_to_fp32_where_it_does_not(native, cache, caplog):
+    outcome = fill(cache, coarse())
+    assert outcome.key.precision == "fp32"
+    assert attributes(outcome)["canary"] < 0.999
+    assert "computing in fp32" in caplog.text
+
+
+def test_asked_for_in_bf16_it_is_bf16_with_a_warning(cache, caplog):
+    outcome = fill(cache, coarse(), precision="bf16")
+    assert outcome.key.precision == "bf16"
+    assert "differs from fp32" in caplog.text
+
+
+def test_without_bf16_auto_is_fp32_and_there_is_no_canary(cache):
+    outcome = fill(cache)
+    assert outcome.key.precision == "fp32"
+    assert "canary" not in attributes(outcome)
+
+
+@pytest.mark.parametrize("begun", ["fp32", "bf16"])
+@pytest.mark.parametrize("hardware", [True, False])
+def test_auto_goes_on_in_the_precision_that_is_there(monkeypatch, cache, begun, hardware):
+    """Also on another machine; a hit builds no network, and ten more images join their file."""
+    fill(cache, precision=begun)
+    monkeypatch.setattr(engine, "native_bf16", lambda device: hardware)
+
+    def refuse():
+        raise AssertionError("a network was built")
+
+    assert fill(cache, replace(tiny_backbone(), build=refuse)).key.precision == begun
+    more = fill(cache, images=tiny_images(50))
+    assert (more.key.precision, more.computed, more.rows) == (begun, 10, 50)
+
+
+def test_of_two_precisions_it_takes_the_one_with_less_to_do(native, cache):
+    fill(cache, precision="fp32")
+    fill(cache, precision="bf16", images=tiny_images(50))
+    assert fill(cache, images=tiny_images(50)).computed == 0
+
+
+def test_a_canary_on_images_that_do_not_decode_is_no_crash(native, tmp_path, cache):
+    from featcache.errors import DataError
+    from featcache.images.sources import open_images
+
+    for i in range(3):
+        path = tmp_path / "bad" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"nonsense %d" % i)
+    with pytest.raises(DataError, match="not one of 3 images"):
+        fill(cache, images=open_images(tmp_path / "bad", cache=None))
+
+
+def test_killed_and_resumed_in_bf16_it_is_the_same_to_the_bit(native, tmp_path):
+    whole = fill(tmp_path / "whole")
+    calls = [0]
+
+    def stop(_):
+        calls[0] += 1
+        if calls[0] > 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "cut", tiny_backbone(called=stop))
+    resumed = fill(tmp_path / "cut")
+    images, features = tiny_images(), []
+    for folder, one in ((tmp_path / "whole", whole), (tmp_path / "cut", resumed)):
+        store = Cache(folder)
+        assert one.key.precision == "bf16"
+        features.append(store.features(images, store.choose("tiny")).X.tobytes())
+    assert features[0] == features[1]
+
+
+def test_views_share_the_canary_and_the_network_of_their_backbone(native, cache):
+    built = [0]
+    backbone, plain = tiny_backbone(), tiny_backbone().build
+
+    def build():
+        built[0] += 1
+        return plain()
+
+    counted = replace(backbone, build=build)
+    report = fill_cache(tiny_images(), backbone=counted, view=["hflip", "rot90"], cache=cache)
+    assert [done.key.precision for done in report.outcomes] == ["bf16"] * 3
+    assert built[0] == 2, "one in fp32 for the canary, one that does the work"
+
+
+def test_a_view_goes_on_in_its_own_precision(native, cache):
+    fill(cache, tiny_backbone(view="hflip"), precision="fp32")
+    more = tiny_images(50)
+    report = fill_cache(more, backbone=tiny_backbone(), view="hflip", cache=cache)
+    assert [done.key.precision for done in report.outcomes] == ["bf16", "fp32"]
+    assert report.outcomes[1].computed == 10
+
+
+# Processors without bf16 give right vectors all the same, and say what it costs.
+
+# oneDNN reads its limit once, so it takes a process of its own.
+SCRIPT = """
+import json, logging, sys
+import numpy as np
+from featcache.extraction.engine import Engine, computes_in, native_bf16
+from featcache.extraction.registry import open_backbone
+logging.basicConfig(stream=sys.stderr)
+backbone = open_backbone("squeezenet1_1", weights="random:0", image_size=32)
+pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+vectors = {p: Engine(batch_size=2, precision=p).load(backbone).run(pixels).tolist()
+           for p in ("fp32", "bf16")}
+print(json.dumps({"native": native_bf16("cpu"), "computes": computes_in("cpu", "bf16"), **vectors}))
+"""
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the limits are those of x86"
+)
+def test_limited_to_avx2_it_emulates_bf16_and_auto_does_not_take_it() -> None:
+    limits = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, **limits},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["native"], found["computes"]) == (False, False)
+    assert done.stderr.count("no arithmetic in bf16") == 1
+    backbone = open_backbone("squeezenet1_1", weights="random:0", image_size=32)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    here = Engine(batch_size=2).load(backbone).run(pixels)
+    assert cosine(here, np.array(found["fp32"], np.float32)).min() > 0.999999
+    assert cosine(here, np.array(found["bf16"], np.float32)).min() > 0.999
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """A processor that computes in fp32 only."""
+    monkeypatch.setattr(engine, "can_fuse", lambda dtype: dtype is torch.float32)
+    native_bf16.cache_clear()
+    yield
+    native_bf16.cache_clear()
+
+
+def test_what_it_can_not_do_is_no_native_precision(without):
+    assert computes_in("cpu", "fp32")
+    assert not computes_in("cpu", "bf16")
+    assert not native_bf16("cpu")
+    assert computes_in("cuda:0", "fp16")
+
+
+def test_without_onednn_fp32_is_no_emulation(monkeypatch, cache, caplog):
+    monkeypatch.setattr(engine, "can_fuse", lambda dtype: False)
+    assert computes_in("cpu", "fp32")
+    fill_cache(tiny_images(), backbone=tiny_backbone(), cache=cache, precision="fp32")
+    assert "emulated" not in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_emulation_is_said_once_a_network(without, precision, cache, caplog):
+    fill_cache(tiny_images(), backbone=tiny_backbone(), cache=cache, precision=precision)
+    assert caplog.text.count(f"no arithmetic in {precision}") == 1
+    assert "--precision fp32" in caplog.text
+    caplog.clear()
+    fill_cache(tiny_images(), backbone=tiny_backbone(), cache=cache, precision=precision)
+    assert "emulated" not in caplog.text, "nothing was computed"
+
+
+def test_auto_extends_a_bf16_file_there(without, cache, caplog):
+    fill_cache(tiny_images(), backbone=tiny_backbone(), cache=cache, precision="bf16")
+    report = fill_cache(tiny_images(50), backbone=tiny_backbone(), cache=cache)
+    assert (report.outcomes[0].key.precision, report.outcomes[0].computed) == ("bf16", 10)
+    assert len(Cache(cache).entries("tiny")) == 1
+
+
+def test_a_torch_without_the_fused_calls_fuses_nothing(monkeypatch):
+    def gone(*_):
+        raise AttributeError("mkldnn_reorder_conv2d_weight")
+
+    monkeypatch.setattr(conv_bn_fusion, "_FusedConv", gone)
+    assert not conv_bn_fusion.can_fuse.__wrapped__(torch.float32)

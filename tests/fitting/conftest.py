@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,23 @@ def make_features(
         names=tuple(f"net{i}" for i in range(len(blocks))),
         keys=tuple(f"key{i}" for i in range(len(blocks))),
         data="toy",
+    )
+
+
+def add_views(features: Features, *views: str) -> Features:
+    """The features with views whose vectors are a little off those of their images."""
+    n, k = len(features), len(views) + 1
+    rng = np.random.default_rng(1)
+    X = np.tile(features.X, (k, 1))
+    X[n:] += rng.normal(scale=0.1, size=X[n:].shape).astype(np.float32)
+    return replace(
+        features,
+        X=X,
+        ids=np.concatenate([features.ids, *(np.char.add(features.ids, f"@{v}") for v in views)]),
+        view=np.repeat(["none", *views], n),
+        **{
+            name: np.tile(getattr(features, name), k) for name in ("y", "sha256", "groups", "split")
+        },
     )
 
 

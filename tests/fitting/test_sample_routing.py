@@ -1,3 +1,5 @@
+"""Groups reach every step of a fit that holds rows back, in heads, fusions and pipelines alike."""
+
 import numpy as np
 import pytest
 from packages import needs_xgboost
@@ -12,9 +14,8 @@ from featcache.fitting.out_of_core import fit_with_routing
 from featcache.fitting.pipeline import make_classifier
 from featcache.fitting.splits import make_folds
 
-from .conftest import make_features
+from .conftest import add_views, make_features
 from .test_evaluate import QUICK
-from .test_views import add
 
 
 class Asks(ClassifierMixin, BaseEstimator):
@@ -59,7 +60,7 @@ def test_what_is_held_back_in_a_fit_never_divides_an_image_from_its_views(
         return part
 
     monkeypatch.setattr(splits, "stratified_groups", noted)
-    features = add(make_features(), "hflip", "rot90")
+    features = add_views(make_features(), "hflip", "rot90")
     classifier = make_classifier(fusion, head, settings=QUICK)
     evaluate(classifier, features, folds=2)
     assert seen
@@ -74,6 +75,6 @@ def test_rows_that_stand_alone_are_held_back_as_before(features, monkeypatch):
 
     monkeypatch.setattr(splits, "stratified_groups", never)
     evaluate(make_classifier("concat", "mlp", settings=QUICK), features, folds=2)
-    leaky = add(features, "hflip")
+    leaky = add_views(features, "hflip")
     split = make_folds(leaky, folds=2, leaky=True)
     evaluate(make_classifier("concat", "mlp", settings=QUICK), leaky, split=split)

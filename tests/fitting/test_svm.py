@@ -3,8 +3,8 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.svm import SVC, LinearSVC
 from sklearn.svm import SVC as PlainSVC
-from sklearn.svm import LinearSVC
 
 from featcache.errors import DataError, RecipeError, UnknownName
 from featcache.fitting.fold import predict_all
@@ -141,3 +141,27 @@ def test_parameters_of_another_kind(features, params, error):
 def test_one_class(features):
     with pytest.raises(DataError, match="1 class: cat"):
         SVMHead().fit(features.X[::3], features.y[::3])
+
+
+# Against scikit-learn's own.
+
+
+def test_svm_kernel_matrix_changes_nothing():
+    features = make_features(signal=0.5)
+    whole = SVMHead(gamma=0.1).fit(features.X, features.y).predict_proba(features.X)
+    row_by_row = (
+        SVMHead(gamma=0.1, gram_rows=0).fit(features.X, features.y).predict_proba(features.X)
+    )
+    np.testing.assert_allclose(whole, row_by_row, atol=1e-3)
+
+
+def test_svm_agrees_with_a_bare_svc():
+    features = make_features(n=400, signal=0.6)
+    ours = SVMHead().fit(features.X[:200], features.y[:200]).predict(features.X[200:])
+    bare = SVC(C=10).fit(features.X[:200], features.y[:200]).predict(features.X[200:])
+    assert (ours == bare).mean() > 0.95
+
+
+def test_svm_unknown_gamma(features):
+    with pytest.raises(UnknownName, match="skale"):
+        SVMHead(gamma="skale").fit(features.X, features.y)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import logging
 import os
 import shlex
@@ -5,17 +7,35 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from threading import Timer
 
 import h5py
 import numpy as np
 import pytest
-from tiny import tiny_backbone, tiny_images
+from tiny import SIDE, tiny_backbone, tiny_images
 
-from featcache.errors import CacheBusy, CacheMissing, CacheRefused, CacheUnwritable, UnknownName
-from featcache.images.manifest import IMAGES_CSV, strings
-from featcache.store.cache import FAILED_CSV, Cache
-from featcache.store.feature_file import FeatureFile, create, positions, to_digests
+from featcache.errors import (
+    CacheBusy,
+    CacheMissing,
+    CacheRefused,
+    CacheUnwritable,
+    RecipeError,
+    UnknownName,
+)
+from featcache.extraction.extract import fill_cache
+from featcache.images.manifest import IMAGES_CSV, from_arrays, strings
+from featcache.store.cache import FAILED_CSV, Cache, Coverage, choose
+from featcache.store.feature_file import (
+    TRAINED_ON,
+    FeatureFile,
+    create,
+    positions,
+    read_trained_on,
+    to_digests,
+    write_trained_on,
+)
+from featcache.store.key import Entry
 from featcache.store.locking import begin, lock
 
 KEY = tiny_backbone().key()
@@ -489,3 +509,197 @@ def test_blocks_stand_in_the_order_of_their_names(tmp_path, images):
             assert features.names == ("a", "b")
             np.testing.assert_array_equal(features.X[:][:, :5], vectors(images, seed=ord("a")))
             np.testing.assert_array_equal(features.X[:][:, 5:], vectors(images, seed=ord("b")))
+
+
+# How many images have a vector, in words.
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((1, 1, 1, 0), "1 image"),
+        ((1797, 1797, 1797, 0), "1,797 images"),
+        ((1, 0, 0, 1), "1 image: 0 embedded, 1 failed"),
+        ((13, 11, 10, 2), "13 images: 11 embedded (10 distinct), 2 failed"),
+        ((13, 10, 10, 1), "13 images: 10 embedded, 1 failed, 2 missing"),
+    ],
+)
+def test_counts_in_words(counts, words):
+    assert str(Coverage(*counts)) == words
+
+
+# Which file of several a spec picks.
+
+PLAIN = tiny_backbone("net").key()
+
+LARGE = replace(PLAIN, preprocess={**PLAIN.preprocess, "crop": 16, "resize": 16})
+
+LOG = replace(PLAIN, preprocess={**PLAIN.preprocess, "filters": ["log-1.5"]})
+
+FILES = [Entry("d", Path(f"cache/d/{k.stem}.h5"), k, 3, 5, 60, float(i))
+         for i, k in enumerate((PLAIN, LARGE, LOG))]  # fmt: skip
+
+
+def chosen(*wanted: str) -> list[str]:
+    found = choose(FILES, "d", "cache", "photos", wanted)
+    return [{PLAIN.digest: "plain", LARGE.digest: "large", LOG.digest: "log"}[e.key.digest]
+            for e in found]  # fmt: skip
+
+
+def test_a_spec_picks_the_file_that_agrees_with_it() -> None:
+    assert chosen("net:size=16") == ["large"]
+    assert chosen("net:filter=none:size=8") == ["plain"]
+    assert chosen("net:size=8") == ["log"]  # of two that agree the newest
+    assert chosen("net-16px", "net-log-1.5") == ["large", "log"]
+    assert chosen(f"net-16px@{LARGE.key8}") == ["large"]
+    assert chosen() == ["log"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_name_leaves_the_file_that_a_spec_beside_it_means(first: bool) -> None:
+    wanted = ["net", "net:filter=log-1.5"]
+    expected = ["large", "log"]
+    assert chosen(*(wanted if first else wanted[::-1])) == (expected if first else expected[::-1])
+
+
+def test_a_backbone_of_ones_own_is_found_whatever_its_name_holds() -> None:
+    for name in ("net=1", "net@home", "a:size=3"):
+        entry = replace(FILES[0], key=replace(PLAIN, backbone=name))
+        assert choose([entry], "d", "cache", "") == [entry]
+        assert choose([entry], "d", "cache", "", [name]) == [entry]
+        assert choose([entry], "d", "cache", "", [f"{name}@{entry.key.digest}"]) == [entry]
+
+
+def test_what_is_absent_gets_the_command_that_makes_it() -> None:
+    with pytest.raises(CacheMissing, match=f"no features of net:size=32.*net@{LARGE.key8}") as e:
+        chosen("net:size=32")
+    assert e.value.remedy == "featcache extract --data photos --backbone net:size=32 --name d"
+
+
+def test_a_bad_spec_is_said_to_be_one() -> None:
+    with pytest.raises(UnknownName, match="Did you mean size"):
+        chosen("net:siz=32")
+    with pytest.raises(RecipeError, match="names no backbone"):
+        chosen("@")
+
+
+# Views in the cache: found by their key, loaded as further rows of their images.
+
+
+def fill(cache, images, views=("none", "hflip"), **options):
+    for view in views:
+        backbones = [tiny_backbone("a", 5, 0, view=view), tiny_backbone("b", 3, 1, view=view)]
+        fill_cache(images, backbone=backbones, cache=cache, **options)
+
+
+def test_views_are_further_rows_with_every_backbone_s_own_view(cache):
+    images = tiny_images(12)
+    fill(cache, images, ("none", "hflip", "rot90"))
+    store = Cache(cache)
+    entries = store.choose("tiny", ["b", "a"])
+    plain = store.features(images, entries)
+    seen = store.features(images, entries, ["rot90", "hflip"])
+    assert len(seen) == 36
+    assert seen.view.tolist() == ["none"] * 12 + ["rot90"] * 12 + ["hflip"] * 12
+    np.testing.assert_array_equal(seen.X[:12], plain.X)
+    assert seen.ids[12:14].tolist() == ["0000.png@rot90", "0001.png@rot90"]
+    assert seen.sources.tolist() == plain.ids.tolist() * 3
+    for name in ("y", "sha256", "groups", "split"):
+        assert getattr(seen, name).tolist() == getattr(plain, name).tolist() * 3
+    # The oracle: images that were mirrored before they were extracted at all.
+    pixels = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE, 3), dtype=np.uint8)
+    mirrored = from_arrays(
+        "mirrored",
+        [one[:, ::-1] for one in pixels],
+        ids=images.ids.tolist(),
+        labels=images.labels.tolist(),
+    )
+    fill(cache, mirrored, ("none",))
+    oracle = store.features(mirrored, store.choose("mirrored", ["b", "a"]))
+    np.testing.assert_allclose(seen.X[24:], oracle.X, atol=1e-6)
+    assert not np.allclose(seen.X[24:], plain.X)
+
+
+def test_a_view_twice_is_one(cache):
+    images = tiny_images(6)
+    fill(cache, images)
+    store = Cache(cache)
+    entries = store.choose("tiny")
+    assert len(store.features(images, entries, ["hflip", "hflip"])) == 12
+
+
+def test_views_do_not_stand_for_their_images(cache):
+    images = tiny_images(6)
+    fill(cache, images)
+    chosen = Cache(cache).choose("tiny")
+    assert [entry.key.preprocess["view"] for entry in chosen] == ["none", "none"]
+
+
+def test_an_absent_view_names_the_command(cache):
+    images = tiny_images(6)
+    fill(cache, images)
+    fill_cache(images, backbone=tiny_backbone("a", 5, 0, view="rot90"), cache=cache)
+    store = Cache(cache)
+    with pytest.raises(CacheMissing, match="view rot90 of b@") as caught:
+        store.features(images, store.choose("tiny"), ["rot90"])
+    assert "--backbone b --name tiny --weights fixed --image-size 8" in caught.value.remedy
+    assert "--view rot90" in caught.value.remedy
+    assert f"--cache {cache}" in caught.value.remedy
+
+
+def test_a_view_of_another_preprocessing_does_not_serve(cache):
+    images = tiny_images(6)
+    fill_cache(images, backbone=tiny_backbone("a"), cache=cache)
+    other = tiny_backbone("a", view="hflip")
+    other = replace(other, preprocess=replace(other.preprocess, interpolation="nearest"))
+    fill_cache(images, backbone=other, cache=cache)
+    store = Cache(cache)
+    with pytest.raises(CacheMissing, match="hflip"):
+        store.features(images, store.choose("tiny"), ["hflip"])
+
+
+def test_none_and_views_of_views_are_refused(cache):
+    images = tiny_images(6)
+    fill(cache, images)
+    store = Cache(cache)
+    with pytest.raises(RecipeError, match="the image itself"):
+        store.features(images, store.choose("tiny"), ["none"])
+    view = [e for e in store.entries("tiny") if e.key.preprocess["view"] == "hflip"]
+    with pytest.raises(RecipeError, match="holds a view already"):
+        store.features(images, view, ["hflip"])
+
+
+def test_an_image_without_its_view_is_refused(cache):
+    images = tiny_images(8)
+    fill(cache, tiny_images(6))
+    fill(cache, images, ("none",))
+    store = Cache(cache)
+    with pytest.raises(CacheRefused, match="2 of 8 images") as caught:
+        store.features(images, store.choose("tiny"), ["hflip"])
+    assert "--view hflip" in caught.value.remedy
+
+
+def test_trained_on_goes_from_file_to_features(cache):
+    images = tiny_images(6)
+    fill(cache, images, ("none",))
+    store = Cache(cache)
+    a, b = store.choose("tiny", ["a", "b"])
+    assert store.features(images, [a, b]).trained_on == ()
+    write_trained_on(b.path, images.sha256[:4])
+    write_trained_on(b.path, images.sha256[:2].tolist() * 2)
+    assert read_trained_on(a.path) == frozenset()
+    loaded = store.features(images, [a, b])
+    assert loaded.trained_on == (frozenset(), frozenset(images.sha256[:2].tolist()))
+    assert loaded.select(["b"]).trained_on == loaded.trained_on[1:]
+    assert loaded.select(["a"]).trained_on == (frozenset(),)
+
+
+def test_a_strange_trained_on_is_refused(cache):
+    import h5py
+
+    fill(cache, tiny_images(6), ("none",))
+    (entry, _) = Cache(cache).choose("tiny")
+    with h5py.File(entry.path, "r+") as file:
+        file.create_dataset(TRAINED_ON, data=np.zeros(5))
+    with pytest.raises(CacheRefused, match="trained_on"):
+        read_trained_on(entry.path)

@@ -19,6 +19,7 @@ from featcache.store.features import NO_VIEW, Features, Strings
 
 FILE = "embedding.csv"
 _NAMED_CLASSES = 20  # in the legend
+_NAMES_UP_TO = 60
 _COMPONENTS = 30
 
 
@@ -36,6 +37,24 @@ class Map:
     ids: Strings
     labels: Strings
     xy: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Mean weights over the folds.
+
+    Attributes
+    ----------
+    classes, backbones : list of str
+    mean : float array of shape (classes, backbones)
+    sd : float array of shape (classes, backbones), or None
+        Over the folds; None for one.
+    """
+
+    classes: list[str]
+    backbones: list[str]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64] | None
 
 
 def embed(features: Features, rows: int = 2000, steps: int = 750, seed: int = 0) -> Map:
@@ -121,27 +140,6 @@ def plot_map(found: Map | None, wrong: frozenset[str] = frozenset()) -> Figure |
     title = f"class (and {more} more)" if more > 0 else "class"
     legend(axes, loc="center left", bbox_to_anchor=(1, 0.5), title=title, markerscale=1.8)
     return figure
-
-
-_NAMES_UP_TO = 60
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """Mean weights over the folds.
-
-    Attributes
-    ----------
-    classes, backbones : list of str
-    mean : float array of shape (classes, backbones)
-    sd : float array of shape (classes, backbones), or None
-        Over the folds; None for one.
-    """
-
-    classes: list[str]
-    backbones: list[str]
-    mean: NDArray[np.float64]
-    sd: NDArray[np.float64] | None
 
 
 def attention(contents: Contents) -> Attention | None:

@@ -1,3 +1,5 @@
+"""What every fusion does: blocks that fit, constant columns, tiny data, seeds."""
+
 import subprocess
 import sys
 

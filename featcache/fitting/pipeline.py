@@ -22,6 +22,7 @@ from featcache.errors import (
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
+from featcache.fitting.registry import name_of
 from featcache.fitting.selection import make_selection
 from featcache.fitting.tuning import SPACES, TunedClassifier, check_tuning
 
@@ -31,28 +32,6 @@ log = logging.getLogger("featcache")
 _JOINT = {
     "attention": {"dim": "dim", "heads": "heads", "dropout": "attention_dropout"},
     "gated": {"dim": "dim"},
-}
-
-_NAMES = {
-    "ConcatFusion": "concat",
-    "AttentionFusion": "attention",
-    "GatedFusion": "gated",
-    "SumFusion": "sum",
-    "MeanFusion": "mean",
-    "MaxFusion": "max",
-    "HadamardFusion": "hadamard",
-    "BilinearFusion": "bilinear",
-    "VoteFusion": "vote",
-    "StackFusion": "stack",
-    "MLPHead": "mlp",
-    "SVMHead": "svm",
-    "XGBHead": "xgboost",
-    "LogisticRegression": "logreg",
-    "RidgeClassifier": "ridge",
-    "KNNHead": "knn",
-    "NearestMeanHead": "nearest_mean",
-    "RandomForestClassifier": "forest",
-    "DummyClassifier": "dummy",
 }
 
 
@@ -183,12 +162,11 @@ def describe(classifier: Any) -> tuple[str, str]:
     if late:
         fusion, head = last, last.head
         head = head.steps[-1][1] if isinstance(head, Pipeline) else head
-    name = "none" if fusion is None else type(fusion).__name__
+    name = "none" if fusion is None else name_of(fusion, FUSIONS)
     joint = getattr(head, "fusion", None)
     if isinstance(joint, str) and joint in _JOINT and not late:
         name = joint
-    kind = "logreg" if head is None else type(head).__name__
-    return _NAMES.get(name, name), _NAMES.get(kind, kind)
+    return name, "logreg" if head is None else name_of(head, HEADS)
 
 
 def is_late(fusion: Any) -> bool:

@@ -22,9 +22,9 @@ from featcache.errors import (
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
-from featcache.fitting.registry import name_of
+from featcache.fitting.registry import name_of, search_space
 from featcache.fitting.selection import make_selection
-from featcache.fitting.tuning import SPACES, TunedClassifier, check_tuning
+from featcache.fitting.tuning import TunedClassifier, check_tuning
 
 log = logging.getLogger("featcache")
 
@@ -88,6 +88,10 @@ def make_classifier(
         For a setting that nothing here has.
     """
     steps = {"fusion": _named_fusion(fusion, seed), "head": _named_head(head, seed)}
+    spaces = {
+        "fusion": search_space(fusion, steps["fusion"], FUSIONS),
+        "head": search_space(head, steps["head"], HEADS),
+    }
     joint = fusion if isinstance(fusion, str) and fusion in _JOINT and head == "mlp" else None
     if select:
         joint = None
@@ -110,7 +114,7 @@ def make_classifier(
         return with_blocks(made, blocks)
     check_tuning(tune, tuner)
     inside = f"fusion__head__{'head__' if select else ''}" if late else "head__"
-    space = _space(names, settings or {}, inside, joint)
+    space = _space(spaces, names, settings or {}, inside, joint)
     if select.startswith("variance"):
         space.pop("fusion__scale", None)  # standardised columns have no variance to select by
     tuned = TunedClassifier(made, space, tries=tune, tuner=tuner, random_state=seed)
@@ -118,13 +122,17 @@ def make_classifier(
 
 
 def _space(
-    names: Mapping[str, Any], settings: Mapping[str, Any], inside: str, joint: str | None
+    spaces: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    inside: str,
+    joint: str | None,
 ) -> dict[str, Any]:
     """What to search for these names, under sklearn's parameter names; what is set is left out."""
     space = {}
-    for role, name in names.items():
-        for parameter, what in SPACES.get(name if isinstance(name, str) else "", {}).items():
-            if {f"{role}.{parameter}", f"{name}.{parameter}"} & set(settings):
+    for role, searched in spaces.items():
+        for parameter, what in searched.items():
+            if {f"{role}.{parameter}", f"{names[role]}.{parameter}"} & set(settings):
                 continue
             if role == "head":
                 space[f"{inside}{parameter}"] = what

@@ -55,6 +55,17 @@ def name_of(made: Any, registered: Mapping[str, Callable[..., Any]]) -> str:
     )
 
 
+def search_space(
+    name: Any, made: Any, registered: Mapping[str, Callable[..., Any]]
+) -> Mapping[str, Any]:
+    """What `tuning` searches of what a name has made; nothing of an object of the user's."""
+    if not isinstance(name, str):
+        return {}
+    of_the_line = getattr(registered[name], "search_space", None)
+    found: Mapping[str, Any] = of_the_line or getattr(made, "search_space", {})
+    return found
+
+
 def names_with(
     registered: Mapping[str, Callable[..., Any]], has: Callable[[Any], bool]
 ) -> tuple[str, ...]:

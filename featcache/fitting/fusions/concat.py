@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class ConcatFusion(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     pca_ : list of PCA, or None
         One a block.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"scale": ["standard", "l2"]}
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,11 @@ class AttentionFusion(LearnedFusion):
         Losses an epoch, see `training.train`.
     """
 
+    search_space: ClassVar[dict[str, Any]] = {
+        "dim": [64, 128, 256],
+        "dropout": ("float", 0.0, 0.4),
+    }
+
     def __init__(
         self,
         blocks: Sequence[int] | None = None,
@@ -196,6 +201,8 @@ class GatedFusion(LearnedFusion):
     history_ : dict of lists
         Losses an epoch, see `training.train`.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"dim": [64, 128, 256]}
 
     def __init__(
         self,
@@ -273,6 +280,8 @@ class BilinearFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     scaler_ : StandardScaler
         What standardises the sketches.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"width": [512, 1024, 2048]}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,14 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     history_ : dict of lists
         Losses an epoch, see `training.train`.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "hidden": [[256], [512], [1024], [512, 256]],
+        "dropout": ("float", 0.0, 0.6),
+        "lr": ("log", 1e-4, 3e-3),
+        "weight_decay": ("log", 1e-6, 1e-1),
+        "label_smoothing": [0.0, 0.05, 0.1, 0.2],
+    }
 
     def __init__(
         self,

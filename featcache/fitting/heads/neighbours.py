@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : array of labels
     neighbours_ : KNeighborsClassifier
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"n_neighbors": ("int", 1, 50)}
 
     def __init__(
         self,

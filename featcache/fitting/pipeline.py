@@ -28,12 +28,6 @@ from featcache.fitting.tuning import TunedClassifier, check_tuning
 
 log = logging.getLogger("featcache")
 
-# Where the MLP, trained jointly with a fusion, keeps the parameters of the fusion's module.
-_JOINT = {
-    "attention": {"dim": "dim", "heads": "heads", "dropout": "attention_dropout"},
-    "gated": {"dim": "dim"},
-}
-
 
 def make_classifier(
     fusion: Any = "concat",
@@ -92,15 +86,17 @@ def make_classifier(
         "fusion": search_space(fusion, steps["fusion"], FUSIONS),
         "head": search_space(head, steps["head"], HEADS),
     }
-    joint = fusion if isinstance(fusion, str) and fusion in _JOINT and head == "mlp" else None
+    named = isinstance(fusion, str) and isinstance(head, str)
+    joint: Mapping[str, str] = {}  # of the fusion's parameters, those that the head has
+    if named and not select and hasattr(steps["head"], "joint_network"):
+        joint = getattr(steps["fusion"], "joint", {})
     if select:
-        joint = None
         steps = {**steps, "select": make_selection(select, seed)}
         if select.startswith("variance") and "scale" in steps["fusion"].get_params():
             steps["fusion"].set_params(scale="none")
     if joint:
         steps["fusion"] = ConcatFusion()
-        steps["head"].set_params(fusion=joint)
+        steps["head"].set_params(fusion=fusion)
     names = {"fusion": fusion, "head": head}
     for key, value in (settings or {}).items():
         _apply(steps, names, key, value, joint)
@@ -126,7 +122,7 @@ def _space(
     names: Mapping[str, Any],
     settings: Mapping[str, Any],
     inside: str,
-    joint: str | None,
+    joint: Mapping[str, str],
 ) -> dict[str, Any]:
     """What to search for these names, under sklearn's parameter names; what is set is left out."""
     space = {}
@@ -136,10 +132,10 @@ def _space(
                 continue
             if role == "head":
                 space[f"{inside}{parameter}"] = what
-            elif joint is None:
+            elif not joint:
                 space[f"fusion__{parameter}"] = what
-            elif parameter in _JOINT[joint]:
-                space[f"{inside}{_JOINT[joint][parameter]}"] = what
+            elif parameter in joint:
+                space[f"{inside}{joint[parameter]}"] = what
     return space
 
 
@@ -172,7 +168,7 @@ def describe(classifier: Any) -> tuple[str, str]:
         head = head.steps[-1][1] if isinstance(head, Pipeline) else head
     name = "none" if fusion is None else name_of(fusion, FUSIONS)
     joint = getattr(head, "fusion", None)
-    if isinstance(joint, str) and joint in _JOINT and not late:
+    if isinstance(joint, str) and joint in FUSIONS and hasattr(head, "joint_network") and not late:
         name = joint
     return name, "logreg" if head is None else name_of(head, HEADS)
 
@@ -200,7 +196,7 @@ def _named_head(head: Any, seed: int) -> Any:
 
 
 def _apply(
-    steps: dict[str, Any], names: dict[str, Any], key: str, value: Any, joint: str | None
+    steps: dict[str, Any], names: dict[str, Any], key: str, value: Any, joint: Mapping[str, str]
 ) -> None:
     """Put one setting into the step that it belongs to, if any."""
     where, _, parameter = key.partition(".")
@@ -216,28 +212,31 @@ def _apply(
     if where not in steps and where != names[role]:
         # Not this candidate's; but a misspelt parameter is an error in all of them.
         _check_other(where, role, key)
-    elif joint is None or role == "head":
+    elif not joint or role == "head":
         _set(steps[role], key, parameter.replace(".", "__"), value)
     else:
-        _apply_joint(steps["head"], key, value, joint)
+        _apply_joint(steps["head"], names, key, value, joint)
 
 
-def _apply_joint(head: Any, key: str, value: Any, joint: str) -> None:
-    """Put one setting of a jointly trained fusion into the MLP."""
+def _apply_joint(
+    head: Any, names: dict[str, Any], key: str, value: Any, joint: Mapping[str, str]
+) -> None:
+    """Put one setting of a fusion into the head that it is trained jointly with."""
     where, _, parameter = key.partition(".")
-    places = _JOINT[joint]
-    if parameter in places:
-        _set(head, key, places[parameter], value)
+    if parameter in joint:
+        _set(head, key, joint[parameter], value)
         return
     if where == "fusion":
         raise RecipeError(
-            f"setting {key!r}: {joint} trained jointly with mlp has no {parameter!r} of its own",
-            f"{did_you_mean(parameter, places)} The training loop is the head's: head.NAME.",
+            f"setting {key!r}: {names['fusion']} trained jointly with {names['head']} has no "
+            f"{parameter!r} of its own",
+            f"{did_you_mean(parameter, joint)} The training loop is the head's: head.NAME.",
         )
     _check(_named_fusion(where, 0), key)
     log.warning(
-        "%s has no effect with mlp: both are trained in one loop, see mlp.%s", key, parameter
-    )
+        "%s has no effect with %s: both are trained in one loop, see %s.%s",
+        key, names["head"], names["head"], parameter,
+    )  # fmt: skip
 
 
 def _check_other(name: str, role: str, key: str) -> None:

@@ -70,10 +70,11 @@ def names_with(
     registered: Mapping[str, Callable[..., Any]], has: Callable[[Any], bool]
 ) -> tuple[str, ...]:
     """The names whose class, if its package is installed, answers a question with yes."""
-    return tuple(name for name, maker in registered.items() if has(_class(maker)))
+    return tuple(name for name, maker in registered.items() if has(class_of(maker)))
 
 
-def _class(maker: Any) -> Any:
+def class_of(maker: Any) -> Any:
+    """What a registered callable makes; None if its package is not installed."""
     try:
         return maker.load() if isinstance(maker, LazyClass) else maker
     except FeatcacheError:

@@ -30,7 +30,13 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     `fit` standardises the columns and trains the module with an auxiliary linear classifier, which
     is then dropped; `transform` gives the fused vectors. Any classifier can follow.
+
+    The head "mlp" can train the module in its own network instead, if it has the module's
+    parameters and the class says in `joint` by which names; `MLPHead.weights` then asks the module
+    for its `weights`.
     """
+
+    joint: ClassVar[dict[str, str]] = {}
 
     blocks: Sequence[int] | None
     random_state: Any
@@ -66,7 +72,7 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.classes_, codes = np.unique(y, return_inverse=True)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with seeded(seed):
-            self.network_ = self._module(self.blocks_)
+            self.network_ = self.module(self.blocks_)
             self._n_features_out = int(self.network_.width)
             auxiliary = MLP(self._n_features_out, (), len(self.classes_))
             network = nn.Sequential(self.network_, auxiliary)
@@ -80,9 +86,9 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def untrained(self) -> Any:
         """The network of a fitted fusion with fresh weights, to load kept ones into."""
-        return self._module(self.blocks_)
+        return self.module(self.blocks_)
 
-    def _module(self, blocks: tuple[int, ...]) -> Any:
+    def module(self, blocks: tuple[int, ...]) -> Any:
         """The untrained torch module."""
         raise NotImplementedError
 
@@ -135,6 +141,11 @@ class AttentionFusion(LearnedFusion):
         "dim": [64, 128, 256],
         "dropout": ("float", 0.0, 0.4),
     }
+    joint: ClassVar[dict[str, str]] = {
+        "dim": "dim",
+        "heads": "heads",
+        "dropout": "attention_dropout",
+    }
 
     def __init__(
         self,
@@ -174,7 +185,7 @@ class AttentionFusion(LearnedFusion):
         received: NDArray[np.float32] = self.attention_weights(X).mean(axis=1)
         return received  # (n, k), rows sum to 1
 
-    def _module(self, blocks: tuple[int, ...]) -> Attention:
+    def module(self, blocks: tuple[int, ...]) -> Attention:
         return Attention(blocks, self.dim, self.heads, self.dropout)
 
 
@@ -203,6 +214,7 @@ class GatedFusion(LearnedFusion):
     """
 
     search_space: ClassVar[dict[str, Any]] = {"dim": [64, 128, 256]}
+    joint: ClassVar[dict[str, str]] = {"dim": "dim"}
 
     def __init__(
         self,
@@ -237,7 +249,7 @@ class GatedFusion(LearnedFusion):
         """The same as `gate_weights`, under the name that all fusions with weights share."""
         return self.gate_weights(X)  # (n, k)
 
-    def _module(self, blocks: tuple[int, ...]) -> Gate:
+    def module(self, blocks: tuple[int, ...]) -> Gate:
         return Gate(blocks, self.dim)
 
 

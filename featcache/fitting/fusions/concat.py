@@ -113,6 +113,13 @@ class ConcatFusion(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         pairs = zip(self.pca_, slices(self.blocks_), strict=True)
         return np.concatenate([pca.transform(scaled[:, part]) for pca, part in pairs], axis=1)
 
+    def as_module(self) -> Any:
+        """The fitted fusion as a torch module."""
+        from featcache.fitting.networks import Concat
+
+        check_is_fitted(self)
+        return Concat(self.blocks_, self.scaler_, self.scale == "l2", self.pca_ or ())
+
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
         """The columns' names: the input's, or x0, x1, …; after a PCA block0_pca0, block0_pca1, …"""
         check_is_fitted(self)

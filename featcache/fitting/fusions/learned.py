@@ -20,7 +20,7 @@ from torch import Tensor, from_numpy, nn
 from featcache.errors import RecipeError
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion, unit_rows
-from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.networks import MLP, Attention, Gate, Standardise, seeded
 from featcache.fitting.out_of_core import Stream, fit_with_routing, standardise
 from featcache.fitting.training import OnDisk, Schedule, as_tensor, infer, train
 
@@ -83,6 +83,10 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """The fused vectors (n, width), float32."""
         fused: NDArray[np.float32] = infer(self._fitted(), self._checked(X)).numpy()  # (n, width)
         return fused
+
+    def as_module(self) -> nn.Module:
+        """The fitted fusion as a torch module."""
+        return nn.Sequential(Standardise(self.scaler_), self._fitted())
 
     def untrained(self) -> Any:
         """The network of a fitted fusion with fresh weights, to load kept ones into."""

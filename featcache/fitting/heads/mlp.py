@@ -202,6 +202,10 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: NDArray[np.float32] = infer(network[0].weights, self._checked(X)).numpy()
         return weights
 
+    def as_module(self) -> nn.Module:
+        """The fitted head as a torch module that gives logits."""
+        return self._fitted()  # type: ignore[no-any-return]
+
     def untrained(self) -> nn.Module:
         """The network of a fitted head with fresh weights, to load kept ones into."""
         return self.joint_network(self.n_features_in_, len(self.classes_))

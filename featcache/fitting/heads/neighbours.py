@@ -131,6 +131,15 @@ class NearestMeanHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.variance_ = total / (len(stream) * stream.width) or 1.0
         return self
 
+    def as_module(self) -> Any:
+        """The fitted head as a torch module that gives logits."""
+        from featcache.fitting.networks import linear
+
+        check_is_fitted(self)
+        # |x - m|² = |x|² - 2 x·m + |m|², and |x|² is the same for all classes.
+        means, variance = self.means_, self.variance_
+        return linear(means / variance, -np.square(means).sum(axis=1) / (2 * variance))
+
     def _codes(self, y: NDArray[Any]) -> NDArray[np.intp]:
         """Each label's position in `classes_`."""
         check_classification_targets(y)

@@ -6,8 +6,9 @@ themselves.
 
 Whatever a name implies is said by its class: `search_space` is what `tuning` searches,
 `fit_stream(stream, y, groups)` fits rows that stay on disk, `as_module()` is the fitted fusion as a
-torch module from (n, d) to (n, width), for ONNX, `weights(X)` how much each backbone counts for
-each row, for the report, and `joint` how the head "mlp" trains it along with itself, see
+torch module from (n, d) to (n, width), for ONNX, `untrained()` makes the network of a fitted fusion
+again, so that `persist` can save it, `weights(X)` is how much each backbone counts for each row,
+for the report, and `joint` how the head "mlp" trains it along with itself, see
 `learned.LearnedFusion`. A class without one of them can't do that. Nothing is imported before a
 fusion is made.
 """

@@ -2,9 +2,9 @@
 
 Whatever a name implies is said by its class: `search_space` is what `tuning` searches,
 `fit_stream(stream, y, groups)` fits rows that stay on disk, `as_module()` is the fitted head as a
-torch module from (n, d) to logits, for ONNX. A class without one of them can't do that. `predict`
-gives the label of the highest probability, if there are any. Nothing is imported before a head is
-made.
+torch module from (n, d) to logits, for ONNX, and `untrained()` makes the network of a fitted head
+again, so that `persist` can save it. A class without one of them can't do that. `predict` gives the
+label of the highest probability, if there are any. Nothing is imported before a head is made.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, first_line
 from featcache.extraction.backbone import PENULTIMATE, Backbone
 from featcache.extraction.network import channels_last
-from featcache.fitting.heads.mlp import MLPHead, joint_network
+from featcache.fitting.fusions import FUSIONS
+from featcache.fitting.heads import HEADS
+from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.pipeline import make_classifier
-
-FUSIONS = ("concat", "attention", "gated")
+from featcache.fitting.registry import class_of, names_with
 
 # What the head's own training loop would take: here the options of the fine-tuning say it.
 OF_THE_LOOP = (
@@ -92,6 +93,15 @@ class FusedNetwork(nn.Module):
         return self
 
 
+def is_trainable(fusion: str) -> bool:
+    """Whether a fusion can be trained by gradients: columns side by side, or what a head holds."""
+    return fusion == "concat" or bool(getattr(class_of(FUSIONS.get(fusion)), "joint", {}))
+
+
+def _holds_fusions(head: Any) -> bool:
+    return hasattr(head, "joint_network")
+
+
 def make_head(fusion: str, head: str, settings: dict[str, Any], seed: int) -> MLPHead:
     """The head, with the fusion in it, that stage 2 would fit; its loop is not used.
 
@@ -102,10 +112,11 @@ def make_head(fusion: str, head: str, settings: dict[str, Any], seed: int) -> ML
     RecipeError
         For a setting that has no meaning here.
     """
-    if fusion not in FUSIONS or head != "mlp":
+    if not is_trainable(fusion) or not _holds_fusions(class_of(HEADS.get(head))):
+        fusions, heads = filter(is_trainable, FUSIONS), names_with(HEADS, _holds_fusions)
         raise UnknownName(
             f"{fusion} with {head} can't be trained end to end",
-            f"Fusions: {', '.join(FUSIONS)}. Head: mlp.",
+            f"Fusions: {', '.join(fusions)}. Head: {', '.join(heads)}.",
         )
     for name in settings:
         if name.partition(".")[2] in OF_THE_LOOP:
@@ -133,7 +144,7 @@ def build(
     """
     modules = [backbone.build().requires_grad_(True) for backbone in backbones]
     blocks = tuple(_width(b, m) for b, m in zip(backbones, modules, strict=True))
-    joint = joint_network(head.set_params(blocks=blocks), sum(blocks), classes)
+    joint = head.set_params(blocks=blocks).joint_network(sum(blocks), classes)
     network = FusedNetwork(modules, joint, sum(blocks), freeze_bn)
     channels_last(network)
     return network, blocks

@@ -1,10 +1,12 @@
-"""The torch modules of the learned fusions and of the MLP head."""
+"""The torch modules of the learned fusions and of the MLP head, and what fitted arrays compute."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -157,3 +159,60 @@ class Gate(nn.Module):
         """How much each backbone counts: (n, k), rows sum to 1."""
         logits: Tensor = self.gate(x)  # (n, k)
         return logits.softmax(1)  # (n, k)
+
+
+class Standardise(nn.Module):
+    """A fitted StandardScaler."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, scaler: Any) -> None:
+        super().__init__()
+        self.register_buffer("mean", _float32(scaler.mean_))
+        self.register_buffer("scale", _float32(scaler.scale_))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.scale  # (n, d)
+
+
+class Concat(nn.Module):
+    """The blocks side by side, as a fitted `ConcatFusion` scales and reduces them."""
+
+    def __init__(
+        self, blocks: Sequence[int], scaler: Any, by_row: bool, pca: Sequence[Any]
+    ) -> None:
+        super().__init__()
+        self.blocks = list(blocks)
+        self.by_row = by_row
+        self.scale = nn.Identity() if scaler is None else Standardise(scaler)
+        self.pca = nn.ModuleList(components(one) for one in pca)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.scale(x)  # (n, d)
+        if not self.by_row and not self.pca:
+            return x
+        parts = torch.split(x, self.blocks, dim=1)  # k of (n, d_i)
+        if self.by_row:
+            parts = tuple(nn.functional.normalize(part, dim=1) for part in parts)
+        if self.pca:
+            parts = tuple(pca(part) for pca, part in zip(self.pca, parts, strict=True))
+        return torch.cat(parts, dim=1)  # (n, sum of the widths)
+
+
+def components(pca: Any) -> nn.Linear:
+    """A fitted PCA that doesn't whiten."""
+    return linear(pca.components_, -pca.components_ @ pca.mean_)
+
+
+def linear(weight: Any, bias: Any) -> nn.Linear:
+    """A layer with these weights (out, in) and biases (out,)."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(_float32(weight))
+        layer.bias.copy_(_float32(bias))
+    return layer
+
+
+def _float32(array: Any) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32))

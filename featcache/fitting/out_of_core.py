@@ -28,6 +28,9 @@ from sklearn.utils.validation import has_fit_parameter
 
 from featcache.errors import RecipeError
 from featcache.fitting.class_weights import class_weights
+from featcache.fitting.fusions import FUSIONS
+from featcache.fitting.heads import HEADS
+from featcache.fitting.registry import name_of, names_with
 from featcache.store.lazy import LazyRows
 
 Rows = NDArray[np.intp]
@@ -242,15 +245,7 @@ def _guess(head: Any, stream: Stream, y: NDArray[Any], loss: _Loss) -> NDArray[n
     return start.ravel()
 
 
-_ABLE = (
-    "These heads can do without: mlp, logreg, xgboost, nearest_mean, dummy; and every fusion. "
-    "Or give the fit more memory: --memory 64GB."
-)
-_SAID = {
-    "SVMHead": "the head svm",
-    "KNNHead": "the head knn",
-    "RidgeClassifier": "the head ridge",
-    "RandomForestClassifier": "the head forest",
+_OPTIONS = {
     "TunedClassifier": "--tune",
     "BestColumns": "--select",
     "PrincipalComponents": "--select",
@@ -295,15 +290,30 @@ def check_streams(estimator: Any) -> None:
         return
     if isinstance(estimator, LogisticRegression):
         check_logreg(estimator)
-    if type(estimator) not in FITS and not hasattr(estimator, "fit_stream"):
+    if not _streams(type(estimator)):
+        heads, fusions = names_with(HEADS, _streams), names_with(FUSIONS, _streams)
+        every = "every fusion" if len(fusions) == len(FUSIONS) else ", ".join(fusions)
         raise RecipeError(
-            f"{_SAID.get(type(estimator).__name__, type(estimator).__name__)} needs all rows in "
-            "memory, and they don't fit into it",
-            _ABLE,
+            f"{_described(estimator)} needs all rows in memory, and they don't fit into it",
+            f"These heads can do without: {', '.join(heads)}; and {every}. "
+            "Or give the fit more memory: --memory 64GB.",
         )
     inside = estimator.get_params(deep=False).get("head")
     if inside is not None:
         check_streams(inside)
+
+
+def _streams(kind: Any) -> bool:
+    return kind in FITS or hasattr(kind, "fit_stream")
+
+
+def _described(estimator: Any) -> str:
+    """What the user called it: a head, a fusion or an option; else its class."""
+    own = type(estimator).__name__
+    for role, registered in (("head", HEADS), ("fusion", FUSIONS)):
+        if (name := name_of(estimator, registered)) != own:
+            return f"the {role} {name}"
+    return _OPTIONS.get(own, own)
 
 
 def _fit_dummy(head: Any, stream: Stream, y: NDArray[Any]) -> None:

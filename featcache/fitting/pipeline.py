@@ -22,38 +22,11 @@ from featcache.errors import (
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
+from featcache.fitting.registry import name_of, search_space
 from featcache.fitting.selection import make_selection
-from featcache.fitting.tuning import SPACES, TunedClassifier, check_tuning
+from featcache.fitting.tuning import TunedClassifier, check_tuning
 
 log = logging.getLogger("featcache")
-
-# Where the MLP, trained jointly with a fusion, keeps the parameters of the fusion's module.
-_JOINT = {
-    "attention": {"dim": "dim", "heads": "heads", "dropout": "attention_dropout"},
-    "gated": {"dim": "dim"},
-}
-
-_NAMES = {
-    "ConcatFusion": "concat",
-    "AttentionFusion": "attention",
-    "GatedFusion": "gated",
-    "SumFusion": "sum",
-    "MeanFusion": "mean",
-    "MaxFusion": "max",
-    "HadamardFusion": "hadamard",
-    "BilinearFusion": "bilinear",
-    "VoteFusion": "vote",
-    "StackFusion": "stack",
-    "MLPHead": "mlp",
-    "SVMHead": "svm",
-    "XGBHead": "xgboost",
-    "LogisticRegression": "logreg",
-    "RidgeClassifier": "ridge",
-    "KNNHead": "knn",
-    "NearestMeanHead": "nearest_mean",
-    "RandomForestClassifier": "forest",
-    "DummyClassifier": "dummy",
-}
 
 
 def make_classifier(
@@ -109,15 +82,21 @@ def make_classifier(
         For a setting that nothing here has.
     """
     steps = {"fusion": _named_fusion(fusion, seed), "head": _named_head(head, seed)}
-    joint = fusion if isinstance(fusion, str) and fusion in _JOINT and head == "mlp" else None
+    spaces = {
+        "fusion": search_space(fusion, steps["fusion"], FUSIONS),
+        "head": search_space(head, steps["head"], HEADS),
+    }
+    named = isinstance(fusion, str) and isinstance(head, str)
+    joint: Mapping[str, str] = {}  # of the fusion's parameters, those that the head has
+    if named and not select and hasattr(steps["head"], "joint_network"):
+        joint = getattr(steps["fusion"], "joint", {})
     if select:
-        joint = None
         steps = {**steps, "select": make_selection(select, seed)}
         if select.startswith("variance") and "scale" in steps["fusion"].get_params():
             steps["fusion"].set_params(scale="none")
     if joint:
         steps["fusion"] = ConcatFusion()
-        steps["head"].set_params(fusion=joint)
+        steps["head"].set_params(fusion=fusion)
     names = {"fusion": fusion, "head": head}
     for key, value in (settings or {}).items():
         _apply(steps, names, key, value, joint)
@@ -131,7 +110,7 @@ def make_classifier(
         return with_blocks(made, blocks)
     check_tuning(tune, tuner)
     inside = f"fusion__head__{'head__' if select else ''}" if late else "head__"
-    space = _space(names, settings or {}, inside, joint)
+    space = _space(spaces, names, settings or {}, inside, joint)
     if select.startswith("variance"):
         space.pop("fusion__scale", None)  # standardised columns have no variance to select by
     tuned = TunedClassifier(made, space, tries=tune, tuner=tuner, random_state=seed)
@@ -139,20 +118,24 @@ def make_classifier(
 
 
 def _space(
-    names: Mapping[str, Any], settings: Mapping[str, Any], inside: str, joint: str | None
+    spaces: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    inside: str,
+    joint: Mapping[str, str],
 ) -> dict[str, Any]:
     """What to search for these names, under sklearn's parameter names; what is set is left out."""
     space = {}
-    for role, name in names.items():
-        for parameter, what in SPACES.get(name if isinstance(name, str) else "", {}).items():
-            if {f"{role}.{parameter}", f"{name}.{parameter}"} & set(settings):
+    for role, searched in spaces.items():
+        for parameter, what in searched.items():
+            if {f"{role}.{parameter}", f"{names[role]}.{parameter}"} & set(settings):
                 continue
             if role == "head":
                 space[f"{inside}{parameter}"] = what
-            elif joint is None:
+            elif not joint:
                 space[f"fusion__{parameter}"] = what
-            elif parameter in _JOINT[joint]:
-                space[f"{inside}{_JOINT[joint][parameter]}"] = what
+            elif parameter in joint:
+                space[f"{inside}{joint[parameter]}"] = what
     return space
 
 
@@ -183,12 +166,11 @@ def describe(classifier: Any) -> tuple[str, str]:
     if late:
         fusion, head = last, last.head
         head = head.steps[-1][1] if isinstance(head, Pipeline) else head
-    name = "none" if fusion is None else type(fusion).__name__
+    name = "none" if fusion is None else name_of(fusion, FUSIONS)
     joint = getattr(head, "fusion", None)
-    if isinstance(joint, str) and joint in _JOINT and not late:
+    if isinstance(joint, str) and joint in FUSIONS and hasattr(head, "joint_network") and not late:
         name = joint
-    kind = "logreg" if head is None else type(head).__name__
-    return _NAMES.get(name, name), _NAMES.get(kind, kind)
+    return name, "logreg" if head is None else name_of(head, HEADS)
 
 
 def is_late(fusion: Any) -> bool:
@@ -214,7 +196,7 @@ def _named_head(head: Any, seed: int) -> Any:
 
 
 def _apply(
-    steps: dict[str, Any], names: dict[str, Any], key: str, value: Any, joint: str | None
+    steps: dict[str, Any], names: dict[str, Any], key: str, value: Any, joint: Mapping[str, str]
 ) -> None:
     """Put one setting into the step that it belongs to, if any."""
     where, _, parameter = key.partition(".")
@@ -230,28 +212,31 @@ def _apply(
     if where not in steps and where != names[role]:
         # Not this candidate's; but a misspelt parameter is an error in all of them.
         _check_other(where, role, key)
-    elif joint is None or role == "head":
+    elif not joint or role == "head":
         _set(steps[role], key, parameter.replace(".", "__"), value)
     else:
-        _apply_joint(steps["head"], key, value, joint)
+        _apply_joint(steps["head"], names, key, value, joint)
 
 
-def _apply_joint(head: Any, key: str, value: Any, joint: str) -> None:
-    """Put one setting of a jointly trained fusion into the MLP."""
+def _apply_joint(
+    head: Any, names: dict[str, Any], key: str, value: Any, joint: Mapping[str, str]
+) -> None:
+    """Put one setting of a fusion into the head that it is trained jointly with."""
     where, _, parameter = key.partition(".")
-    places = _JOINT[joint]
-    if parameter in places:
-        _set(head, key, places[parameter], value)
+    if parameter in joint:
+        _set(head, key, joint[parameter], value)
         return
     if where == "fusion":
         raise RecipeError(
-            f"setting {key!r}: {joint} trained jointly with mlp has no {parameter!r} of its own",
-            f"{did_you_mean(parameter, places)} The training loop is the head's: head.NAME.",
+            f"setting {key!r}: {names['fusion']} trained jointly with {names['head']} has no "
+            f"{parameter!r} of its own",
+            f"{did_you_mean(parameter, joint)} The training loop is the head's: head.NAME.",
         )
     _check(_named_fusion(where, 0), key)
     log.warning(
-        "%s has no effect with mlp: both are trained in one loop, see mlp.%s", key, parameter
-    )
+        "%s has no effect with %s: both are trained in one loop, see %s.%s",
+        key, names["head"], names["head"], parameter,
+    )  # fmt: skip
 
 
 def _check_other(name: str, role: str, key: str) -> None:

@@ -153,6 +153,13 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self._n_features_out = int(self.pca_.n_components_)
         return self
 
+    def as_module(self) -> Any:
+        """The fitted components as a torch module."""
+        from featcache.fitting.networks import components
+
+        check_is_fitted(self)
+        return components(self.pca_)
+
     def transform(self, X: Any) -> NDArray[Any]:
         """The components (n, kept), in X's precision."""
         check_is_fitted(self)

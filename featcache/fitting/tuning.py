@@ -1,4 +1,9 @@
-"""Tuning: settings tried in an inner loop, on the training rows alone."""
+"""Tuning: settings tried in an inner loop, on the training rows alone.
+
+What is searched is the `search_space` of the head's and the fusion's class: for each parameter a
+list of choices, or ("log" | "float" | "int", low, high), both ends included. A setting that is
+given is not searched.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +26,6 @@ from featcache.fitting.splits import inner_folds, stratified_groups
 
 TUNERS = ("random", "optuna")
 
-# What is searched for each head and fusion: a list of choices, or ("log" | "float" | "int", low,
-# high), both ends included. A setting that is given is not searched.
-SPACES: dict[str, dict[str, Any]] = {
-    "mlp": {
-        "hidden": [[256], [512], [1024], [512, 256]],
-        "dropout": ("float", 0.0, 0.6),
-        "lr": ("log", 1e-4, 3e-3),
-        "weight_decay": ("log", 1e-6, 1e-1),
-        "label_smoothing": [0.0, 0.05, 0.1, 0.2],
-    },
-    "svm": {"C": ("log", 0.3, 100.0), "gamma": ["scale", "auto"]},
-    "xgboost": {
-        "learning_rate": ("log", 0.05, 0.5),
-        "max_depth": ("int", 2, 8),
-        "colsample_bytree": ("log", 0.02, 1.0),
-        "subsample": ("float", 0.5, 1.0),
-    },
-    "logreg": {"C": ("log", 1e-4, 1.0)},
-    "ridge": {"alpha": ("log", 1.0, 1e5)},
-    "knn": {"n_neighbors": ("int", 1, 50)},
-    "forest": {"max_features": [0.02, 0.05, "sqrt", 0.2], "min_samples_leaf": ("int", 1, 10)},
-    "concat": {"scale": ["standard", "l2"]},
-    "attention": {"dim": [64, 128, 256], "dropout": ("float", 0.0, 0.4)},
-    "gated": {"dim": [64, 128, 256]},
-    "bilinear": {"width": [512, 1024, 2048]},
-    "stack": {"C": ("log", 1e-3, 10.0)},
-}
-
 
 class TunedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier with the settings that did best over inner folds of the training rows.
@@ -60,7 +37,7 @@ class TunedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # ty
     ----------
     estimator : sklearn classifier
     space : mapping
-        Dotless sklearn parameter names to what `SPACES` holds.
+        Dotless sklearn parameter names to what is searched: choices or a range, see above.
     tries : int, default 20
         Settings tried.
     tuner : {"random", "optuna"}, default "random"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from featcache.errors import UnknownName
 from featcache.extraction.preprocess import Preprocess
-
-FUSIONS = ("concat", "attention", "gated")
-HEADS = ("mlp", "logreg", "nearest_mean")
+from featcache.fitting.fusions import FUSIONS
+from featcache.fitting.heads import HEADS
+from featcache.fitting.networks import Standardise, linear
+from featcache.fitting.registry import names_with
 
 
 class Graph(nn.Module):
@@ -75,8 +78,8 @@ def as_module(pipeline: Any, classes: Sequence[str]) -> nn.Module:
         For a step that can't be written so.
     """
     steps = _steps(pipeline)
-    modules = [_transformer(step) for step in steps[:-1]]
-    return nn.Sequential(*modules, _head(steps[-1]), _Spread(steps[-1].classes_, classes)).eval()
+    modules = [_module(step) for step in steps]
+    return nn.Sequential(*modules, _Spread(steps[-1].classes_, classes)).eval()
 
 
 def _steps(estimator: Any) -> list[Any]:
@@ -87,44 +90,39 @@ def _steps(estimator: Any) -> list[Any]:
     return [one for step in inner for one in _steps(step)]
 
 
-def _transformer(step: Any) -> nn.Module:
-    name = type(step).__name__
-    if name == "ConcatFusion":
-        return _Concat(step)
-    if name in ("AttentionFusion", "GatedFusion"):
-        return nn.Sequential(_Standardise(step.scaler_), step.network_)
-    if name == "StandardScaler":
-        return _Standardise(step)
-    if name == "PrincipalComponents":
-        return _components(step.pca_)
+def _module(step: Any) -> nn.Module:
+    """A fitted step as a module; a head's gives logits."""
+    if type(step) in _OF_SKLEARN:
+        return _OF_SKLEARN[type(step)](step)
+    if hasattr(step, "as_module"):
+        return step.as_module()  # type: ignore[no-any-return]
     if hasattr(step, "get_support"):
         kept, scaler = _Select(step.get_support(indices=True)), getattr(step, "scaler_", None)
-        return kept if scaler is None else nn.Sequential(kept, _Standardise(scaler))
-    raise _unsupported(name)
-
-
-def _head(step: Any) -> nn.Module:
-    name = type(step).__name__
-    if name == "MLPHead":
-        return step.network_  # type: ignore[no-any-return]
-    if name == "LogisticRegression":
-        weight, bias = step.coef_, step.intercept_
-        if len(weight) == 1:  # two classes: the first one's logit is 0
-            weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
-        return _linear(weight, bias)
-    if name == "NearestMeanHead":
-        # |x - m|² = |x|² - 2 x·m + |m|², and |x|² is the same for all classes.
-        means, variance = step.means_, step.variance_
-        return _linear(means / variance, -np.square(means).sum(axis=1) / (2 * variance))
-    raise _unsupported(name)
-
-
-def _unsupported(name: str) -> UnknownName:
-    return UnknownName(
-        f"{name} can't be written as an ONNX graph",
-        f"Fusions that can: {', '.join(FUSIONS)}; heads that can: {', '.join(HEADS)}. Others label "
+        return kept if scaler is None else nn.Sequential(kept, Standardise(scaler))
+    fusions, heads = names_with(FUSIONS, _can), names_with(HEADS, _can)
+    raise UnknownName(
+        f"{type(step).__name__} can't be written as an ONNX graph",
+        f"Fusions that can: {', '.join(fusions)}; heads that can: {', '.join(heads)}. Others label "
         "images with featcache predict; featcache export --standalone takes them elsewhere.",
     )
+
+
+def _can(kind: Any) -> bool:
+    return kind in _OF_SKLEARN or hasattr(kind, "as_module")
+
+
+def _logits(head: Any) -> nn.Module:
+    """A fitted LogisticRegression."""
+    weight, bias = head.coef_, head.intercept_
+    if len(weight) == 1:  # two classes: the first one's logit is 0
+        weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
+    return linear(weight, bias)
+
+
+_OF_SKLEARN: dict[type, Callable[[Any], nn.Module]] = {
+    LogisticRegression: _logits,
+    StandardScaler: Standardise,
+}
 
 
 class _Normalise(nn.Module):
@@ -141,43 +139,6 @@ class _Normalise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return (pixels.to(torch.float32) / 255 - self.mean) / self.std  # (n, 3, h, w)
-
-
-class _Standardise(nn.Module):
-    """A fitted StandardScaler."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, scaler: Any) -> None:
-        super().__init__()
-        self.register_buffer("mean", _float32(scaler.mean_))
-        self.register_buffer("scale", _float32(scaler.scale_))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.scale  # (n, d)
-
-
-class _Concat(nn.Module):
-    """A fitted `ConcatFusion`."""
-
-    def __init__(self, fusion: Any) -> None:
-        super().__init__()
-        self.blocks = list(fusion.blocks_)
-        self.by_row = fusion.scale == "l2"
-        self.scale = nn.Identity() if fusion.scaler_ is None else _Standardise(fusion.scaler_)
-        self.pca = nn.ModuleList(_components(pca) for pca in fusion.pca_ or ())
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.scale(x)  # (n, d)
-        if not self.by_row and not self.pca:
-            return x
-        parts = torch.split(x, self.blocks, dim=1)  # k of (n, d_i)
-        if self.by_row:
-            parts = tuple(nn.functional.normalize(part, dim=1) for part in parts)
-        if self.pca:
-            parts = tuple(pca(part) for pca, part in zip(self.pca, parts, strict=True))
-        return torch.cat(parts, dim=1)  # (n, sum of the widths)
 
 
 class _Select(nn.Module):
@@ -207,23 +168,6 @@ class _Spread(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         proba = logits.softmax(1)  # (n, trained classes)
         return proba if self.table is None else proba @ self.table  # (n, classes)
-
-
-def _components(pca: Any) -> nn.Linear:
-    """A fitted PCA that doesn't whiten."""
-    return _linear(pca.components_, -pca.components_ @ pca.mean_)
-
-
-def _linear(weight: Any, bias: Any) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        layer.weight.copy_(_float32(weight))
-        layer.bias.copy_(_float32(bias))
-    return layer
-
-
-def _float32(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.float32))
 
 
 def described_inputs(graph: Graph | TunedGraph, names: Sequence[str]) -> Mapping[str, Any]:

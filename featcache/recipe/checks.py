@@ -10,11 +10,13 @@ from featcache.extraction.engine import choose_device, open_engine
 from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import VIEWS
 from featcache.extraction.registry import check_backbones
-from featcache.finetuning.network import check_trainable
+from featcache.finetuning.network import OF_THE_LOOP, check_trainable, is_trainable, make_head
 from featcache.finetuning.options import Options
 from featcache.fitting.checks import GATES
 from featcache.fitting.grid import candidates
+from featcache.fitting.heads import HEADS
 from featcache.fitting.pipeline import make_classifier, smoke_fit
+from featcache.fitting.registry import class_of
 from featcache.fitting.splits import check_plan
 from featcache.images.remote import need_folder
 from featcache.recipe.schema import Recipe, honest, protocols_of, typed
@@ -72,10 +74,11 @@ def check_here(recipe: Recipe) -> None:
     count_workers(recipe.workers)
     choose_device((recipe.finetune or {}).get("device", "auto"))
     for one in protocols_of(recipe).values():
-        # Each fusion and each head once; fusions that are trained with the mlp, with that too.
+        # Each fusion and each head once; each fusion also with a head that may train it along.
+        joint = [head for head in one.head if hasattr(class_of(HEADS.get(head)), "joint_network")]
         pairs = {(fusion, one.head[0]) for fusion in one.fusion}
         pairs |= {("concat", head) for head in one.head}
-        pairs |= {(fusion, "mlp") for fusion in one.fusion if "mlp" in one.head}
+        pairs |= {(fusion, head) for fusion in one.fusion for head in joint}
         for fusion, head in sorted(pairs):
             smoke_fit(
                 make_classifier(fusion, head, settings=one.set, select=one.select),
@@ -94,8 +97,6 @@ def check_finetune(recipe: Recipe) -> None:
     """
     if recipe.finetune is None:
         return
-    from featcache.finetuning.network import make_head
-
     known = [*(field.name for field in fields(Options)), *_KINDS]
     for name in [str(key) for key in recipe.finetune if key not in known]:
         raise RecipeError(f"finetune has an unknown key {name!r}", did_you_mean(name, known))
@@ -123,10 +124,8 @@ def check_finetune(recipe: Recipe) -> None:
 
 def fusion_of(recipe: Recipe, tested: Recipe) -> str:
     """The fusion that is fine-tuned: the one named, else the first that can be."""
-    from featcache.finetuning.network import FUSIONS
-
-    possible = [name for name in tested.fusion if name in FUSIONS]
-    return str((recipe.finetune or {}).get("fusion") or (possible or FUSIONS)[0])
+    possible = [name for name in tested.fusion if is_trainable(name)]
+    return str((recipe.finetune or {}).get("fusion") or (possible or ["concat"])[0])
 
 
 def sets_of(recipe: Recipe, tested: Recipe) -> list[list[str]]:
@@ -144,8 +143,6 @@ def options_of(recipe: Recipe) -> Options:
 
 def settings_of(recipe: Recipe, fusion: str) -> dict[str, Any]:
     """Settings that mean this network: not those of other heads, nor of the cached fits' loop."""
-    from featcache.finetuning.network import OF_THE_LOOP
-
     parts = [(name.partition("."), value) for name, value in recipe.set.items()]
     return {
         f"{where}.{parameter}": value

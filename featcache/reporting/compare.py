@@ -16,6 +16,7 @@ from featcache.fitting.checks import check_features
 from featcache.fitting.evaluate import Result, evaluate_all
 from featcache.fitting.executor import Executor, executor_of
 from featcache.fitting.fitted_steps import FittedSteps
+from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.grid import Candidate, candidates, classifier_of
 from featcache.fitting.leakage import (
     can_search_near,
@@ -26,6 +27,7 @@ from featcache.fitting.leakage import (
     report_leaks,
 )
 from featcache.fitting.out_of_core import check_streams
+from featcache.fitting.pipeline import is_late
 from featcache.fitting.splits import Fold, balanced, check_plan, make_folds, only_images, viewed
 from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
@@ -291,7 +293,7 @@ def _classifiers(
         replace(one, select=options.select, tune=options.tune, tuner=options.tuner) for one in grid
     ]
     # Late fusions last: they take the heads that were fitted on each backbone alone.
-    grid.sort(key=lambda candidate: candidate.fusion in ("vote", "stack"))
+    grid.sort(key=lambda one: one.fusion in FUSIONS and is_late(FUSIONS[one.fusion]()))
     if isinstance(features.X, LazyRows):
         for candidate in grid:
             check_streams(classifier_of(candidate, options.seed, options.settings))

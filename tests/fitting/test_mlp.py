@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.fitting.heads.mlp import MLPHead, joint_network
+from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.networks import seeded
 from featcache.fitting.training import OPTIMISERS, Schedule, train
 
@@ -44,9 +44,9 @@ def test_the_steps_are_those_of_torch(name: str, theirs) -> None:  # type: ignor
     X, y = (torch.from_numpy(part) for part in _table(30))
     head = MLPHead(hidden=4, dropout=0.0)
     with seeded(0):
-        ours = joint_network(head, 6, 3)
+        ours = head.joint_network(6, 3)
     with seeded(0):
-        plain = joint_network(head, 6, 3)
+        plain = head.joint_network(6, 3)
     schedule = Schedule(
         epochs=2, batch_size=30, lr=0.01, weight_decay=0.1, validation=0.0, optimiser=name
     )

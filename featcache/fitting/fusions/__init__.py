@@ -2,7 +2,15 @@
 
 Every fusion takes `blocks` (None means one block). All but `vote` and `stack` are transformers
 that a head follows; those two take the head as their parameter `head` and are classifiers
-themselves. Nothing is imported before a fusion is made.
+themselves.
+
+Whatever a name implies is said by its class: `search_space` is what `tuning` searches,
+`fit_stream(stream, y, groups)` fits rows that stay on disk, `as_module()` is the fitted fusion as a
+torch module from (n, d) to (n, width), for ONNX, `untrained()` makes the network of a fitted fusion
+again, so that `persist` can save it, `weights(X)` is how much each backbone counts for each row,
+for the report, and `joint` how the head "mlp" trains it along with itself, see
+`learned.LearnedFusion`. A class without one of them can't do that. Nothing is imported before a
+fusion is made.
 """
 
 from __future__ import annotations
@@ -10,86 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-
-def _concat(**params: Any) -> Any:
-    """`concat.ConcatFusion`."""
-    from featcache.fitting.fusions.concat import ConcatFusion
-
-    return ConcatFusion(**params)
-
-
-def _attention(**params: Any) -> Any:
-    """`learned.AttentionFusion`."""
-    from featcache.fitting.fusions.learned import AttentionFusion
-
-    return AttentionFusion(**params)
-
-
-def _gated(**params: Any) -> Any:
-    """`learned.GatedFusion`."""
-    from featcache.fitting.fusions.learned import GatedFusion
-
-    return GatedFusion(**params)
-
-
-def _add(**params: Any) -> Any:
-    """`pooled.SumFusion`."""
-    from featcache.fitting.fusions.pooled import SumFusion
-
-    return SumFusion(**params)
-
-
-def _mean(**params: Any) -> Any:
-    """`pooled.MeanFusion`."""
-    from featcache.fitting.fusions.pooled import MeanFusion
-
-    return MeanFusion(**params)
-
-
-def _largest(**params: Any) -> Any:
-    """`pooled.MaxFusion`."""
-    from featcache.fitting.fusions.pooled import MaxFusion
-
-    return MaxFusion(**params)
-
-
-def _hadamard(**params: Any) -> Any:
-    """`pooled.HadamardFusion`."""
-    from featcache.fitting.fusions.pooled import HadamardFusion
-
-    return HadamardFusion(**params)
-
-
-def _bilinear(**params: Any) -> Any:
-    """`bilinear.BilinearFusion`."""
-    from featcache.fitting.fusions.learned import BilinearFusion
-
-    return BilinearFusion(**params)
-
-
-def _vote(**params: Any) -> Any:
-    """`late.VoteFusion`."""
-    from featcache.fitting.fusions.late import VoteFusion
-
-    return VoteFusion(**params)
-
-
-def _stack(**params: Any) -> Any:
-    """`late.StackFusion`."""
-    from featcache.fitting.fusions.late import StackFusion
-
-    return StackFusion(**params)
-
+from featcache.fitting.registry import LazyClass
 
 FUSIONS: dict[str, Callable[..., Any]] = {
-    "concat": _concat,
-    "attention": _attention,
-    "gated": _gated,
-    "sum": _add,
-    "mean": _mean,
-    "max": _largest,
-    "hadamard": _hadamard,
-    "bilinear": _bilinear,
-    "vote": _vote,
-    "stack": _stack,
+    "concat": LazyClass("featcache.fitting.fusions.concat:ConcatFusion"),
+    "attention": LazyClass("featcache.fitting.fusions.learned:AttentionFusion"),
+    "gated": LazyClass("featcache.fitting.fusions.learned:GatedFusion"),
+    "sum": LazyClass("featcache.fitting.fusions.pooled:SumFusion"),
+    "mean": LazyClass("featcache.fitting.fusions.pooled:MeanFusion"),
+    "max": LazyClass("featcache.fitting.fusions.pooled:MaxFusion"),
+    "hadamard": LazyClass("featcache.fitting.fusions.pooled:HadamardFusion"),
+    "bilinear": LazyClass("featcache.fitting.fusions.learned:BilinearFusion"),
+    "vote": LazyClass("featcache.fitting.fusions.late:VoteFusion"),
+    "stack": LazyClass("featcache.fitting.fusions.late:StackFusion"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class ConcatFusion(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     pca_ : list of PCA, or None
         One a block.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"scale": ["standard", "l2"]}
 
     def __init__(
         self,
@@ -110,6 +112,13 @@ class ConcatFusion(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return scaled
         pairs = zip(self.pca_, slices(self.blocks_), strict=True)
         return np.concatenate([pca.transform(scaled[:, part]) for pca, part in pairs], axis=1)
+
+    def as_module(self) -> Any:
+        """The fitted fusion as a torch module."""
+        from featcache.fitting.networks import Concat
+
+        check_is_fitted(self)
+        return Concat(self.blocks_, self.scaler_, self.scale == "l2", self.pca_ or ())
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
         """The columns' names: the input's, or x0, x1, …; after a PCA block0_pca0, block0_pca1, …"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,6 +209,8 @@ class StackFusion(LateFusion):
     final_ : LogisticRegression
         On the members' scores side by side, (n, k * classes).
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"C": ("log", 1e-3, 10.0)}
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from torch import Tensor, from_numpy, nn
 from featcache.errors import RecipeError
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion, unit_rows
-from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.networks import MLP, Attention, Gate, Standardise, seeded
 from featcache.fitting.out_of_core import Stream, fit_with_routing, standardise
 from featcache.fitting.training import OnDisk, Schedule, as_tensor, infer, train
 
@@ -30,7 +30,13 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     `fit` standardises the columns and trains the module with an auxiliary linear classifier, which
     is then dropped; `transform` gives the fused vectors. Any classifier can follow.
+
+    The head "mlp" can train the module in its own network instead, if it has the module's
+    parameters and the class says in `joint` by which names; `MLPHead.weights` then asks the module
+    for its `weights`.
     """
+
+    joint: ClassVar[dict[str, str]] = {}
 
     blocks: Sequence[int] | None
     random_state: Any
@@ -66,7 +72,7 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.classes_, codes = np.unique(y, return_inverse=True)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with seeded(seed):
-            self.network_ = self._module(self.blocks_)
+            self.network_ = self.module(self.blocks_)
             self._n_features_out = int(self.network_.width)
             auxiliary = MLP(self._n_features_out, (), len(self.classes_))
             network = nn.Sequential(self.network_, auxiliary)
@@ -78,11 +84,15 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         fused: NDArray[np.float32] = infer(self._fitted(), self._checked(X)).numpy()  # (n, width)
         return fused
 
+    def as_module(self) -> nn.Module:
+        """The fitted fusion as a torch module."""
+        return nn.Sequential(Standardise(self.scaler_), self._fitted())
+
     def untrained(self) -> Any:
         """The network of a fitted fusion with fresh weights, to load kept ones into."""
-        return self._module(self.blocks_)
+        return self.module(self.blocks_)
 
-    def _module(self, blocks: tuple[int, ...]) -> Any:
+    def module(self, blocks: tuple[int, ...]) -> Any:
         """The untrained torch module."""
         raise NotImplementedError
 
@@ -131,6 +141,16 @@ class AttentionFusion(LearnedFusion):
         Losses an epoch, see `training.train`.
     """
 
+    search_space: ClassVar[dict[str, Any]] = {
+        "dim": [64, 128, 256],
+        "dropout": ("float", 0.0, 0.4),
+    }
+    joint: ClassVar[dict[str, str]] = {
+        "dim": "dim",
+        "heads": "heads",
+        "dropout": "attention_dropout",
+    }
+
     def __init__(
         self,
         blocks: Sequence[int] | None = None,
@@ -169,7 +189,7 @@ class AttentionFusion(LearnedFusion):
         received: NDArray[np.float32] = self.attention_weights(X).mean(axis=1)
         return received  # (n, k), rows sum to 1
 
-    def _module(self, blocks: tuple[int, ...]) -> Attention:
+    def module(self, blocks: tuple[int, ...]) -> Attention:
         return Attention(blocks, self.dim, self.heads, self.dropout)
 
 
@@ -196,6 +216,9 @@ class GatedFusion(LearnedFusion):
     history_ : dict of lists
         Losses an epoch, see `training.train`.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"dim": [64, 128, 256]}
+    joint: ClassVar[dict[str, str]] = {"dim": "dim"}
 
     def __init__(
         self,
@@ -230,7 +253,7 @@ class GatedFusion(LearnedFusion):
         """The same as `gate_weights`, under the name that all fusions with weights share."""
         return self.gate_weights(X)  # (n, k)
 
-    def _module(self, blocks: tuple[int, ...]) -> Gate:
+    def module(self, blocks: tuple[int, ...]) -> Gate:
         return Gate(blocks, self.dim)
 
 
@@ -273,6 +296,8 @@ class BilinearFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     scaler_ : StandardScaler
         What standardises the sketches.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"width": [512, 1024, 2048]}
 
     def __init__(
         self,

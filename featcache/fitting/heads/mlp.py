@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from torch import Tensor, from_numpy, nn
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.blocks import resolve_blocks
 from featcache.fitting.class_weights import class_weights
-from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.fusions import FUSIONS
+from featcache.fitting.networks import MLP, seeded
 from featcache.fitting.out_of_core import Stream
+from featcache.fitting.registry import names_with
 from featcache.fitting.training import OnDisk, Schedule, as_tensor, infer, train
-
-_FUSIONS = ("attention", "gated")
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -43,7 +43,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     optimiser : {"adamw", "adam", "sgd", "rmsprop"}, default "adamw"
         See `training.Schedule`.
     fusion : {None, "attention", "gated"}, default None
-        Puts `networks.Attention` or `networks.Gate` before the perceptron and trains both in one.
+        Puts the module of this fusion before the perceptron and trains both in one.
     blocks : sequence of int, default None
         Width of each backbone's block, for the fusion; None means one block.
     dim : int, default 128
@@ -59,6 +59,14 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     history_ : dict of lists
         Losses an epoch, see `training.train`.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "hidden": [[256], [512], [1024], [512, 256]],
+        "dropout": ("float", 0.0, 0.6),
+        "lr": ("log", 1e-4, 3e-3),
+        "weight_decay": ("log", 1e-6, 1e-1),
+        "label_smoothing": [0.0, 0.05, 0.1, 0.2],
+    }
 
     def __init__(
         self,
@@ -132,7 +140,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights = None if balance is None else as_tensor(balance)  # (classes,)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with seeded(seed):
-            self.network_ = self._network(self.n_features_in_, len(self.classes_))
+            self.network_ = self.joint_network(self.n_features_in_, len(self.classes_))
             self.history_ = train(
                 self.network_,
                 X,
@@ -183,10 +191,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Of a gate, its weights; of attention, what each backbone gets, mean over those that give.
         """
-        if self.fusion == "gated":
-            return self.gate_weights(X)  # (n, k)
-        received: NDArray[np.float32] = self.attention_weights(X).mean(axis=1)
-        return received  # (n, k)
+        weights: NDArray[np.float32] = infer(self._fitted()[0].weights, self._checked(X)).numpy()
+        return weights if weights.ndim == 2 else weights.mean(axis=1)  # (n, k)
 
     def _weights(self, X: Any, fusion: str) -> NDArray[np.float32]:
         network = self._fitted()
@@ -196,26 +202,32 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: NDArray[np.float32] = infer(network[0].weights, self._checked(X)).numpy()
         return weights
 
+    def as_module(self) -> nn.Module:
+        """The fitted head as a torch module that gives logits."""
+        return self._fitted()  # type: ignore[no-any-return]
+
     def untrained(self) -> nn.Module:
         """The network of a fitted head with fresh weights, to load kept ones into."""
-        return self._network(self.n_features_in_, len(self.classes_))
+        return self.joint_network(self.n_features_in_, len(self.classes_))
 
-    def _network(self, width: int, classes: int) -> nn.Module:
-        """The untrained network for X (n, width)."""
+    def joint_network(self, width: int, classes: int) -> nn.Module:
+        """The untrained network for X (n, width), fusion and perceptron.
+
+        Also for whoever trains it in another loop. Its weights are drawn from torch's global state.
+        """
         hidden = _widths(self.hidden)
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout is {self.dropout!r}", "Give a number from 0 to below 1.")
         if self.fusion is None:
             return MLP(width, hidden, classes, self.dropout)
-        if self.fusion not in _FUSIONS:
-            raise unknown("fusion inside the MLP", str(self.fusion), _FUSIONS)
-        blocks = resolve_blocks(self.blocks, width)
-        fusion: Attention | Gate = (
-            Gate(blocks, self.dim)
-            if self.fusion == "gated"
-            else Attention(blocks, self.dim, self.heads, self.attention_dropout)
-        )
-        return nn.Sequential(fusion, MLP(fusion.width, hidden, classes, self.dropout))
+        fusion = FUSIONS[self.fusion]() if self.fusion in FUSIONS else None
+        joint = getattr(fusion, "joint", {})
+        if fusion is None or not joint:
+            known = names_with(FUSIONS, lambda one: bool(getattr(one, "joint", {})))
+            raise unknown("fusion inside the MLP", str(self.fusion), known)
+        fusion.set_params(**{name: getattr(self, own) for name, own in joint.items()})
+        module = fusion.module(resolve_blocks(self.blocks, width))
+        return nn.Sequential(module, MLP(module.width, hidden, classes, self.dropout))
 
     def _fitted(self) -> Any:
         check_is_fitted(self)
@@ -233,11 +245,3 @@ def _widths(hidden: int | Sequence[int]) -> tuple[int, ...]:
     ):
         raise RecipeError(f"hidden is {hidden!r}", "Give a width or a list of widths: [512, 256].")
     return tuple(int(width) for width in widths)
-
-
-def joint_network(head: MLPHead, width: int, classes: int) -> nn.Module:
-    """The untrained network that this head would train on X (n, width), fusion and perceptron.
-
-    For whoever trains it in another loop. Its weights are drawn from torch's global state.
-    """
-    return head._network(width, classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : array of labels
     neighbours_ : KNeighborsClassifier
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"n_neighbors": ("int", 1, 50)}
 
     def __init__(
         self,
@@ -128,6 +130,15 @@ class NearestMeanHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             total += float(np.square(block - self.means_[codes[rows]]).sum())
         self.variance_ = total / (len(stream) * stream.width) or 1.0
         return self
+
+    def as_module(self) -> Any:
+        """The fitted head as a torch module that gives logits."""
+        from featcache.fitting.networks import linear
+
+        check_is_fitted(self)
+        # |x - m|² = |x|² - 2 x·m + |m|², and |x|² is the same for all classes.
+        means, variance = self.means_, self.variance_
+        return linear(means / variance, -np.square(means).sum(axis=1) / (2 * variance))
 
     def _codes(self, y: NDArray[Any]) -> NDArray[np.intp]:
         """Each label's position in `classes_`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,8 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     weights_ : float64 array of shape (classes,), or None
         What `class_weight` came to.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {"C": ("log", 0.3, 100.0), "gamma": ["scale", "auto"]}
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import re
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -73,6 +73,13 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     history_ : dict of lists
         `val_loss` a round; empty without a validation share.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": ("log", 0.05, 0.5),
+        "max_depth": ("int", 2, 8),
+        "colsample_bytree": ("log", 0.02, 1.0),
+        "subsample": ("float", 0.5, 1.0),
+    }
 
     def __init__(
         self,

@@ -220,7 +220,7 @@ def cached_features(
 
     Without `data`, of the one data set that is there; with it, of that one, with labels, splits
     and groups as they are now. With `memory`, what they would not fit into stays on disk, see
-    `store.room`; without it they are loaded.
+    `store.memory_budget`; without it they are loaded.
     """
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache

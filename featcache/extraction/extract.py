@@ -245,7 +245,7 @@ def fill_cache(
     start = perf_counter()
     options = BackboneOptions(weights, weights_dir, layer, image_size, colour, filter, scale)
     request = Request(backbone, options, view, device, precision, engine, batch_size, workers)
-    context = _plan(request, images, Cache(cache), retry_failed, max_failures, progress)
+    context = _plan(request, images, cache, retry_failed, max_failures, progress)
     report = context.report
     with ExitStack() as stack:
         context.open_files(stack, wait)
@@ -262,15 +262,16 @@ def fill_cache(
 def _plan(
     request: Request,
     images: Images,
-    cache: Cache,
+    folder: str | Path,
     retry_failed: bool,
     max_failures: int | str | None,
     progress: Progress | None,
 ) -> ExtractionContext:
-    """Open the backbones, and see which images are there and how the networks run."""
+    """Open the backbones and the cache, and settle how each network runs on these images."""
     backbones = request.open()
     engine = request.open_engine()
     loading = choose_loading(images, engine.device, request.workers)
+    cache = Cache(folder)
     report = Report(images.name, len(images))
     unique = UniqueImages(images, cache, retry_failed)
     engine = engine.for_set(unique.count)

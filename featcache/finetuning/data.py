@@ -1,8 +1,12 @@
-"""Data: the images of a fine-tuning, decoded once, in batches; its rows as stage 2 sees them."""
+"""Data: the images of a fine-tuning, decoded once, in batches; its rows as stage 2 sees them.
+
+Also what the cache has of them: a warm start runs the frozen epochs on cached vectors.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,16 +20,21 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from featcache.errors import DataError, RecipeError, counted
+from featcache.errors import CacheMissing, DataError, RecipeError, counted
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.loader import count_workers
+from featcache.extraction.network import PRECISIONS
 from featcache.extraction.preprocess import Preprocess
 from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
 from featcache.fitting.splits import Fold, components, hold_out
 from featcache.hashing import sha256_bytes
 from featcache.images.decode import BadImage, decode
 from featcache.images.manifest import Images
+from featcache.store.cache import Cache
+from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features
+from featcache.store.key import Entry
+from featcache.store.spec import extract_commands
 
 log = logging.getLogger("featcache")
 
@@ -282,3 +291,66 @@ def validation_rows(
             fold.name, len(rows),
         )  # fmt: skip
     return rows[train], rows[held]
+
+
+def cached_vectors(images: Images, backbones: Sequence[Backbone], cache: str) -> Tensor:
+    """The cached vectors of the un-augmented images, float32 (n, d).
+
+    Raises
+    ------
+    CacheMissing
+        If the cache lacks a backbone with these weights and this size.
+    """
+    store = Cache(cache)
+    wanted, missing = [], []
+    for backbone in backbones:
+        keys = [backbone.key(precision) for precision in PRECISIONS]
+        there = [key for key in keys if store.path(images.name, key).is_file()]
+        if there:
+            wanted.append(f"{backbone.name}@{there[0].digest}")
+        else:
+            missing.append(backbone)
+    if missing:
+        which = ", ".join(f"{one.name} at {one.preprocess.crop} px" for one in missing)
+        files = [(store.path(images.name, key), key) for key in (one.key() for one in missing)]
+        entries = [Entry(images.name, path, key, 0, 0, 0, 0.0) for path, key in files]
+        raise CacheMissing(
+            f"the cache has no features of {which} for {images.name}, to begin with",
+            "Leave --warm-start out, or:\n"
+            + extract_commands(entries, images.source, options=images.options),
+        )
+    chosen = store.choose(images, wanted)
+    features = store.features(images, chosen)
+    names = {key: name for name, key in zip(features.names, features.keys, strict=True)}
+    features = features.select([names[one.partition("@")[2]] for one in wanted])
+    where = {id_: row for row, id_ in enumerate(features.ids.tolist())}
+    absent = [id_ for id_ in images.ids.tolist() if id_ not in where]
+    if absent:
+        raise CacheMissing(
+            f"the cache has no vectors of {counted(len(absent), 'image')} ({absent[0]}, …)",
+            extract_commands(chosen, images.source, options=images.options),
+        )
+    order = np.array([where[id_] for id_ in images.ids.tolist()], np.intp)
+    return torch.from_numpy(features.X[order])
+
+
+def rival_keys(backbone: Backbone) -> list[str]:
+    """Digests of the cache keys of a backbone as it is, in every precision."""
+    return [backbone.key(precision).digest for precision in PRECISIONS]
+
+
+def extraction_seconds(data: str, backbones: Sequence[Backbone], cache: str) -> float | None:
+    """What the features of these backbones took to compute; None where the cache lacks some.
+
+    Each file says what its own extraction took, all backbones of it together: the longest counts.
+    """
+    store, found = Cache(cache), []
+    for backbone in backbones:
+        paths = [store.path(data, backbone.key(precision)) for precision in PRECISIONS]
+        there = [path for path in paths if path.is_file()]
+        if not there:
+            return None
+        with FeatureFile(there[0]) as file:
+            found.append(float(file.attributes.get("seconds", math.nan)))
+    longest = max(found)
+    return None if math.isnan(longest) else longest

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from torch import Tensor
 from featcache.errors import DataError, counted
 from featcache.extraction.backbone import Backbone, BackboneOptions
 from featcache.extraction.registry import open_backbones
-from featcache.finetuning.data import Pixels, table, validation_rows
+from featcache.finetuning.data import (
+    Pixels,
+    cached_vectors,
+    extraction_seconds,
+    rival_keys,
+    table,
+    validation_rows,
+)
 from featcache.finetuning.hardware import Meter, open_accelerator, precision_of
 from featcache.finetuning.network import FusedNetwork, build, check_trainable, make_head
 from featcache.finetuning.options import Options
 from featcache.finetuning.serialization import network_writer
 from featcache.finetuning.trainer import Trainer
-from featcache.finetuning.warm_start import (
-    cached_vectors,
-    extraction_seconds,
-    rival_keys,
-    warm_up,
-)
 from featcache.fitting.evaluate import Result
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.heads.mlp import MLPHead
@@ -37,9 +39,9 @@ from featcache.fitting.metrics import interval, scores
 from featcache.fitting.networks import seeded
 from featcache.fitting.splits import Fold, components, make_folds
 from featcache.images.manifest import Images
-from featcache.reporting.bundle import SPLIT, Writer
+from featcache.reporting.bundle import SPLIT
 from featcache.reporting.comparison import write_comparison
-from featcache.reporting.run_folder import save_run
+from featcache.reporting.run_folder import library_versions, save_run
 from featcache.reporting.schema import Run, folder_name, read_run, rows_digest, run_digest
 from featcache.store.features import Features
 
@@ -123,54 +125,60 @@ def finetune(
         If the weights were tuned on rows that would be tested.
     """
     options = Options() if options is None else options
-    plain = dict(settings or {})
-    made = make_head(fusion, head, plain, seed)  # refuses bad settings before any work
+    settings = dict(settings or {})
+    made = make_head(fusion, head, settings, seed)  # refuses bad settings before any work
     accelerator = open_accelerator(device, precision)
     log.setLevel(log.level if accelerator.is_main_process else logging.ERROR)
-    backbones = open_backbones(
-        backbone, BackboneOptions(weights, weights_dir, image_size=image_size)
-    )
-    backbones.sort(key=lambda one: one.name)  # `canonical`: the order makes no other candidate
+    opened = BackboneOptions(weights, weights_dir, image_size=image_size)
+    # As `canonical` sorts them: the order makes no other candidate.
+    backbones = sorted(open_backbones(backbone, opened), key=lambda one: one.name)
     check_trainable(backbones)
     pixels = Pixels(images, [b.preprocess for b in backbones], accelerator.device, workers)
     images = pixels.drop_bad()
     features = table(images, backbones)
     split = make_folds(features, folds, test_split, group, seed)
     refuse_trained(features, split)
-    rows = rows_digest(features, split)
-    told = {**plain, **_changed(options), "precision": precision_of(accelerator)}
-    told |= {"warm_start": True} if warm_start else {}
-    digest = run_digest(features, rows, fusion, HEAD, seed, told | {"options": options.plain()})
-    name = folder_name(f"{'+'.join(features.names)}.{fusion}.{HEAD}", digest)
-    folder = Path(reports) / features.data / name
+    model = _Model(backbones, fusion, made, settings, seed)
+    training = _Training(options, accelerator, warm_start, minutes, groups=group != "image")
+    study = _Study(model, training, pixels, features, split)
+    folder = study.folder(Path(reports))
     if (folder / "run.json").is_file() and not again:
         return read_run(folder)
-    partial = folder.with_name(f".{name}.partial")
+    partial = folder.with_name(f".{folder.name}.partial")
     if again and accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
     vectors = cached_vectors(images, backbones, str(cache)) if warm_start else None
-    study = _Study(
-        backbones, pixels, features, made, options, accelerator, seed, minutes, vectors,
-        groups=group != "image",
-    )  # fmt: skip
-    done: list[_Done] = []
-    for fold in split:
-        one = study.fold(fold, partial / fold.name)
-        done.append(one if not done else replace(one, network=done[0].network))
+    done = study.run(partial, vectors)
     if accelerator.is_main_process:
-        result = study.result(done, split, fusion)
         facts = study.facts(done, extraction_seconds(features.data, backbones, str(cache)))
-        facts |= {"command": command} if command else {}
-        named = {"name": result.name, "fusion": fusion, "head": HEAD, "settings": plain}
-        save_run(
-            folder, result, features, split, rows=rows, seed=seed, settings=told,
-            write_model=study.writer(done[0], split, {**named, "seed": seed}), facts=facts,
-        )  # fmt: skip
+        study.save(folder, done, facts | ({"command": command} if command else {}))
         shutil.rmtree(partial, ignore_errors=True)
         write_comparison(Path(reports))
     accelerator.wait_for_everyone()
     return read_run(folder)
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """What is trained."""
+
+    backbones: Sequence[Backbone]
+    fusion: str
+    head: MLPHead  # with the fusion in it
+    settings: dict[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """How it is trained."""
+
+    options: Options
+    accelerator: Any
+    warm_start: bool
+    minutes: float  # between checkpoints
+    groups: bool  # whether validation rows keep groups together
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,40 +196,67 @@ class _Done:
 
 @dataclass(frozen=True, eq=False)
 class _Study:
-    """What all folds share."""
+    """A model, trained on every fold."""
 
-    backbones: Sequence[Backbone]
+    model: _Model
+    training: _Training
     pixels: Pixels
     features: Features
-    head: MLPHead
-    options: Options
-    accelerator: Any
-    seed: int
-    minutes: float
-    vectors: Tensor | None
-    groups: bool
+    split: Sequence[Fold]
 
-    def fold(self, fold: Fold, folder: Path) -> _Done:
+    @cached_property
+    def rows(self) -> str:
+        """The digest of the rows and folds."""
+        return rows_digest(self.features, self.split)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What was set besides the defaults, for run.json."""
+        training = self.training
+        settings = {**self.model.settings, **_changed(training.options)}
+        settings["precision"] = precision_of(training.accelerator)
+        return settings | ({"warm_start": True} if training.warm_start else {})
+
+    def folder(self, reports: Path) -> Path:
+        """The run folder, which says by its name what was trained, how, and on what."""
+        features, model = self.features, self.model
+        settings = self.settings | {"options": self.training.options.plain()}
+        digest = run_digest(features, self.rows, model.fusion, HEAD, model.seed, settings)
+        name = folder_name(f"{'+'.join(features.names)}.{model.fusion}.{HEAD}", digest)
+        return reports / features.data / name
+
+    def run(self, partial: Path, vectors: Tensor | None) -> list[_Done]:
+        """All folds, with checkpoints in a folder; of several, the first's network is kept."""
+        done: list[_Done] = []
+        for fold in self.split:
+            one = self._fold(fold, partial / fold.name, vectors)
+            done.append(one if not done else replace(one, network=done[0].network))
+        return done
+
+    def _fold(self, fold: Fold, folder: Path, vectors: Tensor | None) -> _Done:
         """Train on a fold's training rows, then look at its test rows once."""
-        features, options = self.features, self.options
+        features, model, training = self.features, self.model, self.training
+        options, accelerator = training.options, training.accelerator
         classes, codes = np.unique(features.y, return_inverse=True)
         if len(np.unique(codes[fold.train])) < 2:
             raise DataError(f"{fold.name} has training rows of one class only")
-        train, held = validation_rows(features, fold, options.validation, self.seed, self.groups)
-        meter = Meter(self.accelerator.device)
-        with seeded(self.seed):
-            network, blocks = build(self.backbones, self.head, len(classes), options.freeze_bn)
+        train, held = validation_rows(
+            features, fold, options.validation, model.seed, training.groups
+        )
+        meter = Meter(accelerator.device)
+        with seeded(model.seed):
+            network, blocks = build(model.backbones, model.head, len(classes), options.freeze_bn)
         label = "" if fold.name == "test" else f"{fold.name}: "
         trainer = Trainer(
             network, self.pixels, torch.from_numpy(codes), train, held, len(classes), options,
-            self.accelerator, self.seed, folder, self.minutes, label,
+            accelerator, model.seed, folder, training.minutes, label,
         )  # fmt: skip
         resumed = trainer.resume()
         if not resumed:
             log.info(
                 "%s%s to train on, %d to validate on", label, counted(len(train), "row"), len(held)
             )
-            self._begin(trainer)
+            self._begin(trainer, vectors)
         progress = trainer.run()
         started = time.perf_counter()
         proba = trainer.logits(fold.test).double().softmax(1).numpy()  # (n, classes)
@@ -237,67 +272,74 @@ class _Study:
         joules = None if resumed else meter.joules
         return _Done(result, network, blocks, best, progress.parts, joules, progress.epochs)
 
-    def _begin(self, trainer: Trainer) -> None:
+    def _begin(self, trainer: Trainer, vectors: Tensor | None) -> None:
         """Fix the vectors' scale, on cached vectors or a sample of the images."""
-        if self.vectors is not None:
-            warm_up(trainer, self.vectors)
+        if vectors is not None:
+            trainer.warm_up(vectors)
             return
         step = max(1, len(trainer.train_rows) // _SAMPLE)
         network = trainer.network.eval()
         with torch.inference_mode():
             seen = self.pixels.eval_batches(trainer.train_rows[::step])
-            vectors = torch.cat([network.embed(*batch) for batch in seen])  # (m, d)
-        network.standardise(vectors)
+            sample = torch.cat([network.embed(*batch) for batch in seen])  # (m, d)
+        network.standardise(sample)
 
-    def result(self, done: Sequence[_Done], split: Sequence[Fold], fusion: str) -> Result:
-        features = self.features
-        tested = np.concatenate([fold.test for fold in split])
+    def _result(self, done: Sequence[_Done]) -> Result:
+        features, seed = self.features, self.model.seed
+        tested = np.concatenate([fold.test for fold in self.split])
         right = np.concatenate([one.result.true == one.result.pred for one in done])
         return Result(
-            backbones=features.names, fusion=fusion, head=HEAD, data=features.data,
+            backbones=features.names, fusion=self.model.fusion, head=HEAD, data=features.data,
             keys=features.keys, classes=np.unique(features.y).tolist(),
             folds=[one.result for one in done],
-            interval=interval(right, components(features)[tested], seed=self.seed), seed=self.seed,
+            interval=interval(right, components(features)[tested], seed=seed), seed=seed,
+        )  # fmt: skip
+
+    def save(self, folder: Path, done: Sequence[_Done], facts: Mapping[str, Any]) -> None:
+        """Write the run folder, with the first fold's network."""
+        features, model, result = self.features, self.model, self._result(done)
+        train = self.split[0].train
+        what = SPLIT if len(self.split) == 1 else f"the training rows of {self.split[0].name}"
+        told = {
+            "name": result.name,
+            "fusion": model.fusion,
+            "head": HEAD,
+            "settings": model.settings,
+            "seed": model.seed,
+            "trained_on": {"rows": len(train), "what": what},
+            "versions": library_versions(),
+        }
+        writer = network_writer(
+            done[0].network, done[0].blocks, model.backbones, features, train, told
+        )
+        save_run(
+            folder, result, features, self.split, rows=self.rows, seed=model.seed,
+            settings=self.settings, write_model=writer, facts=facts,
         )  # fmt: skip
 
     def facts(self, done: Sequence[_Done], extraction: float | None) -> dict[str, Any]:
         """What run.json says of a fine-tuning besides what it says of every run."""
-        device = self.accelerator.device
+        accelerator = self.training.accelerator
+        device, processes = accelerator.device, accelerator.num_processes
         seconds = sum(one.result.fit_seconds for one in done) / len(done)
         joules = [one.joules for one in done if one.joules is not None]
         return {
             "stage": "finetuned",
-            "options": self.options.plain(),
+            "options": self.training.options.plain(),
             # Keys of the features that the same weights give, in whatever precision: its rivals'.
-            "rivals": [key for one in self.backbones for key in rival_keys(one)],
+            "rivals": [key for one in self.model.backbones for key in rival_keys(one)],
             "best_epoch": [one.best for one in done],
             "epoch_seconds": [one.epochs for one in done],
             "cost": {
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-                "processes": self.accelerator.num_processes,
+                "processes": processes,
                 "wall_seconds": seconds,
-                "gpu_seconds": (
-                    seconds * self.accelerator.num_processes if device.type == "cuda" else None
-                ),
+                "gpu_seconds": seconds * processes if device.type == "cuda" else None,
                 "joules": sum(joules) / len(done) if len(joules) == len(done) else None,
                 "parts": max(one.parts for one in done),
                 "extraction_seconds": extraction,
             },
         }
-
-    def writer(self, first: _Done, split: Sequence[Fold], named: Mapping[str, Any]) -> Writer:
-        from featcache.reporting.run_folder import library_versions
-
-        train = split[0].train
-        what = SPLIT if len(split) == 1 else f"the training rows of {split[0].name}"
-        facts = {
-            **named,
-            "trained_on": {"rows": len(train), "what": what},
-            "versions": library_versions(),
-        }
-        return network_writer(
-            first.network, first.blocks, self.backbones, self.features, train, facts
-        )
 
 
 def _changed(options: Options) -> dict[str, Any]:

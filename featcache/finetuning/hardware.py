@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,20 +73,6 @@ def _choose(device: str) -> str:
     if ":" in device and place != "cpu":
         torch.cuda.set_device(place)
     return place.partition(":")[0]
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Everything drawn inside, on the CPU and on this device, follows from `seed`.
-
-    The generators are as before afterwards.
-    """
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 class Meter:

@@ -39,7 +39,7 @@ def network_writer(
     backbones : sequence of Backbone
         As they were before.
     features : Features
-        From `rows.table`.
+        From `data.table`.
     train : int array
         Rows that it was trained and validated on.
     facts : mapping

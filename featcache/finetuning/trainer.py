@@ -22,10 +22,11 @@ from featcache.errors import FeatcacheError, WeightsError, first_line
 from featcache.extraction.state_dict import read_pickled
 from featcache.finetuning.augment import draw
 from featcache.finetuning.data import Pixels
-from featcache.finetuning.hardware import Meter, seeded
+from featcache.finetuning.hardware import Meter
 from featcache.finetuning.network import FusedNetwork, groups
 from featcache.finetuning.options import Options
 from featcache.finetuning.steps import Stepper, infer
+from featcache.fitting.networks import seeded
 
 log = logging.getLogger("featcache")
 
@@ -141,10 +142,43 @@ class Trainer:
         self.network.eval()
         return progress
 
-    def note(self, train_loss: float, logits: Tensor) -> None:
-        """Count an epoch that was run elsewhere, with its logits of the validation rows."""
-        self.progress.loss, self.progress.seen = train_loss, 1
-        self._close_epoch(math.nan, logits)
+    def warm_up(self, vectors: Tensor) -> None:
+        """Run the frozen epochs on vectors (n, d): fusion and head learn as they would.
+
+        The columns are standardised by all training rows. The rate is constant, images are as
+        they are, and each epoch is validated on these vectors too.
+        """
+        network, options, device = self.network, self.options, self.network.mean.device
+        train = torch.from_numpy(self.train_rows)
+        network.standardise(vectors[train])
+        X = (vectors.to(device) - network.mean) / network.scale  # (n, d)
+        optimiser = torch.optim.AdamW(
+            network.joint.parameters(), lr=options.lr, weight_decay=options.weight_decay
+        )
+        held = torch.from_numpy(self.validation_rows).to(device)
+        for epoch in range(options.freeze_epochs):
+            derived = self.seed * 7919 + epoch
+            generator = torch.Generator().manual_seed(derived)
+            order = train[torch.randperm(len(train), generator=generator)]
+            total = torch.zeros((), device=device)
+            network.joint.train()
+            with seeded(derived, device):
+                for rows in torch.split(order.to(device), options.batch_size):
+                    loss = functional.cross_entropy(
+                        network.joint(X[rows]), self.codes[rows],
+                        label_smoothing=options.label_smoothing,
+                    )  # fmt: skip
+                    optimiser.zero_grad(set_to_none=True)
+                    torch.autograd.backward(loss)
+                    optimiser.step()
+                    total += loss.detach() * len(rows)
+            network.joint.eval()
+            with torch.inference_mode():
+                logits = network.joint(X[held]).float().cpu()  # (v, classes)
+            if self.average is not None:
+                self.average.update_parameters(network)
+            self.progress.loss, self.progress.seen = total.item() / len(order), 1
+            self._close_epoch(math.nan, logits)
 
     def logits(self, rows: Rows) -> Tensor:
         """Logits (n, classes), float32 on the CPU, of images as extraction sees them."""

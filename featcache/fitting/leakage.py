@@ -63,7 +63,7 @@ def find_leaks(features: Features, folds: Sequence[Fold], near: bool = True) -> 
     """Look for leaks between the training and the test rows of any fold.
 
     Equal content on both sides ("duplicates"); pictures that differ in little, told by their
-    vectors ("near duplicates", see `near.near_pairs`); one content under two labels ("labels"); a
+    vectors ("near duplicates", see `near_pairs`); one content under two labels ("labels"); a
     group on both sides ("groups"); and an image on one side with a view of it on the other
     ("views").
 

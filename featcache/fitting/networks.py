@@ -14,14 +14,17 @@ from featcache.errors import RecipeError
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Everything drawn on the CPU inside (initial weights, dropout) follows from `seed`.
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Everything drawn inside (initial weights, dropout) follows from `seed`.
 
-    The global random state is as before afterwards.
+    On the CPU, and on this device if it is a GPU. The generators are as before afterwards.
     """
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also reseed the GPUs, which this fork doesn't restore.
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        # torch.manual_seed would also reseed the other GPUs, which this fork doesn't restore.
         torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
         yield
 
 

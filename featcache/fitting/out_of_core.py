@@ -256,7 +256,7 @@ _OPTIONS = {
 def fit_stream(estimator: Any, stream: Stream, y: NDArray[Any], groups: Any = None) -> Any:
     """Fit an estimator in place on a stream (n, d) with labels y (n,), and return it.
 
-    Rows that share a value of `groups` (n,) belong together, see `linked.fit_linked`.
+    Rows that share a value of `groups` (n,) belong together, see `fit_with_routing`.
 
     Raises
     ------

@@ -135,7 +135,7 @@ def _difference(one: Path, other: Path) -> tuple[float, float, float] | None:
 
 
 def _over_folds(mine: FoldScores, theirs: FoldScores) -> tuple[float, float]:
-    """The interval whose test is `statistics.corrected_t_test`."""
+    """The interval whose test is `significance.corrected_t_test`."""
     differences = np.subtract(mine.accuracy, theirs.accuracy)  # (k,)
     k = len(differences)
     error = np.sqrt((1 / k + mine.test / mine.train) * differences.var(ddof=1))

@@ -17,10 +17,10 @@ format : int
     `FORMAT`.
 kind : {"features", "finetuned"}
     "features": backbones give vectors, and the pipeline takes them side by side. "finetuned":
-    one network from pixels to logits; `finetuning.saved.load_network(folder, facts)` builds it as
-    a torch module in evaluation mode, whose `forward(*pixels)` takes one float32 tensor
-    (n, 3, crop, crop) for each backbone, normalised by that backbone's preprocess and in the order
-    of `backbones`, and gives logits (n, classes).
+    one network from pixels to logits; `finetuning.serialization.load_network(folder, facts)`
+    builds it as a torch module in evaluation mode, whose `forward(*pixels)` takes one float32
+    tensor (n, 3, crop, crop) for each backbone, normalised by that backbone's preprocess and in
+    the order of `backbones`, and gives logits (n, classes).
 name, data, fusion, head : str
 classes : list of str
     The order of the probabilities.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.finetuning.hardware import Meter, gpu_joules, open_accelerator, precision_of, seeded
+from featcache.finetuning.hardware import Meter, gpu_joules, open_accelerator, precision_of
 
 CPU = torch.device("cpu")
 
@@ -26,15 +26,6 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="no device cuda: 0 CUDA devices") as caught:
         open_accelerator("cuda")
     assert "--device cpu" in caught.value.remedy
-
-
-def test_draws_follow_from_the_seed_and_leave_no_trace() -> None:
-    before = torch.get_rng_state()
-    with seeded(3, CPU):
-        first = torch.rand(4)
-    with seeded(3, CPU):
-        assert torch.equal(torch.rand(4), first)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_processor_tells_no_energy() -> None:

@@ -1,19 +1,25 @@
 import io
+import multiprocessing
+import os
+import signal
 import threading
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from noise import noise
 from PIL import Image
 from tiny import SIDE, tiny_images
 
-from featcache.errors import DataError, RecipeError
+from featcache.errors import DataError, FeatcacheError, RecipeError
 from featcache.extraction import loader
+from featcache.extraction.batch import Batch, Decoded
 from featcache.extraction.loader import Loading, count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
 from featcache.hashing import sha256_bytes
 from featcache.images.manifest import Images, from_arrays, strings
+from featcache.images.sources import open_images
 
 PLAIN = Preprocess(resize=SIDE, crop=SIDE)
 FLIPPED = replace(PLAIN, view="hflip")
@@ -180,3 +186,145 @@ def test_a_row_does_not_depend_on_who_shares_its_decoding():
     for preprocess in sizes:
         alone = loaded(images, [0], preprocesses=[preprocess])[0].pixels
         assert np.array_equal(together[preprocess], alone[preprocess])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Files of many sizes and kinds, some of them broken."""
+    for i, size in enumerate([(32, 32)] * 12 + [(90, 60)] * 6 + [(60, 90), (7, 200), (300, 11)]):
+        noise(i, *size).save(tmp_path / f"{i:02d}.{'jpg' if i % 2 else 'png'}")
+    (tmp_path / "30.png").write_bytes((tmp_path / "00.png").read_bytes()[:700])
+    (tmp_path / "31.jpg").write_bytes(b"")
+    Image.new("RGBA", (20, 30), (9, 99, 200, 70)).save(tmp_path / "32.png")
+    noise(99, 1500, 1000).save(tmp_path / "33.jpg")
+    return tmp_path
+
+
+PREPROCESSES = [
+    Preprocess(resize=64, crop=56),
+    Preprocess(resize=64, crop=56, view="rot90", alpha="black"),
+    Preprocess(resize=40, crop=40, interpolation="nearest"),
+    Preprocess(resize=64, crop=56, filters=("equalise",)),
+]
+
+
+def cut(batches: list[Batch]) -> tuple[list[int], dict[int, str], list[np.ndarray]]:
+    """Rows, problems and pixels of all batches."""
+    rows = np.concatenate([batch.rows for batch in batches]).tolist()
+    problems = {row: p.text for batch in batches for row, p in batch.problems.items()}
+    pixels = [
+        np.concatenate([
+            of.cut(p, lambda tensor: tensor, "cpu").numpy() if isinstance(of, Decoded) else of
+            for of in (batch.pixels[p] for batch in batches)
+        ])
+        for p in PREPROCESSES
+    ]  # fmt: skip
+    return rows, problems, pixels
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_worker_processes_give_what_threads_give(folder, on_device, batch_size):
+    images = open_images(folder, cache=None)
+    (folder / "05.jpg").write_bytes((folder / "07.jpg").read_bytes())
+    (folder / "04.png").unlink()
+    rows = np.random.default_rng(0).permutation(len(images))
+    plain = cut([*load_batches(images, rows, PREPROCESSES, batch_size, Loading(2))])
+    loading = Loading(3, processes=True, on_device=on_device)
+    with load_batches(images, rows, PREPROCESSES, batch_size, loading) as batches:
+        found = cut([*batches])
+    assert found[:2] == plain[:2]
+    assert len(found[0]) == 21 and len(found[1]) == 4
+    for mine, theirs in zip(found[2], plain[2], strict=True):
+        assert np.abs(mine.astype(int) - theirs).max() <= on_device
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_workers_of_every_start_method(folder, method, monkeypatch):
+    monkeypatch.setattr(loader, "_start_method", lambda: method)
+    images = open_images(folder, cache=None)
+    rows = np.arange(len(images))
+    loading = Loading(1, processes=True, on_device=True)
+    with load_batches(images, rows, PREPROCESSES, 16, loading) as batches:
+        assert sum(len(batch.rows) + len(batch.problems) for batch in batches) == len(images)
+
+
+class Deadly:
+    """Reads images; the process that reads a certain one is killed."""
+
+    def __init__(self, images: Images, rows: list[int], row: int) -> None:
+        self._images, self._rows, self._row = images, rows, row
+
+    def __call__(self, at: int) -> object:
+        if self._rows[at] == self._row:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._images.read(self._rows[at])
+
+    def part(self, rows: np.ndarray) -> "Deadly":
+        return Deadly(self._images, [self._rows[row] for row in rows.tolist()], self._row)
+
+
+def test_a_dead_worker_is_an_error_with_the_names_of_its_file():
+    images = tiny_images(60)
+    odd = replace(images, read=Deadly(images, list(range(60)), 41))
+    done = []
+    with (
+        pytest.raises(FeatcacheError, match=r"ended while it was decoding 0041\.png") as error,
+        load_batches(odd, np.arange(60), (PLAIN,), 4, Loading(2, processes=True)) as batches,
+    ):
+        for batch in batches:
+            done += batch.rows.tolist()
+    assert "--workers" in error.value.remedy
+    assert done == list(range(len(done)))
+    assert not multiprocessing.active_children()
+
+
+class Wrong(Deadly):
+    """Raises what no image raises."""
+
+    def __call__(self, at: int) -> object:
+        raise ZeroDivisionError
+
+    def part(self, rows: np.ndarray) -> "Wrong":
+        return Wrong(self._images, rows.tolist(), self._row)
+
+
+def test_any_other_error_of_a_worker_is_not_hidden():
+    images = tiny_images(8)
+    odd = replace(images, read=Wrong(images, list(range(8)), 0))
+    with (
+        pytest.raises(ZeroDivisionError),
+        load_batches(odd, np.arange(8), (PLAIN,), 4, Loading(2, processes=True)) as batches,
+    ):
+        next(batches)
+
+
+def test_workers_end_when_the_reader_stops(folder):
+    images = open_images(folder, cache=None)
+    loading = Loading(2, processes=True)
+    with load_batches(images, np.arange(len(images)), PREPROCESSES, 2, loading) as batches:
+        next(batches)
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
+
+
+def test_a_gpu_gets_processes_where_they_can_read(folder, monkeypatch):
+    files, arrays = open_images(folder, cache=None), tiny_images(4)
+    assert loader.choose_loading(files, "cpu", 3) == Loading(3)
+    assert loader.choose_loading(files, "cuda:0", 3) == Loading(3, True, True, True)
+    assert not loader.choose_loading(arrays, "cuda:0", 3).processes
+    assert loader.choose_loading(files.subsample(5), "cuda:0", 1).processes
+    monkeypatch.setattr(loader, "_SHARED_BYTES", 1 << 60)
+    assert not loader.choose_loading(files, "cuda:0", 3).processes
+
+
+def test_large_files_are_taken_a_few_at_a_time():
+    def chunks(count: int, size: int, workers: int = 16) -> int:
+        images = replace(tiny_images(4), size=np.full(count, size))
+        return loader._chunks_of_a_batch(images, np.arange(count), 128, workers)
+
+    assert chunks(100_000, 2_000) == 1
+    assert chunks(100_000, 80_000) == 5
+    assert chunks(100_000, 3_000_000) == 128
+    assert chunks(400, 2_000) == 10  # a small set is work for all

@@ -13,7 +13,7 @@ import shutil
 import signal
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -123,7 +123,9 @@ class Batches(Iterator[Batch]):
     As a context, it makes of a worker process's death an error that says on which file.
     """
 
-    def __init__(self, batches: Iterator[Batch], dead: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, batches: Generator[Batch, None, None], dead: Callable[[], Sequence[str]]
+    ) -> None:
         self._batches = batches
         self._dead = dead
 
@@ -132,7 +134,7 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop; what was decoded ahead is dropped."""
-        getattr(self._batches, "close", lambda: None)()
+        self._batches.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +184,7 @@ def load_batches(
 
 def _by_threads(
     images: Images, rows: Rows, cuts: Cuts, batch_size: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="featcache-load")
     waiting: deque[Future[Loaded]] = deque()
     upcoming = iter(rows.tolist())
@@ -237,13 +239,13 @@ def _by_processes(
         )
         decoded = iter(loader)  # the workers begin
 
-    def batches() -> Iterator[Batch]:
-        nonlocal decoded
+    def batches() -> Generator[Batch, None, None]:
         try:
             while several := list(islice(decoded, per_batch)):
                 yield joined(several)
         finally:
-            del decoded  # ends the workers
+            # What torch calls when nobody holds the iterator any more; a traceback may hold it.
+            decoded._shutdown_workers()  # type: ignore[attr-defined]
 
     def dead() -> list[str]:
         alive = {process.pid for process in multiprocessing.active_children()}

@@ -212,15 +212,6 @@ class Preprocess:
         std = batch.new_tensor(self.std, dtype=_float32()).view(1, 3, 1, 1)
         return batch.to(_float32()).div_(255).sub_(mean).div_(std)  # (n, 3, h, w)
 
-    def normalise_bf16(self, batch: torch.Tensor) -> torch.Tensor:
-        """`normalise` to bfloat16, in one pass: pixels up to 255 are exact in bfloat16."""
-        import torch
-
-        mean = torch.tensor(self.mean) * 255
-        variance = (torch.tensor(self.std) * 255) ** 2
-        # torch 2.11 wants an eps above 0; this one is lost in the rounding of the variance.
-        return torch.nn.functional.batch_norm(batch.bfloat16(), mean, variance, eps=1e-12)
-
 
 def from_plain(plain: Mapping[str, Any]) -> Preprocess:
     """The inverse of `Preprocess.plain`."""

@@ -318,8 +318,8 @@ def validation_rows(
     own = features.split[rows] == "val"  # (n,)
     if fold.name == "test" and own.any() and not own.all():
         return rows[~own], rows[own]
-    linked = components(features, groups)[rows]  # (n,)
-    train, held = hold_out(features.y[rows], linked, share, seed, by_count=False)
+    component = components(features, groups)[rows]  # (n,)
+    train, held = hold_out(features.y[rows], component, share, seed, by_count=False)
     if share and not len(held):
         log.warning(
             "%s: %d training rows are too few to validate on: the last epoch counts",

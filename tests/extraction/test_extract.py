@@ -231,6 +231,15 @@ def spoilt(pictures):
     return pictures
 
 
+@pytest.fixture(params=["threads", "processes"])
+def each_loading(request, monkeypatch):
+    """As on a processor, and as on a GPU."""
+    if request.param == "processes":
+        loading = Loading(2, processes=True, on_device=True)
+        monkeypatch.setattr(extract_module, "choose_loading", lambda *_: loading)
+
+
+@pytest.mark.usefixtures("each_loading")
 class TestBrokenImages:
     def test_cost_themselves_only(self, spoilt, tmp_path):
         """Bit for bit, though the others stand elsewhere in their batches then."""
@@ -304,6 +313,7 @@ class TestBatches:
         assert set(seen) == {14}, "12 good images and 2 distinct broken ones"
 
 
+@pytest.mark.usefixtures("each_loading")
 class TestFilesThatChangeMeanwhile:
     def test_are_not_stored_under_the_old_digest(self, pictures, cache):
         images = open_images(pictures, cache=cache)

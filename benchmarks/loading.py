@@ -30,7 +30,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from featcache.extraction.batch import Decoded
-from featcache.extraction.loader import Loading, load_batches
+from featcache.extraction.loader import Loader, Loading, load_batches
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.extraction.registry import open_backbone
 from featcache.extraction.report import Report
@@ -129,7 +129,7 @@ def keep_busy(images: Images, loading: Loading, card: Card, folder: Path) -> tup
         row_of = {row: row for row in range(len(images))}
         file = FileInProgress(features, row_of, backbone.preprocess, lambda: card)  # type: ignore[arg-type,return-value]
         report = Report(images.name, len(images))
-        fill([file], images, loading, BATCH, report, lambda problems: None)
+        fill([file], Loader(images, BATCH, loading), report, lambda problems: None)
     taken = card.last - card.first
     return card.busy / taken, len(images) / taken
 

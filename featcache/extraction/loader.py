@@ -182,6 +182,47 @@ def load_batches(
     return Batches(_by_threads(images, rows, cuts, batch_size, loading.workers), list)
 
 
+class Loader:
+    """Loads rows of one manifest.
+
+    Parameters
+    ----------
+    images : Images
+    batch_size : int
+    loading : Loading
+    """
+
+    def __init__(self, images: Images, batch_size: int, loading: Loading) -> None:
+        self.loading = loading
+        self._images = images
+        self._batch_size = batch_size
+        self._begun: tuple[Rows, set[Preprocess], Batches] | None = None
+
+    def begin(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> None:
+        """Let worker processes load what will be asked for, while networks are built."""
+        if self.loading.processes:
+            self._begun = rows, set(preprocesses), self._load(rows, preprocesses)
+
+    def load(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> Batches:
+        """Batches of these rows, see `load_batches`."""
+        if self._begun is not None:
+            begun_rows, begun_preprocesses, batches = self._begun
+            if np.array_equal(rows, begun_rows) and set(preprocesses) <= begun_preprocesses:
+                self._begun = None
+                return batches
+        self.close()
+        return self._load(rows, preprocesses)
+
+    def close(self) -> None:
+        """End what has begun and was not asked for."""
+        if self._begun is not None:
+            self._begun[-1].close()
+            self._begun = None
+
+    def _load(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> Batches:
+        return load_batches(self._images, rows, preprocesses, self._batch_size, self.loading)
+
+
 def _by_threads(
     images: Images, rows: Rows, cuts: Cuts, batch_size: int, workers: int
 ) -> Generator[Batch, None, None]:
@@ -241,6 +282,7 @@ def _by_processes(
 
     def batches() -> Generator[Batch, None, None]:
         try:
+            yield Batch(rows[:0], {})  # so that closing it ends the workers in any case
             while several := list(islice(decoded, per_batch)):
                 yield joined(several)
         finally:
@@ -252,7 +294,9 @@ def _by_processes(
         found = [row for pid, row in under_way.tolist() if row >= 0 and pid not in alive]
         return [str(images.ids[row]) for row in found]
 
-    return Batches(batches(), dead)
+    begun = batches()
+    next(begun)
+    return Batches(begun, dead)
 
 
 def _chunks_of_a_batch(images: Images, rows: Rows, batch_size: int, workers: int) -> int:
@@ -318,8 +362,12 @@ def _ignore_interrupts(_: int) -> None:
 
 
 def _is_death(error: BaseException | None) -> bool:
-    """Whether it is what torch raises when one of its worker processes has died."""
-    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    """Whether it is what is raised when a worker process has died.
+
+    torch says so; if its memory was about to be taken over, the connection to it breaks.
+    """
+    said = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    return said or isinstance(error, ConnectionError | EOFError)
 
 
 def spread(rows: Rows, count: int) -> Rows:

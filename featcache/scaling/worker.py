@@ -20,7 +20,7 @@ from featcache.errors import ClusterError, DataError, FeatcacheError, first_line
 from featcache.extraction.batch import Problem
 from featcache.extraction.consistency import TOLERANCE
 from featcache.extraction.engine import Engine, open_engine
-from featcache.extraction.loader import choose_loading, cosine, load_sample
+from featcache.extraction.loader import Loader, choose_loading, cosine, load_sample
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Report
@@ -142,7 +142,7 @@ def _embed(
         batch_size = checked.parts[0].engine.batch_size
         device = checked.parts[0].engine.device
         loading = choose_loading(images, device, plan.request.workers)
-        fill(files, images, loading, batch_size, report, problems.update)
+        fill(files, Loader(images, batch_size, loading), report, problems.update)
     for path in filter(None, paths):
         parts.hand_over(path)
     compute = iter([file.seconds for file in files])

@@ -15,7 +15,7 @@ from tiny import SIDE, tiny_images
 from featcache.errors import DataError, FeatcacheError, RecipeError
 from featcache.extraction import loader
 from featcache.extraction.batch import Batch, Decoded
-from featcache.extraction.loader import Loading, count_workers, load_batches
+from featcache.extraction.loader import Loader, Loading, count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
 from featcache.hashing import sha256_bytes
 from featcache.images.manifest import Images, from_arrays, strings, subsample
@@ -332,3 +332,18 @@ def test_large_files_are_taken_a_few_at_a_time():
     assert chunks(100_000, 80_000) == 5
     assert chunks(100_000, 3_000_000) == 128
     assert chunks(400, 2_000) == 10  # a small set is work for all
+
+
+def test_what_was_begun_early_is_given_if_it_is_what_is_asked_for(folder):
+    images = open_images(folder, cache=None)
+    rows = np.arange(len(images))
+    some = Loader(images, 8, Loading(2, processes=True))
+    for wanted in (rows, rows[:9]):
+        some.begin(rows, PREPROCESSES)
+        with some.load(wanted, PREPROCESSES[:2]) as batches:
+            loaded = [row for batch in batches for row in (*batch.rows, *batch.problems)]
+        assert sorted(loaded) == wanted.tolist()
+        assert not multiprocessing.active_children()
+    some.begin(rows, PREPROCESSES)
+    some.close()
+    assert not multiprocessing.active_children()

@@ -124,7 +124,9 @@ class Batches(Iterator[Batch]):
     """
 
     def __init__(
-        self, batches: Generator[Batch, None, None], dead: Callable[[], Sequence[str]]
+        self,
+        batches: Generator[Batch, None, None],
+        dead: Callable[[], Sequence[str]] | None = None,
     ) -> None:
         self._batches = batches
         self._dead = dead
@@ -145,7 +147,7 @@ class Batches(Iterator[Batch]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        names = self._dead() if _is_death(error) else None
+        names = self._dead() if self._dead is not None and _is_death(error) else None
         self.close()
         if names is not None:
             raise FeatcacheError(
@@ -179,7 +181,7 @@ def load_batches(
     cuts = Cuts(tuple(preprocesses), device)
     if loading.processes:
         return _by_processes(images, rows, cuts, batch_size, loading)
-    return Batches(_by_threads(images, rows, cuts, batch_size, loading.workers), list)
+    return Batches(_by_threads(images, rows, cuts, batch_size, loading.workers))
 
 
 class Loader:

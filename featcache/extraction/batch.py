@@ -49,8 +49,8 @@ class Part:
     pixels : uint8 tensor
         (k, h, w, 3) as they were decoded, smaller ones at the top left; (k, 3, crop, crop) if they
         are cut already.
-    sizes : int32 tensor of shape (k, 2), or None
-        Height and width of each; None if they are cut already.
+    sizes : int32 tensor of shape (k, 2), or (1, 2) for one size of all, or None
+        Height and width; None if they are cut already.
     """
 
     places: Tensor
@@ -317,6 +317,8 @@ def lay_out(images: Sequence[Pixels | Image.Image], shared: bool = False) -> Dec
         for place, (_, image) in enumerate(group):
             array[place, : image.height, : image.width] = np.asarray(image)
         sizes = torch.tensor([(image.height, image.width) for _, image in group], dtype=torch.int32)
+        if (sizes == sizes[:1]).all():
+            sizes = sizes[:1]
         parts.append(Part(torch.tensor([i for i, _ in group]), memory, sizes))
     return Decoded(len(images), parts)
 

@@ -2,7 +2,8 @@
 
 Pillow resizes the rows and then the columns of an image, each as a weighted sum with weights of 22
 bits, and rounds to 8 bits after each. Here both are products with a matrix of weights of 15 bits:
-every sum is a whole number below 2^24, which float32 holds exactly, in whatever order it is added.
+in units of 2^-15 every sum is a whole number below 2^24, which float32 holds exactly, in whatever
+order it is added.
 So a pixel depends neither on the device nor on the images beside it, and is at most one level off
 Pillow's; where sides double all weights are the same, and so are the pixels.
 """
@@ -73,8 +74,8 @@ def cut(images: Tensor, sizes: Tensor, preprocess: Preprocess) -> Tensor:
     ----------
     images : uint8 tensor of shape (n, h, w, 3)
         RGB; of smaller ones than h × w the rest is anything.
-    sizes : int tensor of shape (n, 2)
-        Height and width of each, on the same device.
+    sizes : int tensor of shape (n, 2), or (1, 2) for one size of all
+        Height and width, on the same device.
     preprocess : Preprocess
         One that `resizes`.
 
@@ -85,7 +86,7 @@ def cut(images: Tensor, sizes: Tensor, preprocess: Preprocess) -> Tensor:
     n, h, w, _ = images.shape
     step = max(1, _AT_ONCE // (h * w))
     parts = [
-        _cut(images[at : at + step], sizes[at : at + step], preprocess)
+        _cut(images[at : at + step], sizes if len(sizes) == 1 else sizes[at : at + step], preprocess)
         for at in range(0, n, step)
     ]  # fmt: skip
     done = parts[0] if len(parts) == 1 else torch.cat(parts)  # (n, 3, crop, crop)
@@ -98,7 +99,7 @@ def cut(images: Tensor, sizes: Tensor, preprocess: Preprocess) -> Tensor:
 
 def _cut(images: Tensor, sizes: Tensor, preprocess: Preprocess) -> Tensor:
     transposed, columns_back, rows_back = _TURNS[preprocess.view]
-    h, w = sizes.to(torch.float64).unbind(1)  # (n,)
+    h, w = sizes.to(torch.float64).unbind(1)  # (n,), or (1,)
     x = images.permute(0, 3, 1, 2)  # (n, 3, h, w)
     if transposed:
         x, h, w = x.transpose(2, 3), w, h
@@ -108,17 +109,19 @@ def _cut(images: Tensor, sizes: Tensor, preprocess: Preprocess) -> Tensor:
     width = (preprocess.resize * w / short).floor()
     top = ((height - preprocess.crop) / 2).round()
     left = ((width - preprocess.crop) / 2).round()
-    of_columns = _weights(w, width, left, x.shape[3], columns_back, preprocess)  # (n, crop, w)
-    of_rows = _weights(h, height, top, x.shape[2], rows_back, preprocess)  # (n, crop, h)
+    of_columns = _weights(w, width, left, x.shape[3], columns_back, preprocess)  # (n or 1, crop, w)
+    of_rows = _weights(h, height, top, x.shape[2], rows_back, preprocess)  # (n or 1, crop, h)
     flat = x.to(of_columns.dtype).reshape(len(x), -1, x.shape[3])  # (n, 3 * h, w)
-    x = _rounded(flat @ of_columns.mT).view(len(x), 3, x.shape[2], -1)  # (n, 3, h, crop)
-    return _rounded(of_rows[:, None] @ x).to(torch.uint8)  # (n, 3, crop, crop)
+    bounded = preprocess.interpolation == "bilinear"  # by the pixels: no weight is below 0
+    across = of_columns[0] if len(of_columns) == 1 else of_columns
+    x = _plus_half(flat @ across.mT, bounded).floor_().view(len(x), 3, x.shape[2], -1)
+    return _plus_half(of_rows[:, None] @ x, bounded).to(torch.uint8)  # (n, 3, crop, crop)
 
 
-def _rounded(sums: Tensor) -> Tensor:
-    """Whole levels 0 … 255, halves up, as Pillow rounds."""
-    half = 2 ** (_BITS - 1)
-    return sums.add_(half).mul_(2.0**-_BITS).floor_().clamp_(0, 255)
+def _plus_half(sums: Tensor, bounded: bool) -> Tensor:
+    """Sums whose whole part is the level 0 … 255, halves rounded up as Pillow does."""
+    sums.add_(0.5)
+    return sums if bounded else sums.clamp_(0, 255)
 
 
 def _weights(
@@ -139,7 +142,7 @@ def _weights(
     Returns
     -------
     float tensor of shape (n, crop, side)
-        Whole numbers; each row adds up to 2^15.
+        Multiples of 2^-15; each row adds up to 1.
     """
     kernel, support = _KERNELS[preprocess.interpolation]
     length, resized, first = (v.view(-1, 1, 1) for v in (length, resized, first))  # (n, 1, 1)
@@ -155,7 +158,7 @@ def _weights(
     found = torch.where((at >= low) & (at < high), found, torch.zeros_like(found))
     found = (found * (2.0**_BITS / found.sum(-1, keepdim=True))).round_()
     rest = 2.0**_BITS - found.sum(-1, keepdim=True)  # (n, crop, 1)
-    found.scatter_add_(-1, found.argmax(-1, keepdim=True), rest)
+    found.scatter_add_(-1, found.argmax(-1, keepdim=True), rest).mul_(2.0**-_BITS)
     # Where float32 products may be rounded on the way (TF32, bf16), float64 ones are not.
     exact = torch.get_float32_matmul_precision() == "highest"
     return found.to(torch.float32) if exact else found

@@ -227,7 +227,7 @@ def fill_cache(
     batch_size : int or "auto"
         Images in a forward pass.
     workers : int or "auto"
-        Threads that read and decode.
+        Threads that read and decode; processes if the device is a GPU and the images are files.
     cache : str or Path, default "cache"
         The cache folder.
     wait : bool, default False

@@ -86,7 +86,7 @@ def cut(images: Tensor, sizes: Tensor, preprocess: Preprocess) -> Tensor:
     n, h, w, _ = images.shape
     step = max(1, _AT_ONCE // (h * w))
     parts = [
-        _cut(images[at : at + step], sizes if len(sizes) == 1 else sizes[at : at + step], preprocess)
+        _cut(images[at : at + step], sizes[at % len(sizes) :][:step], preprocess)
         for at in range(0, n, step)
     ]  # fmt: skip
     done = parts[0] if len(parts) == 1 else torch.cat(parts)  # (n, 3, crop, crop)

@@ -217,7 +217,7 @@ class FileInProgress:
         if not mine.any():
             return
         start = perf_counter()
-        vectors = self._network().start(pixels if mine.all() else pixels[mine])
+        vectors = self._network().start(pixels if mine.all() else pixels[mine], self.preprocess)
         where = np.array([self._row_of.pop(row) for row in rows[mine].tolist()], np.intp)
         self.seconds += perf_counter() - start
 

@@ -13,15 +13,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tiny import SIDE, TinyNet, tiny_backbone, tiny_images
 from torch import nn
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName
-from featcache.extraction import conv_bn_fusion, engine
+from featcache.extraction import conv_bn_fusion, engine, extract
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.engine import Engine, computes_in, native_bf16, open_engine
 from featcache.extraction.extract import fill_cache
-from featcache.extraction.loader import cosine
+from featcache.extraction.loader import Loading, cosine
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbone
 from featcache.store.cache import Cache
@@ -323,6 +324,22 @@ def test_views_share_the_canary_and_the_network_of_their_backbone(native, cache)
     report = fill_cache(tiny_images(), backbone=counted, view=["hflip", "rot90"], cache=cache)
     assert [done.key.precision for done in report.outcomes] == ["bf16"] * 3
     assert built[0] == 3, "one in fp32 for the canary, one that does the work, one in fp32 after it"
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_shared_network_cuts_each_view_as_its_own(native, monkeypatch, cache, on_device):
+    loading = Loading(1, on_device=on_device)
+    monkeypatch.setattr(extract, "choose_loading", lambda *_: loading)
+    options = {"view": ["hflip", "rot90"], "cache": cache}
+    together = fill_cache(tiny_images(), backbone=tiny_backbone(), **options).outcomes
+    for view, one in zip(("none", "hflip", "rot90"), together, strict=True):
+        alone = tiny_backbone(view=view)
+        images = np.stack([np.asarray(tiny_images().read(row)) for row in range(40)])
+        pixels = np.stack([alone.preprocess.cut(Image.fromarray(image)) for image in images])
+        expected = Engine(precision="bf16").load(alone).run(pixels)
+        with FeatureFile(one.path) as file:
+            file.read(np.arange(40), stored := np.empty((40, 5), np.float32))
+        assert cosine(stored, expected).min() > 0.999, view
 
 
 def test_a_view_goes_on_in_its_own_precision(native, cache):

@@ -117,10 +117,10 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     Console(width=width, highlight=False, markup=False).print(table)
 
 
-def show_runs(runs: Sequence[Run], title: str = "", said: str = "") -> None:
+def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> None:
     """Runs with the same rows, best first, as a table on stdout, and what it comes to.
 
-    `said` takes the place of what the paired tests among these runs come to.
+    `conclusion` takes the place of what the paired tests among these runs come to.
     """
     from featcache.reporting.break_even import verdicts
     from featcache.reporting.comparison import fusion_label
@@ -146,7 +146,7 @@ def show_runs(runs: Sequence[Run], title: str = "", said: str = "") -> None:
     show_table(columns, rows, title)
     if any(run.tie for run in runs):
         click.echo(f"{_TIE}  can't be told from the best")
-    click.echo(said or verdict(runs))
+    click.echo(conclusion or verdict(runs))
     for line in verdicts(runs):
         click.echo(line)
 

@@ -97,18 +97,18 @@ def predict(
     note(f"{model.facts['name']}, trained on {counted(trained['rows'], 'row')} ({trained['what']})")
     failed: dict[str, str] = {}
     with progress_bar("images", quiet) as progress:
-        said = _readable(model.stream(files, progress), files, failed)
-        _print(model, said, form, top, output)
+        predictions = _readable(model.stream(files, progress), files, failed)
+        _print(model, predictions, form, top, output)
     if failed:
         _list_failed(failed)
         ctx.exit(1 if len(failed) == len(files) else 3)
 
 
 def _readable(
-    said: Iterator[Prediction], files: Sequence[str], failed: dict[str, str]
+    predictions: Iterator[Prediction], files: Sequence[str], failed: dict[str, str]
 ) -> Iterator[Labelled]:
     """Path and prediction of the images that can be read; the others go into `failed`."""
-    for one in said:
+    for one in predictions:
         path = os.fsencode(files[one.row]).decode("utf-8", "backslashreplace")
         if one.problem:
             failed[path] = one.problem
@@ -117,22 +117,22 @@ def _readable(
 
 
 def _print(
-    model: Model, said: Iterator[Labelled], form: str, top: int | None, output: Path | None
+    model: Model, predictions: Iterator[Labelled], form: str, top: int | None, output: Path | None
 ) -> None:
     from featcache.prediction.output import table_rows, write_csv, write_json
 
     if form == "table" and output is None:
-        columns, rows = table_rows(said, model.classes, top or 1)
+        columns, rows = table_rows(predictions, model.classes, top or 1)
         if rows:
             show_table(columns, rows)
         return
     with _opened(output) as file:
         if form == "json":
-            write_json(file, said, model.classes, top)
+            write_json(file, predictions, model.classes, top)
         elif form == "csv":
-            write_csv(file, said, model.classes, top)
+            write_csv(file, predictions, model.classes, top)
         else:
-            columns, rows = table_rows(said, model.classes, top or 1)
+            columns, rows = table_rows(predictions, model.classes, top or 1)
             for row in (columns, *rows):
                 file.write("\t".join(row) + "\n")
 

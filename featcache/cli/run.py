@@ -83,8 +83,10 @@ def run(
     """
     from featcache.recipe import extract_for, load_recipe, protocols_of
 
-    given = {name: value for name, value in changes.items() if value is not None}
-    loaded = load_recipe(recipe, quick=quick, **given, **({"set": settings} if settings else {}))
+    overrides = {name: value for name, value in changes.items() if value is not None}
+    loaded = load_recipe(
+        recipe, quick=quick, **overrides, **({"set": settings} if settings else {})
+    )
     _refuse_absent_finetune(loaded, recipe, finetune)
     if dry_run:
         _show_plan(loaded)
@@ -96,13 +98,13 @@ def run(
         report = extract_for(loaded, progress, rehash, wait, embed)
     show_report(report, loaded.cache)
     done: dict[str, Comparison] = {}
-    for name, asked in protocols_of(loaded).items():
+    for name, tested in protocols_of(loaded).items():
         done[name] = _compare(cluster, loaded, report, again, name)
         _show_comparison(done[name], name)
-        if asked.ablate:
+        if tested.ablate:
             show_ablation(done[name].runs, loaded.reports)
     if finetune:
-        words = [str(recipe), *(["--quick"] if quick else []), *_words(given, settings)]
+        words = [str(recipe), *(["--quick"] if quick else []), *_words(overrides, settings)]
         _finetune(loaded, done, ["featcache", "run", *words, "--finetune"], again)
     elif loaded.finetune is not None:
         note("fine-tuning is left out; it takes a GPU: add --finetune")
@@ -142,8 +144,8 @@ def _compare(
     """The comparison by one protocol, here or on the cluster."""
     from featcache.recipe import compare_for
 
-    asked = loaded.model_copy(update={"jobs": fits_here(cluster, loaded.jobs)})
-    return compare_for(asked, report, say_fitted, again, protocol, executor_at(cluster))
+    tested = loaded.model_copy(update={"jobs": fits_here(cluster, loaded.jobs)})
+    return compare_for(tested, report, say_fitted, again, protocol, executor_at(cluster))
 
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:
@@ -152,9 +154,9 @@ def _show_comparison(done: Comparison, protocol: str = "") -> None:
     show_runs(done.runs, f"{protocol}: {title}" if protocol else title)
 
 
-def _words(given: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _words(overrides: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """Options as they would be typed again."""
-    words = [[f"--{name.replace('_', '-')}", str(value)] for name, value in given.items()]
+    words = [[f"--{name.replace('_', '-')}", str(value)] for name, value in overrides.items()]
     words += [["--set", f"{name}={json.dumps(value)}"] for name, value in settings.items()]
     return [word for pair in words for word in pair]
 

@@ -257,7 +257,7 @@ def collate(loaded: Sequence[Loaded], cuts: Cuts, *, shared: bool = False) -> Ba
         if preprocess in cuts.device:
             same = tuple(map(id, images))
             if same not in lying:
-                lying[same] = _lay_out(images, shared)
+                lying[same] = lay_out(images, shared)
             pixels[preprocess] = lying[same]
         else:
             pixels[preprocess] = _cut_all(images, preprocess, shared)
@@ -292,8 +292,16 @@ def _cut_all(
     return Decoded(len(images), [Part(torch.arange(len(images)), memory, None)])
 
 
-def _lay_out(images: Sequence[Pixels | Image.Image], shared: bool) -> Decoded:
-    """Images side by side in as few arrays as their sizes allow without much padding."""
+def lay_out(images: Sequence[Pixels | Image.Image], shared: bool = False) -> Decoded:
+    """Images side by side in as few arrays as their sizes allow without much padding.
+
+    Parameters
+    ----------
+    images : sequence of PIL.Image.Image, or uint8 array of shape (3, crop, crop)
+        RGB; arrays are cut already.
+    shared : bool, default False
+        In memory that another process sees too.
+    """
     parts = []
     ready = [(i, image) for i, image in enumerate(images) if not isinstance(image, Image.Image)]
     if ready:

@@ -14,7 +14,7 @@ from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
 from featcache.extraction.batch import Problem
 from featcache.extraction.engine import Engine, open_engine, resolve_engines
-from featcache.extraction.loader import Loading, choose_loading
+from featcache.extraction.loader import Loader, choose_loading
 from featcache.extraction.registry import Names, open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.task import ExtractionTask, FileInProgress, Progress, fill, pending_rows
@@ -59,7 +59,7 @@ class ExtractionContext:
     unique : UniqueImages
     cache : Cache
     request : Request
-    loading : Loading
+    loader : Loader
     batch_size : int
         Images in a forward pass on this machine.
     limit : float
@@ -74,7 +74,7 @@ class ExtractionContext:
     unique: UniqueImages
     cache: Cache
     request: Request
-    loading: Loading
+    loader: Loader
     batch_size: int
     limit: float
     report: Report
@@ -90,8 +90,15 @@ class ExtractionContext:
         """Rows of the manifest that any file needs, sorted."""
         return pending_rows(self.files)
 
-    def open_files(self, stack: ExitStack, wait: bool) -> None:
-        """Lock and open the files that miss rows, until the stack is closed."""
+    def open_files(self, stack: ExitStack, wait: bool, ahead: bool) -> None:
+        """Lock and open the files that miss rows, until the stack is closed.
+
+        With `ahead` the images of a new data set are loaded while its networks are built.
+        """
+        if ahead and all(task.is_new() for task in self.tasks):
+            stack.callback(self.loader.close)
+            wanted = dict.fromkeys(task.backbone.preprocess for task in self.tasks)
+            self.loader.begin(self.unique.rows, list(wanted))
         # Always in one order, so that two processes can't wait for each other's locks.
         for task in sorted(self.tasks, key=lambda task: task.key.stem):
             if task.missing():
@@ -122,9 +129,7 @@ def embed_here(context: ExtractionContext) -> None:
     """Embed in this process."""
     fill(
         context.files,
-        context.unique.images,
-        context.loading,
-        context.batch_size,
+        context.loader,
         context.report,
         context.failed,
         context.progress,
@@ -248,7 +253,7 @@ def fill_cache(
     context = _plan(request, images, cache, retry_failed, max_failures, progress)
     report = context.report
     with ExitStack() as stack:
-        context.open_files(stack, wait)
+        context.open_files(stack, wait, ahead=embed is embed_here)
         report.seconds["prepare"] = perf_counter() - start
         embed(context)
         for task in context.tasks:
@@ -279,10 +284,11 @@ def _plan(
     cache.note_images(images)
     if not len(unique.rows):
         raise unique.none_left(report)
+    loader = Loader(images, engine.batch_size, loading)
     engines = resolve_engines(engine, backbones, cache, unique)
     tasks = [ExtractionTask(*pair, cache, unique) for pair in zip(backbones, engines, strict=True)]
     return ExtractionContext(
-        tasks, unique, cache, request, loading, engine.batch_size, limit, report, progress
+        tasks, unique, cache, request, loader, engine.batch_size, limit, report, progress
     )
 
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -123,7 +123,11 @@ class Batches(Iterator[Batch]):
     As a context, it makes of a worker process's death an error that says on which file.
     """
 
-    def __init__(self, batches: Iterator[Batch], dead: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        batches: Generator[Batch, None, None],
+        dead: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         self._batches = batches
         self._dead = dead
 
@@ -132,7 +136,7 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop; what was decoded ahead is dropped."""
-        getattr(self._batches, "close", lambda: None)()
+        self._batches.close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +147,7 @@ class Batches(Iterator[Batch]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        names = self._dead() if _is_death(error) else None
+        names = self._dead() if self._dead is not None and _is_death(error) else None
         self.close()
         if names is not None:
             raise FeatcacheError(
@@ -177,12 +181,53 @@ def load_batches(
     cuts = Cuts(tuple(preprocesses), device)
     if loading.processes:
         return _by_processes(images, rows, cuts, batch_size, loading)
-    return Batches(_by_threads(images, rows, cuts, batch_size, loading.workers), list)
+    return Batches(_by_threads(images, rows, cuts, batch_size, loading.workers))
+
+
+class Loader:
+    """Loads rows of one manifest.
+
+    Parameters
+    ----------
+    images : Images
+    batch_size : int
+    loading : Loading
+    """
+
+    def __init__(self, images: Images, batch_size: int, loading: Loading) -> None:
+        self.loading = loading
+        self._images = images
+        self._batch_size = batch_size
+        self._begun: tuple[Rows, set[Preprocess], Batches] | None = None
+
+    def begin(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> None:
+        """Let worker processes load what will be asked for, while networks are built."""
+        if self.loading.processes:
+            self._begun = rows, set(preprocesses), self._load(rows, preprocesses)
+
+    def load(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> Batches:
+        """Batches of these rows, see `load_batches`."""
+        if self._begun is not None:
+            begun_rows, begun_preprocesses, batches = self._begun
+            if np.array_equal(rows, begun_rows) and set(preprocesses) <= begun_preprocesses:
+                self._begun = None
+                return batches
+        self.close()
+        return self._load(rows, preprocesses)
+
+    def close(self) -> None:
+        """End what has begun and was not asked for."""
+        if self._begun is not None:
+            self._begun[-1].close()
+            self._begun = None
+
+    def _load(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> Batches:
+        return load_batches(self._images, rows, preprocesses, self._batch_size, self.loading)
 
 
 def _by_threads(
     images: Images, rows: Rows, cuts: Cuts, batch_size: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="featcache-load")
     waiting: deque[Future[Loaded]] = deque()
     upcoming = iter(rows.tolist())
@@ -237,20 +282,23 @@ def _by_processes(
         )
         decoded = iter(loader)  # the workers begin
 
-    def batches() -> Iterator[Batch]:
-        nonlocal decoded
+    def batches() -> Generator[Batch, None, None]:
         try:
+            yield Batch(rows[:0], {})  # so that closing it ends the workers in any case
             while several := list(islice(decoded, per_batch)):
                 yield joined(several)
         finally:
-            del decoded  # ends the workers
+            # What torch calls when nobody holds the iterator any more; a traceback may hold it.
+            decoded._shutdown_workers()  # type: ignore[attr-defined]
 
     def dead() -> list[str]:
         alive = {process.pid for process in multiprocessing.active_children()}
         found = [row for pid, row in under_way.tolist() if row >= 0 and pid not in alive]
         return [str(images.ids[row]) for row in found]
 
-    return Batches(batches(), dead)
+    begun = batches()
+    next(begun)
+    return Batches(begun, dead)
 
 
 def _chunks_of_a_batch(images: Images, rows: Rows, batch_size: int, workers: int) -> int:
@@ -316,8 +364,12 @@ def _ignore_interrupts(_: int) -> None:
 
 
 def _is_death(error: BaseException | None) -> bool:
-    """Whether it is what torch raises when one of its worker processes has died."""
-    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    """Whether it is what is raised when a worker process has died.
+
+    torch says so; if its memory was about to be taken over, the connection to it breaks.
+    """
+    said = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    return said or isinstance(error, ConnectionError | EOFError)
 
 
 def spread(rows: Rows, count: int) -> Rows:

@@ -87,10 +87,10 @@ class Preprocess:
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it; without filters there is no word of them, as in older keys."""
-        said = asdict(self)
+        values = asdict(self)
         if not self.filters:
-            del said["filters"]
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
+            del values["filters"]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def at(self, image_size: int | None) -> Preprocess:
         """The same with another crop, the shorter side scaled along."""
@@ -120,19 +120,19 @@ class Preprocess:
         UnknownName, RecipeError
             For a word that means nothing.
         """
-        said: dict[str, Any] = {}
+        changes: dict[str, Any] = {}
         if colour is not None:
             names = {name.lower(): name for name in COLOURS}
             if colour.lower() not in names:
                 raise unknown("colour", colour, names)
-            said["colour"] = names[colour.lower()]
+            changes["colour"] = names[colour.lower()]
         if filter is not None:
-            said["filters"] = parse_filter(filter)
+            changes["filters"] = parse_filter(filter)
         if scale not in (None, *SCALES):
             raise unknown("scale", str(scale), SCALES)
         if scale == "0-1":
-            said |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-        return replace(self, **said)
+            changes |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        return replace(self, **changes)
 
     def cut(self, image: Image.Image) -> Pixels:
         """All before the scaling of a decoded image; resized as torchvision does Pillow images.
@@ -211,15 +211,6 @@ class Preprocess:
         mean = batch.new_tensor(self.mean, dtype=_float32()).view(1, 3, 1, 1)
         std = batch.new_tensor(self.std, dtype=_float32()).view(1, 3, 1, 1)
         return batch.to(_float32()).div_(255).sub_(mean).div_(std)  # (n, 3, h, w)
-
-    def normalise_bf16(self, batch: torch.Tensor) -> torch.Tensor:
-        """`normalise` to bfloat16, in one pass: pixels up to 255 are exact in bfloat16."""
-        import torch
-
-        mean = torch.tensor(self.mean) * 255
-        variance = (torch.tensor(self.std) * 255) ** 2
-        # torch 2.11 wants an eps above 0; this one is lost in the rounding of the variance.
-        return torch.nn.functional.batch_norm(batch.bfloat16(), mean, variance, eps=1e-12)
 
 
 def from_plain(plain: Mapping[str, Any]) -> Preprocess:

@@ -107,11 +107,11 @@ def check_backbones(backbone: Names, options: BackboneOptions = _DEFAULTS) -> li
             opened.append(one)
             marks.append(one.key().digest)
             continue
-        given = one.options["weights"]
-        published = given == "auto" or given in family_of(one.name).published(one.name)
+        weights = one.options["weights"]
+        published = weights == "auto" or weights in family_of(one.name).published(one.name)
         untrained = replace(one, options={**one.options, "weights": "random"})
         opened.append(_open(untrained if published else one, None))
-        marks.append(f"{opened[-1].key().digest} {given}")
+        marks.append(f"{opened[-1].key().digest} {weights}")
         if one.options["layer"] != PENULTIMATE:
             with torch.device("meta"):  # the parts of the network, without its numbers
                 _open(untrained, None).build()
@@ -125,10 +125,10 @@ def _filled(text: str, options: BackboneOptions) -> Spec:
 
 
 def _several(backbone: Names, options: BackboneOptions) -> list[Spec | Backbone]:
-    given = [backbone] if isinstance(backbone, str | Backbone) else list(backbone)
-    if not given:
+    backbones = [backbone] if isinstance(backbone, str | Backbone) else list(backbone)
+    if not backbones:
         raise UnknownName("no backbone named", "For instance --backbone resnet18.")
-    found = [one if isinstance(one, Backbone) else _filled(one, options) for one in given]
+    found = [one if isinstance(one, Backbone) else _filled(one, options) for one in backbones]
     specs = [one for one in found if isinstance(one, Spec)]
     _refuse_repeats(specs, [f"{one.name} {sorted(one.options.items())}" for one in specs])
     weights = options.weights
@@ -151,13 +151,13 @@ def _refuse_repeats(backbones: Sequence[Spec | Backbone], marks: Sequence[str]) 
 
 def _open(spec: Spec, weights_dir: str | Path | None, absent: Absent = "download") -> Backbone:
     """The backbone of a spec that says its weights and layer."""
-    said = spec.options
+    options = spec.options
     family = family_of(spec.name)
-    words = {name: said.get(name) for name in ("colour", "filter", "scale")}
+    words = {name: options.get(name) for name in ("colour", "filter", "scale")}
     Preprocess().changed(**words)  # refused before a weight file is looked for
     folder = None if weights_dir is None else Path(weights_dir).expanduser()
-    size = int(said["size"]) if "size" in said else None
-    what = (spec.name, said["weights"], folder, said["layer"], size)
+    size = int(options["size"]) if "size" in options else None
+    what = (spec.name, options["weights"], folder, options["layer"], size)
     opened = family.open(*what, absent)
     if opened.weights_sha256.startswith(NOT_AT_HAND):  # never a network of random weights instead
         opened = replace(opened, build=lambda: family.open(*what, "refuse").build())

@@ -20,15 +20,14 @@ from featcache.extraction.backbone import Backbone
 from featcache.extraction.batch import Decoded, Problem
 from featcache.extraction.consistency import compare_with_fp32, refuse_inconsistency
 from featcache.extraction.engine import AUTO, ResolvedEngine
-from featcache.extraction.loader import Loading, load_batches, spread
+from featcache.extraction.loader import Loader, spread
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.extraction.report import Outcome, Report
 from featcache.extraction.unique_images import UniqueImages
-from featcache.images.manifest import Images
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile, positions, to_hex, write_trained_on
-from featcache.store.locking import begin, delete_parts, lock, recorded
+from featcache.store.locking import begin, delete_parts, find_parts, lock, recorded
 
 _CHECKED = 4  # stored rows embedded again before a file is extended
 _SAMPLE = 16  # images of a new file that are embedded in fp32 too
@@ -57,6 +56,13 @@ class ExtractionTask:
 
     def _missing(self) -> int:
         return int(self._cache.missing(self._data, self.key, self._unique.digests).sum())
+
+    def is_new(self) -> bool:
+        """Whether no image has a vector of this key yet, anywhere in the cache."""
+        path, partial = (at(self._data, self.key) for at in (self._cache.path, self._cache.partial))
+        parts = find_parts(self._cache, self._data, self.key)
+        same = self._cache.folder.glob(f"*/{path.name}")
+        return not (partial.exists() or parts or any(same))
 
     def start(self, stack: ExitStack, wait: bool) -> None:
         """Lock the file, open it, and note which rows it still needs."""
@@ -280,9 +286,7 @@ def pending_rows(files: Sequence[FileInProgress]) -> list[int]:
 
 def fill(
     files: Sequence[FileInProgress],
-    images: Images,
-    loading: Loading,
-    batch_size: int,
+    loader: Loader,
     report: Report,
     failed: Callable[[Mapping[int, Problem]], None],
     progress: Progress | None = None,
@@ -292,9 +296,7 @@ def fill(
     Parameters
     ----------
     files : sequence of FileInProgress
-    images : Images
-    loading : Loading
-    batch_size : int
+    loader : Loader
     report : Report
         Its seconds are added to.
     failed : callable
@@ -308,10 +310,10 @@ def fill(
         return
     preprocesses = list(dict.fromkeys(file.preprocess for file in unfinished))
     for file in unfinished:
-        file.features.annotate(loading.describe())
+        file.features.annotate(loader.loading.describe())
     done, start = 0, perf_counter()
-    batches = load_batches(images, pending, preprocesses, batch_size, loading)
-    with batches, Writer(_AHEAD_ON_GPU if loading.pin else _AHEAD) as writer:
+    batches = loader.load(pending, preprocesses)
+    with batches, Writer(_AHEAD_ON_GPU if loader.loading.pin else _AHEAD) as writer:
         for batch in batches:
             report.seconds["wait"] += perf_counter() - start
             report.seconds["read"] += batch.read

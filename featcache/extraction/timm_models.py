@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, unknown
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.preprocess import Preprocess, from_plain
-from featcache.extraction.quiet import quiet
+from featcache.extraction.silence import silence
 from featcache.extraction.state_dict import (
     difference,
     fit_state,
@@ -239,7 +239,7 @@ def _loaded(
     overlay = {"state_dict": without, "num_classes": 0, "label_offset": None}
     torch.default_generator.manual_seed(_SEED)
     try:
-        with quiet("timm"):  # its remarks on a file that doesn't fit at once: checked here
+        with silence("timm"):  # its remarks on a file that doesn't fit at once: checked here
             network = _create(config, crop, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError):
         raise of_another(name, path, missing, unexpected) from None

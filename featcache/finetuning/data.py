@@ -22,9 +22,11 @@ from torch.nn import functional
 
 from featcache.errors import CacheMissing, DataError, RecipeError, counted
 from featcache.extraction.backbone import Backbone
+from featcache.extraction.batch import Decoded, Part, lay_out
 from featcache.extraction.loader import count_workers
 from featcache.extraction.network import PRECISIONS
 from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.resizing import resizes, takes
 from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
 from featcache.fitting.splits import Fold, components, hold_out
 from featcache.hashing import sha256_bytes
@@ -67,6 +69,8 @@ class Pixels:
         Images that can't be decoded, and why.
     sizes : int64 tensor of shape (n, 2)
         Height and width of each.
+    cuts_on_device : bool
+        Whether the device resizes what is tested on, as in extraction on a GPU.
     """
 
     def __init__(
@@ -90,6 +94,11 @@ class Pixels:
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._read_all(budget)
         self._stack = self._stacked()
+        self.cuts_on_device = (
+            device.type != "cpu"
+            and all(map(resizes, preprocesses))
+            and all(takes(w, h) for h, w in self.sizes.tolist() if h)  # 0 of broken ones
+        )
 
     def drop_bad(self) -> Images:
         """The manifest without broken images; rows are then counted in what is left."""
@@ -148,19 +157,45 @@ class Pixels:
     def eval_batches(self, rows: NDArray[np.intp]) -> Iterator[list[Tensor]]:
         """Batches of `rows` as extraction sees them, normalised, one tensor for each backbone."""
         distinct = list(dict.fromkeys(self.preprocesses))
-        work = [rows[i : i + _EVAL].tolist() for i in range(0, len(rows), _EVAL)]
+        for cut in self._cut_on_device(rows) if self.cuts_on_device else self._cut_here(rows):
+            ready = {p: p.normalise(cut[p]) for p in distinct}  # (b, 3, crop, crop)
+            yield [ready[preprocess] for preprocess in self.preprocesses]
+
+    def _cut_here(self, rows: NDArray[np.intp]) -> Iterator[dict[Preprocess, Tensor]]:
+        distinct = list(dict.fromkeys(self.preprocesses))
 
         def one(row: int) -> list[NDArray[np.uint8]]:
             image = Image.fromarray(self._decoded(row))
             return [preprocess.cut(image) for preprocess in distinct]
 
+        work = [rows[i : i + _EVAL].tolist() for i in range(0, len(rows), _EVAL)]
         for cut in self._ahead(one, work):
             stacks = [torch.from_numpy(np.stack(same)) for same in zip(*cut, strict=True)]
-            ready = {
-                preprocess: preprocess.normalise(stack.to(self.device))  # (b, 3, crop, crop)
-                for preprocess, stack in zip(distinct, stacks, strict=True)
+            yield {p: stack.to(self.device) for p, stack in zip(distinct, stacks, strict=True)}
+
+    def _cut_on_device(self, rows: NDArray[np.intp]) -> Iterator[dict[Preprocess, Tensor]]:
+        for decoded in self._decoded_batches(rows):
+            yield {
+                p: decoded.cut(p, lambda tensor: tensor.to(self.device), str(self.device))
+                for p in dict.fromkeys(self.preprocesses)
             }
-            yield [ready[preprocess] for preprocess in self.preprocesses]
+
+    def _decoded_batches(self, rows: NDArray[np.intp]) -> Iterator[Decoded]:
+        parts = [rows[i : i + _EVAL] for i in range(0, len(rows), _EVAL)]
+        if self._stack is not None:  # it lies on the device already
+            for some in parts:
+                images = self._stack[torch.from_numpy(some).to(self.device)]  # (b, 3, h, w)
+                places = torch.arange(len(some))
+                yield Decoded(
+                    len(some), [Part(places, images.permute(0, 2, 3, 1), self.sizes[some])]
+                )
+            return
+
+        def one(row: int) -> Image.Image:
+            return Image.fromarray(self._decoded(row))
+
+        for decoded in self._ahead(one, [some.tolist() for some in parts]):
+            yield lay_out(decoded)
 
     def as_seen(self, batch: Tensor) -> list[Tensor]:
         """An augmented batch (b, 3, side, side) as each backbone takes it."""
@@ -283,8 +318,8 @@ def validation_rows(
     own = features.split[rows] == "val"  # (n,)
     if fold.name == "test" and own.any() and not own.all():
         return rows[~own], rows[own]
-    linked = components(features, groups)[rows]  # (n,)
-    train, held = hold_out(features.y[rows], linked, share, seed, by_count=False)
+    component = components(features, groups)[rows]  # (n,)
+    train, held = hold_out(features.y[rows], component, share, seed, by_count=False)
     if share and not len(held):
         log.warning(
             "%s: %d training rows are too few to validate on: the last epoch counts",

@@ -216,12 +216,12 @@ def check_trainable(backbones: Sequence[Backbone]) -> None:
         tuned weights are kept by its name.
     """
     for one in backbones:
-        asked = {
+        unusual = {
             "layer": one.layer != PENULTIMATE,
             "filter": bool(one.preprocess.filters),
             "colour": one.preprocess.colour != "RGB",
         }
-        for option in (name for name, odd in asked.items() if odd):
+        for option in (name for name, odd in unusual.items() if odd):
             raise RecipeError(
                 f"{one.name} can't be fine-tuned with an option {option!r}",
                 f"Leave {option} out; features with it are compared by featcache compare.",

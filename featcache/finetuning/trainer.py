@@ -202,7 +202,7 @@ class Trainer:
             [self.train_rows[batch.numpy()] for batch in mine], [drawn[batch] for batch in mine]
         )
         self.network.train()
-        said = time.monotonic()
+        reported = time.monotonic()
         with seeded(derived * 31 + rank, device):
             self._put_rng()
             for x, batch, places in zip(images, batches[progress.step :], mine, strict=True):
@@ -211,8 +211,8 @@ class Trainer:
                 loss = self._stepper.step(x, y, len(batch))
                 progress.step += 1
                 self._count(loss, len(batch), last=progress.step == len(batches))
-                if time.monotonic() - said > _SAY_EVERY:
-                    said = time.monotonic()
+                if time.monotonic() - reported > _SAY_EVERY:
+                    reported = time.monotonic()
                     log.info("%sepoch %d: step %d of %d, loss %.4f", self._label,
                              progress.epoch + 1, progress.step, len(batches),
                              float(progress.loss) / progress.seen)  # fmt: skip
@@ -248,12 +248,12 @@ class Trainer:
         history = progress.history
         loss = float(progress.loss) / progress.seen
         history.setdefault("train_loss", []).append(loss)
-        said, better = f"train loss {loss:.4f}", True
+        line, better = f"train loss {loss:.4f}", True
         if len(self.validation_rows):
             val_loss, accuracy = self._validate(logits)
             history.setdefault("val_loss", []).append(val_loss)
             history.setdefault("val_accuracy", []).append(accuracy)
-            said += f", val loss {val_loss:.4f}, val accuracy {accuracy:.4f}"
+            line += f", val loss {val_loss:.4f}, val accuracy {accuracy:.4f}"
             best = progress.best
             better = not best or (accuracy, -val_loss) > (best[0], -best[1])
             if better:
@@ -266,7 +266,7 @@ class Trainer:
         left = (self.options.epochs - progress.epoch) * progress.epochs[-1]
         rate = "" if math.isnan(speed) else f", {speed:,.0f} images/s"
         log.info("%sepoch %d of %d: %s%s, %.0f s left", self._label, progress.epoch,
-                 self.options.epochs, said, rate, left)  # fmt: skip
+                 self.options.epochs, line, rate, left)  # fmt: skip
 
     def _validate(self, logits: Tensor | None) -> tuple[float, float]:
         """Mean cross entropy and accuracy on the validation rows."""

@@ -34,9 +34,9 @@ def class_weights(
     """
     if class_weight is None:
         return None
-    given = dict(class_weight) if isinstance(class_weight, Mapping) else class_weight
+    named = dict(class_weight) if isinstance(class_weight, Mapping) else class_weight
     try:
-        weights = compute_class_weight(given, classes=classes, y=y)
+        weights = compute_class_weight(named, classes=classes, y=y)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"class_weight is {class_weight!r}", _REMEDY) from error
     if not (np.isfinite(weights) & (weights > 0)).all():

@@ -121,12 +121,12 @@ def candidates(
     return list(dict.fromkeys(made))
 
 
-def _by_name(kind: str, asked: Sequence[Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def _by_name(kind: str, values: Sequence[Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked for, by name: None for a registered one, else the object."""
-    if not asked:
+    if not values:
         raise UnknownName(f"no {kind} named", f"Known: {', '.join(known)}.")
     found: dict[str, Any] = {}
-    for one in asked:
+    for one in values:
         if isinstance(one, str):
             if one not in known:
                 raise unknown(kind, one, known)

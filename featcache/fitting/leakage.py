@@ -91,8 +91,8 @@ def find_leaks(features: Features, folds: Sequence[Fold], near: bool = True) -> 
         _labels(features, images),
     ]  # fmt: skip
     if is_leaky(folds) and not images.all():
-        said = "test rows have their image, or a view of it, among the training rows"
-        found.append(_across("views", said, features, sides, features.sources))
+        problem = "test rows have their image, or a view of it, among the training rows"
+        found.append(_across("views", problem, features, sides, features.sources))
     if near:
         found.append(_near(features, folds, sides, images))
     return [leak for leak in found if leak is not None]

@@ -145,11 +145,11 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
         n, d = X.shape
         share = isinstance(self.amount, (float, np.floating))
-        asked = self.amount if share else min(int(self.amount), d, n - 1)
+        components = self.amount if share else min(int(self.amount), d, n - 1)
         # Both solvers are exact; the first takes time in d³, the second in n²d.
         solver = "covariance_eigh" if n >= d else "full"
         with np.errstate(invalid="ignore"):  # constant columns have no variance to share
-            self.pca_ = PCA(asked, svd_solver=solver).fit(X)
+            self.pca_ = PCA(components, svd_solver=solver).fit(X)
         self._n_features_out = int(self.pca_.n_components_)
         return self
 

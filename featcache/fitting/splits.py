@@ -68,7 +68,7 @@ def make_folds(
     on it and trains on every other row ("train", "val" and rows without a split: heads take
     their own validation share from the training rows); data with a "val" but no "test" split is
     tested on "val", which is logged; other data gives five folds. The data's own split is
-    never changed; see `leaks` for rows that are linked across its border.
+    never changed; see `leakage` for rows that are linked across its border.
 
     If the features have views, folds are made of the images alone; the views of a fold's
     training images then train with it. No view is tested.
@@ -138,11 +138,11 @@ def make_folds(
             )
         made = [_own_split(features, own, pool, leaky)]
     else:
-        linked = (
+        component = (
             np.arange(len(pool)) if leaky else components(features, groups=group != "image")[pool]
         )
         k = 5 if folds is None else folds
-        made = _repeated(features.y[pool], pool, k, linked, seed, repeats, leaky)
+        made = _repeated(features.y[pool], pool, k, component, seed, repeats, leaky)
     if leaky:
         return made
     trains = add_views(features, {fold.name: fold.train for fold in made}, balance, seed)
@@ -171,8 +171,8 @@ def groups_to_keep(features: Features, folds: Sequence[Fold]) -> Rows | None:
     """
     if is_leaky(folds):
         return None
-    linked = components(features)
-    return linked if len(np.unique(linked)) < len(linked) else None
+    component = components(features)
+    return component if len(np.unique(component)) < len(component) else None
 
 
 def components(features: Features, groups: bool = True) -> Rows:
@@ -266,11 +266,11 @@ def _own_split(features: Features, own: str, pool: Rows, leaky: bool) -> Fold:
 
 
 def _repeated(
-    y: NDArray[np.str_], pool: Rows, k: int, linked: Rows, seed: int, repeats: int, leaky: bool
+    y: NDArray[np.str_], pool: Rows, k: int, component: Rows, seed: int, repeats: int, leaky: bool
 ) -> list[Fold]:
     """K folds over the pool, `repeats` times; the first time with the seed itself."""
-    _check_k(y, linked, k)
-    groups = linked if len(np.unique(linked)) < len(y) else None
+    _check_k(y, component, k)
+    groups = component if len(np.unique(component)) < len(y) else None
     made = []
     for repeat in range(repeats):
         mine = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0]) if repeat else seed
@@ -288,7 +288,7 @@ def _repeated(
     return made
 
 
-def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
+def _check_k(y: NDArray[np.str_], component: Rows, k: int) -> None:
     if k < 2:
         raise RecipeError(counted(k, "fold"), "Give 2 or more.")
     if len(y) < k:
@@ -296,9 +296,9 @@ def _check_k(y: NDArray[np.str_], linked: Rows, k: int) -> None:
             f"{counted(len(y), 'sample')} can't fill {k} folds",
             f"Ask for at most {counted(len(y), 'fold')}.",
         )
-    unit = "group" if len(np.unique(linked)) < len(y) else "image"
+    unit = "group" if len(np.unique(component)) < len(y) else "image"
     for label in np.unique(y).tolist():
-        count = len(np.unique(linked[y == label]))
+        count = len(np.unique(component[y == label]))
         if count < k:
             raise DataError(
                 f"class {label!r} has {counted(count, unit)}, fewer than {k} folds",
@@ -459,10 +459,10 @@ def _level(have: Ints, totals: Ints, more: int) -> Ints:
     while filled < len(have) and (level[filled] - level[:filled]).sum() <= more:
         filled += 1
     height, rest = divmod(int(level[:filled].sum()) + more, filled)
-    given = np.maximum(height - have, 0)
+    added = np.maximum(height - have, 0)
     open_ = np.flatnonzero(have <= height)
-    given[open_[np.argsort((totals + given)[open_], kind="stable")[:rest]]] += 1
-    return given
+    added[open_[np.argsort((totals + added)[open_], kind="stable")[:rest]]] += 1
+    return added
 
 
 _AT_ONCE = 2**16  # rows

@@ -76,10 +76,10 @@ def rank(features: Features, k: int = 10, queries: int = 2000, seed: int = 0) ->
             f"{counted(len(train), 'training row')} of {counted(len(np.unique(train.y)), 'class')}",
             "Ranking needs training images of two classes or more.",
         )
-    linked = components(train)  # (n,)
+    groups = components(train)  # (n,)
     blocks = [train.X[:, part] for part in slices(train.blocks)]
     evidence = [logme(block, train.y) for block in blocks]
-    near = [knn_accuracy(block, train.y, linked, k, queries, seed) for block in blocks]
+    near = [knn_accuracy(block, train.y, groups, k, queries, seed) for block in blocks]
     order = sorted(range(len(blocks)), key=lambda i: -evidence[i])
     return Ranking(
         names=tuple(train.names[i] for i in order),
@@ -166,7 +166,7 @@ def _evidence(sigma: Matrix, squares: Matrix, whole: float, n: int, d: int) -> f
 def knn_accuracy(
     X: NDArray[Any],
     y: NDArray[Any],
-    linked: Rows | None = None,
+    groups: Rows | None = None,
     k: int = 10,
     queries: int = 2000,
     seed: int = 0,
@@ -180,7 +180,7 @@ def knn_accuracy(
     ----------
     X : float array of shape (n, d)
     y : array of labels of shape (n,)
-    linked : int array of shape (n,), default None
+    groups : int array of shape (n,), default None
         Equal for rows that belong together; None: each row stands alone.
     k : int, default 10
     queries : int, default 2000
@@ -199,14 +199,14 @@ def knn_accuracy(
     n = len(y)
     classes, codes = np.unique(y, return_inverse=True)
     unit = np.ascontiguousarray(unit_rows(np.asarray(X, dtype=np.float32)))  # (n, d)
-    group = np.arange(n) if linked is None else np.asarray(linked)
-    asked = np.arange(n)
+    group = np.arange(n) if groups is None else np.asarray(groups)
+    chosen = np.arange(n)
     if n > queries:
-        asked = np.sort(np.random.default_rng(seed).choice(n, queries, replace=False))
+        chosen = np.sort(np.random.default_rng(seed).choice(n, queries, replace=False))
     k = min(k, n - 1)
     right = 0
-    for start in range(0, len(asked), _CHUNK):
-        rows = asked[start : start + _CHUNK]  # (b,)
+    for start in range(0, len(chosen), _CHUNK):
+        rows = chosen[start : start + _CHUNK]  # (b,)
         near = unit[rows] @ unit.T  # (b, n)
         near[group[rows][:, None] == group] = -np.inf
         best = np.argpartition(-near, k - 1, axis=1)[:, :k]  # (b, k)
@@ -214,12 +214,12 @@ def knn_accuracy(
         by_nearness = np.argsort(-values, axis=1, kind="stable")
         best = np.take_along_axis(best, by_nearness, axis=1)
         votes = np.isfinite(np.take_along_axis(values, by_nearness, axis=1))  # (b, k)
-        tally = np.zeros((len(rows), len(classes)))  # (b, classes)
+        counts = np.zeros((len(rows), len(classes)))  # (b, classes)
         # A vote is worth a little more the nearer it is: that settles equal counts and no others.
         worth = votes * (1 + 0.5 ** np.arange(1, k + 1) / (2 * k))  # (b, k)
-        np.add.at(tally, (np.arange(len(rows))[:, None], codes[best]), worth)
-        right += int((tally.argmax(axis=1) == codes[rows]).sum())
-    return right / len(asked)
+        np.add.at(counts, (np.arange(len(rows))[:, None], codes[best]), worth)
+        right += int((counts.argmax(axis=1) == codes[rows]).sum())
+    return right / len(chosen)
 
 
 def linear_cka(X: NDArray[Any], Z: NDArray[Any]) -> float:

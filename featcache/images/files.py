@@ -252,8 +252,8 @@ class SourceOptions:
     def words(self) -> tuple[str, ...]:
         """What was asked besides source and name, as options of the command line."""
         column = None if self.group in KINDS else self.group
-        asked = {"--data-root": self.root, "--group": column}
-        return tuple(str(word) for pair in asked.items() if pair[1] for word in pair)
+        options = {"--data-root": self.root, "--group": column}
+        return tuple(str(word) for pair in options.items() if pair[1] for word in pair)
 
     def refuse_group(self, kind: str) -> None:
         """For a source that has no columns to group by."""

@@ -145,7 +145,7 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
     folder : Path
         The data set's folder in the cache.
     images : Images
-        Its manifest; where that can read images itself, it is asked.
+        Its manifest; if that can read images itself, it does.
 
     Returns
     -------

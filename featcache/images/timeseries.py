@@ -133,7 +133,7 @@ def parse(argument: str) -> tuple[str, Encoding]:
         For an option or a value that there is not.
     """
     path, *parts = _OPTION.split(argument)
-    said: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for part in parts:
         name, _, value = part.partition("=")
         if name not in ("method", "size", "bins"):
@@ -143,14 +143,14 @@ def parse(argument: str) -> tuple[str, Encoding]:
             for method in methods:
                 if method not in METHODS:
                     raise unknown("method of series", method, METHODS)
-            said["methods"] = methods
+            options["methods"] = methods
         elif not value.isdecimal() or int(value) < 2:
             raise RecipeError(f"series: {name} {value!r} is no number above 1", f"{name}=64")
         else:
-            said[name] = int(value)
+            options[name] = int(value)
     if not path:
         raise RecipeError("series: no file named", "For instance series:GunPoint_TRAIN.tsv.")
-    return path, Encoding(**said)
+    return path, Encoding(**options)
 
 
 def markov_field(series: Values, size: int, bins: int) -> Values:

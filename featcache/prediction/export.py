@@ -19,7 +19,7 @@ from featcache.atomic import replacing
 from featcache.errors import DataError, FeatcacheError, first_line
 from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
-from featcache.extraction.quiet import quiet
+from featcache.extraction.silence import silence
 from featcache.prediction.bundle_reader import find_model, model_facts, whole_network
 from featcache.prediction.model import Tuned, classifier_of, open_backbones_of
 from featcache.prediction.onnx_graph import Graph, TunedGraph, as_module, described_inputs
@@ -221,7 +221,7 @@ def _write(
     pixels = tuple(torch.zeros(2, 3, p.crop, p.crop, dtype=torch.uint8) for p in graph.inputs)
     many = torch.export.Dim("n")
     try:
-        with quiet(*_NOISY), torch.inference_mode(False), torch.no_grad():
+        with silence(*_NOISY), torch.inference_mode(False), torch.no_grad():
             program = torch.onnx.export(
                 graph,
                 pixels,
@@ -238,14 +238,14 @@ def _write(
             f"Label images with featcache predict, or try a newer torch than {torch.__version__}.",
         ) from error
     model = program.model_proto  # type: ignore[union-attr]
-    told = {
+    metadata = {
         "name": facts["name"],
         "classes": facts["classes"],
         "preprocess": described_inputs(graph, names),
         "trained_on": facts["trained_on"],
     }
     onnx.helper.set_model_props(
-        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
+        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     )
     onnx.save_model(model, str(path))
 

@@ -129,34 +129,38 @@ class Model:
         done = 0
         loading = Loading(self._threads)  # which cuts all images here
         for batch in load_batches(images, rows, self._preprocesses, self._batch_size, loading):
-            said = [Prediction(row, "", None, why.text) for row, why in batch.problems.items()]
+            predictions = [
+                Prediction(row, "", None, why.text) for row, why in batch.problems.items()
+            ]
             if len(batch.rows):
                 labels, proba = self._classify(cast("dict[Preprocess, Pixels]", batch.pixels))
-                given = [None] * len(labels) if proba is None else proba
-                said += [
+                probabilities = [None] * len(labels) if proba is None else proba
+                predictions += [
                     Prediction(*one)
-                    for one in zip(batch.rows.tolist(), labels.tolist(), given, strict=True)
+                    for one in zip(batch.rows.tolist(), labels.tolist(), probabilities, strict=True)
                 ]
-            done += len(said)
+            done += len(predictions)
             if progress is not None:
                 progress(done, len(images))
-            yield from sorted(said, key=lambda one: one.row)
+            yield from sorted(predictions, key=lambda one: one.row)
 
     def _all(self, images: Pictures) -> list[Prediction]:
         several = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
         contents: list[str | Content] = []
         for one in several:
             contents += [one] if isinstance(one, np.ndarray) else list_paths([one], lambda: ())
-        said = list(self.stream(contents))
-        bad = [one for one in said if one.problem]
+        predictions = list(self.stream(contents))
+        bad = [one for one in predictions if one.problem]
         if bad:
             shown = "; ".join(
                 f"{named if isinstance(named := contents[one.row], str) else one.row}: "
                 f"{one.problem}"
                 for one in bad[:_SHOWN]
             )
-            raise DataError(f"{len(bad)} of {counted(len(said), 'image')} can't be read: {shown}")
-        return said
+            raise DataError(
+                f"{len(bad)} of {counted(len(predictions), 'image')} can't be read: {shown}"
+            )
+        return predictions
 
 
 def load_model(

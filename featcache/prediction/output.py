@@ -13,11 +13,11 @@ Labelled = tuple[str, Prediction]
 
 
 def table_rows(
-    said: Iterable[Labelled], classes: Sequence[str], top: int
+    predictions: Iterable[Labelled], classes: Sequence[str], top: int
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: image, then label and probability of the `top` most probable classes."""
     count, rows = 1, []
-    for path, one in said:
+    for path, one in predictions:
         best = ranked(one, classes, top)
         count = max(count, len(best))
         rows.append([path, *(cell for label, p in best for cell in (label, _percent(p)))])
@@ -27,12 +27,12 @@ def table_rows(
 
 
 def write_csv(
-    file: IO[str], said: Iterable[Labelled], classes: Sequence[str], top: int | None
+    file: IO[str], predictions: Iterable[Labelled], classes: Sequence[str], top: int | None
 ) -> None:
     """Columns path, pred and p_<class>; with `top` path, label1, p1, label2, p2, …"""
     writer = csv.writer(file, lineterminator="\n")
     header: list[str] = []
-    for path, one in said:
+    for path, one in predictions:
         if not header:
             header = _header(one, classes, top)
             writer.writerow(header)
@@ -45,14 +45,14 @@ def write_csv(
 
 
 def write_json(
-    file: IO[str], said: Iterable[Labelled], classes: Sequence[str], top: int | None
+    file: IO[str], predictions: Iterable[Labelled], classes: Sequence[str], top: int | None
 ) -> None:
     """A list of objects with `path`, `label` and `probabilities` by class, or of the `top` first.
 
     `probabilities` is null where the model gives none.
     """
     before = "[\n"
-    for path, one in said:
+    for path, one in predictions:
         best = ranked(one, classes, top or len(classes)) if top else _in_order(one, classes)
         plain: dict[str, Any] = {"path": path, "label": one.label}
         plain["probabilities"] = None if one.proba is None else dict(best)

@@ -82,7 +82,7 @@ def compare_for(
     crew : Executor, optional
         Who fits, in place of the recipe's `jobs`; see `compare`.
     """
-    asked = protocols_of(recipe)[protocol]
+    tested = protocols_of(recipe)[protocol]
     # Backbones come first, in the recipe's order; their views after them.
     plain = report.outcomes[: len(recipe.backbone)]
     selector = {
@@ -90,16 +90,16 @@ def compare_for(
         for spec, one in zip(recipe.backbone, plain, strict=True)
     }
     store = Cache(recipe.cache)
-    entries = store.choose(report.data, [selector[spec] for spec in asked.backbone])
+    entries = store.choose(report.data, [selector[spec] for spec in tested.backbone])
     return compare(
-        load(store, store.images(report.data), entries, asked.view, asked.memory, asked.jobs),
-        group=asked.group if asked.group in KINDS else None,
-        settings=asked.set,
+        load(store, store.images(report.data), entries, tested.view, tested.memory, tested.jobs),
+        group=tested.group if tested.group in KINDS else None,
+        settings=tested.set,
         again=again,
         fitted=fitted,
         protocol=protocol,
         crew=crew,
-        **{name: getattr(asked, name) for name in _OF_COMPARISON},
+        **{name: getattr(tested, name) for name in _OF_COMPARISON},
     )
 
 
@@ -144,11 +144,11 @@ def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list
             "the recipe says nothing of fine-tuning", "Add for instance finetune: {epochs: 8}"
         )
     fusion = fusion_of(recipe, tested)
-    asked: dict[str, Any] = {
+    keywords: dict[str, Any] = {
         name: recipe.finetune.get(name, getattr(recipe, name))
         for name in ("device", "precision", "image_size")
     }
-    asked |= {n: recipe.finetune[n] for n in ("warm_start", "minutes") if n in recipe.finetune}
+    keywords |= {n: recipe.finetune[n] for n in ("warm_start", "minutes") if n in recipe.finetune}
     images = images_of(recipe)
     return [
         finetune(
@@ -168,7 +168,7 @@ def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list
             reports=recipe.reports,
             again=again,
             command=command,
-            **asked,
+            **keywords,
         )
         for names in sets_of(recipe, tested)
     ]
@@ -227,10 +227,10 @@ def _fits(name: str, recipe: Recipe) -> str:
     what = f"{head}{counted(count, 'candidate')}"
     if recipe.test_split:
         return f"{what} on the data's test split = {counted(count, 'fit')}{tuned}"
-    said = f"{what} x {folds} folds = {count * folds:,} fits{tuned}"
+    line = f"{what} x {folds} folds = {count * folds:,} fits{tuned}"
     if recipe.folds is None and recipe.test_split is None:
-        said += f"; {count} where the data has a test split"
-    return said
+        line += f"; {count} where the data has a test split"
+    return line
 
 
 def _training(recipe: Recipe) -> str:

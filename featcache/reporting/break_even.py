@@ -31,7 +31,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     The rival's features are of the weights that the tuning began with, and not of tuned ones.
     Of several rivals the most accurate counts.
     """
-    said = []
+    sentences = []
     names = [run.name for run in runs]
     for run in runs:
         if run.stage != "finetuned":
@@ -48,8 +48,8 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
             rival = max(rivals, key=lambda other: other.metric("accuracy"))
             # Runs that differ in a setting only are told apart by their folders.
             name = run.name if names.count(run.name) == 1 else run.folder.name
-            said.append(_sentence(name, run, rival))
-    return said
+            sentences.append(_sentence(name, run, rival))
+    return sentences
 
 
 def _sentence(name: str, run: Run, rival: Run) -> str:

@@ -368,10 +368,10 @@ def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:
     return {"extraction_seconds": {name: spent[name] for name in candidate.backbones}}
 
 
-def _several(asked: Any) -> list[Any]:
+def _several(value: Any) -> list[Any]:
     """Of one name or object a list; scikit-learn's ensembles and pipelines can be iterated too."""
-    several = isinstance(asked, Iterable) and not isinstance(asked, str)
-    return list(asked) if several and not hasattr(asked, "get_params") else [asked]
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return list(value) if several and not hasattr(value, "get_params") else [value]
 
 
 def check_leakage(
@@ -470,10 +470,10 @@ def own_facts(candidate: Candidate, plan: _Plan) -> dict[str, Any]:
     if not candidate.own:
         return {}
     options, folds, features = plan.options, len(plan.folds), plan.chosen(candidate)
-    given = options.keywords()
-    given |= {"folds": folds // options.repeats} if folds > 1 else {"test_split": True}
+    keywords = options.keywords()
+    keywords |= {"folds": folds // options.repeats} if folds > 1 else {"test_split": True}
     objects = {role: candidate.own.get(role, getattr(candidate, role)) for role in _ROLES}
-    words = ", ".join(f"{name}={value!r}" for name, value in (objects | given).items())
+    words = ", ".join(f"{name}={value!r}" for name, value in (objects | keywords).items())
     files = [
         name if "@" in name else f"{name}@{key[:8]}"
         for name, key in zip(features.names, features.keys, strict=True)

@@ -163,7 +163,7 @@ def flattery(done: Mapping[str, Comparison]) -> list[str]:
     Each pair of a protocol that leaks with one that does not, over the candidates that both have.
     """
     leaky = [name for name, runs in done.items() if any(run.leaky for run in runs)]
-    said = []
+    sentences = []
     for one in leaky:
         for other in (name for name in done if name not in leaky):
             pairs = _pairs(done[one], done[other])
@@ -183,8 +183,8 @@ def flattery(done: Mapping[str, Comparison]) -> list[str]:
                     f"{max(points):+.1f}, "
                     f"mean {sum(points) / len(points):+.1f}."
                 )
-            said.append(text)
-    return said
+            sentences.append(text)
+    return sentences
 
 
 def write_protocols(folder: Path, name: str, done: Mapping[str, Comparison]) -> Path:

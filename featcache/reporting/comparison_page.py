@@ -73,8 +73,8 @@ def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, A
 def _about(run: Run, newest: Run) -> str:
     """What a part's runs were tested and trained on, beside what the newest ones were."""
     images = counted(run.tested, "test image")
-    said = ", ".join(part for part in (run.split, images, trained_with(run)) if part)
-    return said if run.rows == newest.rows else f"{said} ({_beside(run, newest)})"
+    text = ", ".join(part for part in (run.split, images, trained_with(run)) if part)
+    return text if run.rows == newest.rows else f"{text} ({_beside(run, newest)})"
 
 
 def _beside(run: Run, newest: Run) -> str:

@@ -63,10 +63,10 @@ def write_predictions(path: Path, result: Result, features: Features) -> None:
     If rows are linked by group or content, a column `group` after `pred` numbers what belongs
     together: linked rows tend to be right or wrong together, so a paired test has to know.
     """
-    linked = _linked(features)
+    groups = _groups(features)
     with_proba = result.folds[0].proba is not None
     header = ["id", "fold", "true", "pred"]
-    header += [] if linked is None else ["group"]
+    header += [] if groups is None else ["group"]
     header += [f"p_{name}" for name in result.classes] if with_proba else []
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -76,7 +76,7 @@ def write_predictions(path: Path, result: Result, features: Features) -> None:
             for id_, true, pred, row in zip(
                 fold.ids.tolist(), fold.true.tolist(), fold.pred.tolist(), proba, strict=True
             ):
-                group = [] if linked is None else [linked[id_]]
+                group = [] if groups is None else [groups[id_]]
                 writer.writerow([id_, fold.name, true, pred, *group, *(f"{p:.6g}" for p in row)])
 
 
@@ -138,7 +138,7 @@ def p_value(one: Outcomes | FoldScores | None, other: Outcomes | FoldScores | No
     return None
 
 
-def _linked(features: Features) -> dict[str, int] | None:
+def _groups(features: Features) -> dict[str, int] | None:
     """A number for each image id, shared by linked images; None where there are none."""
     numbers = components(features).tolist()
     if len(set(numbers)) == len(numbers):

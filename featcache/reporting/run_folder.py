@@ -78,14 +78,14 @@ def save_run(
     again : bool, default True
         False: a whole one that another process has written meanwhile stays, and is returned.
     """
-    told = {**_facts(result, folds, rows, seed, settings), **(facts or {})}
+    run_json = {**_facts(result, folds, rows, seed, settings), **(facts or {})}
     scores = _metrics(result)
-    run = run_of(folder, told, scores)
+    run = run_of(folder, run_json, scores)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        _write_json(temporary / "run.json", {"format": FORMAT, "name": run.name, **told})
+        _write_json(temporary / "run.json", {"format": FORMAT, "name": run.name, **run_json})
         _write_json(temporary / "metrics.json", scores)
         _write_json(temporary / "splits.json", folds_to_json(folds, features))
         write_predictions(temporary / "predictions.csv", result, features)

@@ -181,19 +181,19 @@ def standing(run: Run, among: Sequence[Run]) -> str:
         return ""
     if place == 0:
         ties = sum(one.tie for one in family)
-        said = f"The best of {counted(len(family), 'run')} on the same rows"
+        sentence = f"The best of {counted(len(family), 'run')} on the same rows"
         if ties:
-            return f"{said}; {ties} of them can't be told from it (paired test, Holm, 5 %)."
-        return f"{said}."
+            return f"{sentence}; {ties} of them can't be told from it (paired test, Holm, 5 %)."
+        return f"{sentence}."
     p = family[place].p
     where = f"Number {place + 1} of {counted(len(family), 'run')} on the same rows; the best is "
-    said = f"{where}{family[0].name} with {family[0].metric('accuracy'):.4f}"
+    sentence = f"{where}{family[0].name} with {family[0].metric('accuracy'):.4f}"
     if p is None:
-        return f"{said}."
+        return f"{sentence}."
     verdict = (
         "can't be told from this one" if family[place].tie else "is better by more than chance"
     )
-    return f"{said}, which {verdict} (paired test, Holm: p = {p:.2g})."
+    return f"{sentence}, which {verdict} (paired test, Holm: p = {p:.2g})."
 
 
 def _manifest(cache: Path | None, data: str, features: Features | None) -> Images | None:

@@ -179,8 +179,10 @@ def _meant(wanted: str, names: dict[Path, str]) -> list[Path]:
 def _meant_in_any_order(wanted: str, runs: list[Path]) -> list[Path]:
     """The same where the backbones are named in another order than the run's."""
     data, slash, short = wanted.rpartition("/")
-    asked = {run: f"{data}{slash}{_reordered(short, _backbones(run))}" for run in runs}
-    return [run for run, text in asked.items() if text != wanted and _meant(text, {run: run.name})]
+    reordered = {run: f"{data}{slash}{_reordered(short, _backbones(run))}" for run in runs}
+    return [
+        run for run, text in reordered.items() if text != wanted and _meant(text, {run: run.name})
+    ]
 
 
 def _reordered(name: str, backbones: list[str]) -> str:

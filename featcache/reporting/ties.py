@@ -63,26 +63,26 @@ def verdict(runs: Sequence[Run]) -> str:
         # Runs that differ in a setting only are told apart by their folders.
         return run.name if names.count(run.name) == 1 else run.folder.name
 
-    said = f"{leaky_note(runs)} " if leaky_note(runs) else ""
+    sentence = f"{leaky_note(runs)} " if leaky_note(runs) else ""
     if not others:
-        return f"{said}{name(best)} is the only run on these rows."
+        return f"{sentence}{name(best)} is the only run on these rows."
     ties = [run for run in others if run.tie]
     untested = sum(run.p is None for run in others)
-    said += f"{name(best)} {_standing(len(ties), len(others), untested)}"
+    sentence += f"{name(best)} {_standing(len(ties), len(others), untested)}"
     if 0 < untested < len(others):
-        said += f" {counted(untested, 'other')} not tested: the predictions are not there."
+        sentence += f" {counted(untested, 'other')} not tested: the predictions are not there."
     cheapest = min(ties, key=lambda run: run.fit_seconds, default=best)
     faster = best.fit_seconds / max(cheapest.fit_seconds, 1e-9)
     if faster >= _WORTH_SAYING:
         times = f"{faster:.1f}" if faster < 9.95 else f"{faster:,.0f}"
         which = "That one" if len(ties) == 1 else "The cheapest of them"
-        said += f" {which} is {name(cheapest)}, {times} times faster to fit."
+        sentence += f" {which} is {name(cheapest)}, {times} times faster to fit."
     if _is_weak(best, ties):
-        said += (
+        sentence += (
             f" {_folds(best)} folds give the test little power: --folds 10 or --repeats 5 tell "
             "more."
         )
-    return said
+    return sentence
 
 
 def leaky_note(runs: Sequence[Run]) -> str:

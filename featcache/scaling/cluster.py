@@ -84,7 +84,7 @@ class Cluster:
     def _connect(self) -> Any:
         dask: Any = importlib.import_module("distributed")
         with ExitStack() as stack:
-            stack.enter_context(_quiet())
+            stack.enter_context(_silence())
             where: dict[str, Any] = {"address": self.where}
             if self.local:
                 where = {"address": stack.enter_context(_here(_workers(self.where, self.threads)))}
@@ -218,7 +218,7 @@ def _here(environments: list[dict[str, str]]) -> Iterator[Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """Dask's own log says in many lines what featcache's errors say in one."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [one.level for one in loggers]

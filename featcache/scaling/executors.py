@@ -22,7 +22,7 @@ from featcache.fitting.executor import FoldTask, Outcome, SharedContext, Task
 from featcache.fitting.fitted_steps import Steps
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.plan import make_plan
-from featcache.scaling.scheduler import PartMerger, Ranges, Tally
+from featcache.scaling.scheduler import PartMerger, RangeScheduler, WorkerSummary
 from featcache.scaling.transport import open_transport
 from featcache.store.lazy import LazyRows
 
@@ -307,11 +307,11 @@ def embed_on(
         plan, files = make_plan(context, data_root, cluster.threads, where.url), context.files
         workers = max(1, len(cluster.workers()))
         size_ = size or _size(rows, workers, context)
-        ranges = Ranges(cluster, plan.json(), context, files, size_, merger)
+        ranges = RangeScheduler(cluster, plan.json(), context, files, size_, merger)
         ranges.run()
         merger.clear()
-        _note(context, ranges.tally)
-        devices = {said["device"] for said in ranges.tally.workers.values()}
+        _note(context, ranges.summary)
+        devices = {answer["device"] for answer in ranges.summary.workers.values()}
         for file in files:
             file.features.annotate({"device": ", ".join(sorted(devices))})
 
@@ -324,11 +324,11 @@ def _size(rows: int, workers: int, context: ExtractionContext) -> int:
     return max(1, -(-share // context.batch_size)) * context.batch_size
 
 
-def _note(context: ExtractionContext, tally: Tally) -> None:
-    context.report.workers = max(1, len(tally.workers))
-    unequal = [said for said in tally.workers.values() if not said["identical"]]
+def _note(context: ExtractionContext, summary: WorkerSummary) -> None:
+    context.report.workers = max(1, len(summary.workers))
+    unequal = [answer for answer in summary.workers.values() if not answer["identical"]]
     if unequal:
-        least = min(said["cosine"] for said in unequal)
+        least = min(answer["cosine"] for answer in unequal)
         log.info(
             "rounding otherwise than this machine: %s, cosine %.6f",
             counted(len(unequal), "worker"),
@@ -336,5 +336,5 @@ def _note(context: ExtractionContext, tally: Tally) -> None:
         )
     log.info(
         "workers that helped: %d, refused: %d; ranges that lost theirs: %d, rows done again: %d",
-        len(tally.workers), len(tally.refused), tally.lost, tally.again,
+        len(summary.workers), len(summary.refused), summary.lost, summary.again,
     )  # fmt: skip

@@ -57,7 +57,7 @@ class Part:
     number : int
         Which of the backbones and views that were asked for.
     precision, engine : str
-        As the client settled them.
+        As the client chose them.
     key : str
         Canonical JSON of the key that must come out.
     partial : str

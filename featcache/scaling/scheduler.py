@@ -1,4 +1,4 @@
-"""Ranges: rows of the manifest, handed out to workers until all are in the files.
+"""Scheduler: ranges of rows, handed out to workers until all are in the files.
 
 A range is given to one worker that has been checked, under its own address: so a worker that is
 refused gets none, and one that is lost is noticed here. What a worker had written of a range when
@@ -36,8 +36,8 @@ _LOST = (OSError, TimeoutError, CancelledError)
 
 
 @dataclass
-class Tally:
-    """What happened.
+class WorkerSummary:
+    """Which workers helped, and what was lost on the way.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Tally:
     again: int = 0
 
 
-class Ranges:
+class RangeScheduler:
     """Hands out ranges, and takes over what comes back.
 
     Parameters
@@ -84,14 +84,14 @@ class Ranges:
         merger: PartMerger,
     ) -> None:
         pending = context.pending()
-        self.tally = Tally()
+        self.summary = WorkerSummary()
         self._cluster = cluster
         self._plan = plan
         self._context = context
         self._merger = merger
         self._files = files
         self._todo = deque(
-            Range(pending[start : start + size]) for start in range(0, len(pending), size)
+            RowRange(pending[start : start + size]) for start in range(0, len(pending), size)
         )
         self._rows = len(pending)
         self._done = 0
@@ -129,8 +129,8 @@ class Ranges:
             return
         self._looked = now
         there = set(self._cluster.workers())
-        asked = {task.address for task in self._tasks}
-        for address in there - self._helping - asked - set(self.tally.refused):
+        busy = {task.address for task in self._tasks}
+        for address in there - self._helping - busy - set(self.summary.refused):
             self._submit(address, None)
         fallen: set[str] = set()
         for task in [task for task in self._tasks if task.address not in there]:
@@ -143,8 +143,8 @@ class Ranges:
 
     def _alone(self, there: set[str], now: float) -> None:
         """Nobody helps: say so, and wait, unless nobody is going to."""
-        if there and there <= set(self.tally.refused) and now - self._missed > _GRACE:
-            reasons = [f"{address}: {self.tally.refused[address]}" for address in sorted(there)]
+        if there and there <= set(self.summary.refused) and now - self._missed > _GRACE:
+            reasons = [f"{address}: {self.summary.refused[address]}" for address in sorted(there)]
             raise ClusterError(
                 f"none of {counted(len(there), 'worker')} at {self._cluster.where} may help; "
                 f"{'; '.join(reasons[:3])}",
@@ -167,16 +167,18 @@ class Ranges:
             self._submit(address, self._todo.popleft())
             held[address] += 1
 
-    def _submit(self, address: str, span: Range | None) -> None:
-        told = {"workers": [address], "allow_other_workers": False, "pure": False}
+    def _submit(self, address: str, span: RowRange | None) -> None:
+        options = {"workers": [address], "allow_other_workers": False, "pure": False}
         if span is None:
-            future = self._cluster.client.submit(check, self._plan, **told)
+            future = self._cluster.client.submit(check, self._plan, **options)
         else:
-            future = self._cluster.client.submit(embed_range, self._plan, self._spell(span), **told)
+            future = self._cluster.client.submit(
+                embed_range, self._plan, self._spell(span), **options
+            )
         self._tasks.append(Task(address, future, span))
         future.add_done_callback(lambda _: self._wake.set())
 
-    def _spell(self, span: Range) -> dict[str, Any]:
+    def _spell(self, span: RowRange) -> dict[str, Any]:
         """A range as a worker is told of it."""
         images = self._context.unique.images
         return {
@@ -197,17 +199,17 @@ class Ranges:
         try:
             if task.future.status != "finished":
                 raise CancelledError
-            said = task.future.result(timeout=10 * _LOOK)
+            answer = task.future.result(timeout=10 * _LOOK)
         except _LOST:  # with what it was to give
             self._again(task)
             return
-        if said["refused"]:
-            self._refuse(task, said["refused"])
+        if answer["refused"]:
+            self._refuse(task, answer["refused"])
         elif task.range is None:
             self._helping.add(task.address)
-            self.tally.workers[task.address] = said
+            self.summary.workers[task.address] = answer
         else:
-            self._take(task.range, said)
+            self._take(task.range, answer)
 
     def _fell(self, task: Task, error: BaseException) -> None:
         """A task ended in an error: the user's to mend, or this worker's own."""
@@ -222,7 +224,7 @@ class Ranges:
             self._refuse(task, f"{type(error).__name__}: {first_line(error)}")
 
     def _refuse(self, task: Task, why: str) -> None:
-        self.tally.refused[task.address] = why
+        self.summary.refused[task.address] = why
         self._helping.discard(task.address)
         log.warning("the worker %s gets nothing to do: %s", task.address, why)
         if task.range is not None:
@@ -235,7 +237,7 @@ class Ranges:
         if task.range is None:
             return
         span = task.range
-        self.tally.lost += 1
+        self.summary.lost += 1
         self._merger.take_left(span.rows, span.name)
         left = self._left(span)
         self._progress(len(span.rows) - len(left))
@@ -247,7 +249,7 @@ class Ranges:
         if left:
             self._give_again(span, left, fell, "were lost with")
 
-    def _give_again(self, span: Range, left: list[int], fell: bool, what: str) -> None:
+    def _give_again(self, span: RowRange, left: list[int], fell: bool, what: str) -> None:
         falls = span.falls + fell if len(left) == len(span.rows) else 0
         if falls >= _FALLS:
             raise ClusterError(
@@ -256,19 +258,19 @@ class Ranges:
                 "Look at the workers' logs: memory may have run out (a smaller --batch-size), or "
                 "one of these images may bring them down. What is done is kept.",
             )
-        self.tally.again += len(left)
-        self._todo.appendleft(Range(left, falls))
+        self.summary.again += len(left)
+        self._todo.appendleft(RowRange(left, falls))
 
-    def _take(self, span: Range, said: dict[str, Any]) -> None:
+    def _take(self, span: RowRange, answer: dict[str, Any]) -> None:
         """A range is finished: its parts are moved into the files."""
-        self._merger.take(span.rows, [name for name in said["parts"] if name], must=True)
+        self._merger.take(span.rows, [name for name in answer["parts"] if name], must=True)
         report = self._context.report
-        for file, seconds in zip(self._files, said["compute"], strict=True):
+        for file, seconds in zip(self._files, answer["compute"], strict=True):
             file.seconds += seconds
-        for name, seconds in said["seconds"].items():
+        for name, seconds in answer["seconds"].items():
             report.seconds[name] += seconds
         self._context.failed(
-            {span.rows[place]: Problem(kind, text) for place, kind, text in said["problems"]}
+            {span.rows[place]: Problem(kind, text) for place, kind, text in answer["problems"]}
         )
         left = self._left(span)
         self._progress(len(span.rows) - len(left))
@@ -276,7 +278,7 @@ class Ranges:
             log.warning("%s came back damaged: made again", counted(len(left), "vector"))
             self._give_again(span, left, True, "gave damaged vectors of")
 
-    def _left(self, span: Range) -> list[int]:
+    def _left(self, span: RowRange) -> list[int]:
         """Rows that a file still needs, and that are not known to fail."""
         failed = self._context.unique.problems
         return [
@@ -295,7 +297,7 @@ class Ranges:
 
 
 @dataclass(eq=False)
-class Range:
+class RowRange:
     """Rows that one worker embeds.
 
     Attributes
@@ -321,7 +323,7 @@ class Task:
 
     address: str
     future: Any
-    range: Range | None
+    range: RowRange | None
 
 
 class PartMerger:

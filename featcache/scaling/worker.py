@@ -20,7 +20,7 @@ from featcache.errors import ClusterError, DataError, FeatcacheError, first_line
 from featcache.extraction.batch import Problem
 from featcache.extraction.consistency import TOLERANCE
 from featcache.extraction.engine import Engine, open_engine
-from featcache.extraction.loader import choose_loading, cosine, load_sample
+from featcache.extraction.loader import Loader, choose_loading, cosine, load_sample
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Report
@@ -107,15 +107,15 @@ def embed_range(plan: str, span: Mapping[str, Any]) -> dict[str, Any]:
         problem; "seconds": as in `Report`; "compute": of each part.
     """
     with _ONE_AT_A_TIME:
-        told = read_plan(plan)
-        _use_threads(told)
+        described = read_plan(plan)
+        _use_threads(described)
         checked = _checked(plan)
         if checked.refused:
             return {"refused": checked.refused}
-        parts = _parts(told)
+        parts = _parts(described)
         with parts.desk() as desk:
             try:
-                return _embed(told, checked, span, parts, Cache(desk))
+                return _embed(described, checked, span, parts, Cache(desk))
             except ClusterError as error:  # what it has embedded can't be handed over
                 return {"refused": str(error).replace("\n", "; ")}
 
@@ -142,7 +142,7 @@ def _embed(
         batch_size = checked.parts[0].engine.batch_size
         device = checked.parts[0].engine.device
         loading = choose_loading(images, device, plan.request.workers)
-        fill(files, images, loading, batch_size, report, problems.update)
+        fill(files, Loader(images, batch_size, loading), report, problems.update)
     for path in filter(None, paths):
         parts.hand_over(path)
     compute = iter([file.seconds for file in files])
@@ -253,5 +253,5 @@ def _use_threads(plan: Plan) -> None:
     import torch
     from distributed import get_worker
 
-    given = plan.threads or max(int(get_worker().state.nthreads), torch.get_num_threads())
-    torch.set_num_threads(given)
+    threads = plan.threads or max(int(get_worker().state.nthreads), torch.get_num_threads())
+    torch.set_num_threads(threads)

@@ -396,12 +396,12 @@ def choose(
     # A view, such as hflip, is taken only where its key is named.
     plain = [e for e in entries if e.key.preprocess.get("view", "none") == "none"]
     names = list(dict.fromkeys(entry.key.backbone for entry in plain))
-    asked = list(backbone) or sorted(names)
+    backbones = list(backbone) or sorted(names)
     found: dict[int, Entry] = {}
     absent: list[str] = []
     # What says most has the first choice: `vit_b_16` leaves `vit_b_16:size=384` its file.
-    for place in sorted(range(len(asked)), key=lambda i: (-_says(asked[i]), asked[i])):
-        wanted = asked[place]
+    for place in sorted(range(len(backbones)), key=lambda i: (-_says(backbones[i]), backbones[i])):
+        wanted = backbones[place]
         name, prefix = (wanted, "") if wanted in names else split_key(wanted)
         known = entries if prefix else plain
         fitting = [
@@ -414,7 +414,7 @@ def choose(
             parse_spec(name)  # refuses what is none
             absent.append(wanted)
             continue
-        taken = [entry for other, entry in found.items() if asked[other] != wanted]
+        taken = [entry for other, entry in found.items() if backbones[other] != wanted]
         left = [entry for entry in fitting if entry not in taken] or fitting
         if len(left) > 1:
             others = ", ".join(entry.selector for entry in left[:-1])
@@ -425,7 +425,7 @@ def choose(
         found[place] = left[-1]
     rest = (folder, view, options)
     if absent:
-        missing = [wanted for wanted in asked if wanted in absent]
+        missing = [wanted for wanted in backbones if wanted in absent]
         which = [parse_spec(split_key(wanted)[0]).name for wanted in missing]
         among = entries if any(split_key(wanted)[1] for wanted in missing) else plain
         same = [e.selector for e in among if any(means(name, e.key) for name in which)]
@@ -439,7 +439,7 @@ def choose(
             f"no finished features of {data} in {folder}/",
             commands_for_absent(entries, data, source, "resnet18", *rest),
         )
-    return [_called(found[place], asked[place], names) for place in range(len(asked))]
+    return [_called(found[place], backbones[place], names) for place in range(len(backbones))]
 
 
 def _in_order(entries: Sequence[Entry]) -> list[Entry]:

@@ -78,11 +78,11 @@ def why_streamed(rows: int, dims: Sequence[int], memory: str = AUTO, jobs: int =
     have = free_memory() if limit is None else limit
     if need <= have:
         return ""
-    said = "are free" if limit is None else "are given"
+    source = "are free" if limit is None else "are given"
     return (
         f"{counted(rows, 'row')} of {counted(sum(dims), 'column')} would take {_size(need)} to "
         "fit and "
-        f"{_size(have)} {said}: they stay on disk and are read block by block"
+        f"{_size(have)} {source}: they stay on disk and are read block by block"
     )
 
 

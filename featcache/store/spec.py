@@ -138,12 +138,12 @@ def names_of(keys: Sequence[Key]) -> tuple[str, ...]:
     names = []
     for key in keys:
         others = [_words(other) for other in keys if other.backbone == key.backbone]
-        said = [
+        unusual = [
             word
             for i, word in enumerate(_words(key))
             if word and (i >= _COMMON or len({other[i] for other in others}) > 1)
         ]
-        names.append("-".join([key.backbone, *said]))
+        names.append("-".join([key.backbone, *unusual]))
     return tuple(
         name if names.count(name) == 1 else f"{key.backbone}@{key.key8}"
         for name, key in zip(names, keys, strict=True)

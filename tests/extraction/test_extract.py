@@ -9,8 +9,10 @@ from PIL import Image
 from tiny import tiny_backbone, tiny_images
 
 from featcache.errors import CacheRefused, DataError
+from featcache.extraction import extract as extract_module
 from featcache.extraction import task
 from featcache.extraction.extract import extract, fill_cache
+from featcache.extraction.loader import Loading, cosine
 from featcache.extraction.network import Network
 from featcache.extraction.registry import open_backbone
 from featcache.images.sources import open_images
@@ -229,6 +231,15 @@ def spoilt(pictures):
     return pictures
 
 
+@pytest.fixture(params=["threads", "processes"])
+def each_loading(request, monkeypatch):
+    """As on a processor, and as on a GPU."""
+    if request.param == "processes":
+        loading = Loading(2, processes=True, on_device=True)
+        monkeypatch.setattr(extract_module, "choose_loading", lambda *_: loading)
+
+
+@pytest.mark.usefixtures("each_loading")
 class TestBrokenImages:
     def test_cost_themselves_only(self, spoilt, tmp_path):
         """Bit for bit, though the others stand elsewhere in their batches then."""
@@ -302,6 +313,7 @@ class TestBatches:
         assert set(seen) == {14}, "12 good images and 2 distinct broken ones"
 
 
+@pytest.mark.usefixtures("each_loading")
 class TestFilesThatChangeMeanwhile:
     def test_are_not_stored_under_the_old_digest(self, pictures, cache):
         images = open_images(pictures, cache=cache)
@@ -436,3 +448,62 @@ def test_views_are_embedded_beside_the_plain_images_in_one_pass(cache, monkeypat
     features = extract(images, view="hflip", **options)
     assert features.X.shape == (12, 5), "the view is no block of its own"
     assert decoded[0] == 12, "all of it was there"
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Worker processes decode, and the device cuts."""
+    loading = Loading(2, processes=True, on_device=True)
+    monkeypatch.setattr(extract_module, "choose_loading", lambda *_: loading)
+
+
+def test_what_the_device_cuts_gives_the_vectors_of_what_pillow_cuts(
+    pictures, tmp_path, as_on_a_gpu, monkeypatch
+):
+    for i, size in enumerate([(90, 61), (333, 250), (40, 700)]):
+        noise(100 + i, *size).save(pictures / "cat" / f"large{i}.png")
+    options = {**SMALL, "backbone": ["resnet18", "squeezenet1_1:colour=hsv:filter=equalise"],
+               "view": "rot90", "precision": "fp32"}  # fmt: skip
+    found = extract(pictures, cache=tmp_path / "device", **options)
+    monkeypatch.undo()
+    plain = extract(pictures, cache=tmp_path / "pillow", **options)
+    assert found.keys == plain.keys
+    assert cosine(found.X, plain.X).min() > 0.9999
+    facts = []
+    for cache in ("device", "pillow"):
+        with FeatureFile(Cache(tmp_path / cache).entries("pictures")[0].path) as file:
+            facts.append((file.attributes["loader"], file.attributes["resized"]))
+    assert facts == [("processes", "device"), ("threads", "Pillow")]
+
+
+def images_of(images, rows):
+    """These rows alone."""
+    columns = ("ids", "sha256", "labels", "groups", "split", "size", "mtime_ns")
+    alone = {name: getattr(images, name)[rows] for name in columns}
+    return replace(images, **alone, read=images.read.part(rows))
+
+
+@pytest.mark.parametrize("lost", [1, 5, 9])
+def test_rows_do_not_depend_on_the_batch_they_come_in(pictures, tmp_path, as_on_a_gpu, lost):
+    """The rest of an interrupted run comes in other batches, and in other arrays."""
+    for i in range(4):
+        noise(200 + i, 50 + 9 * i, 71 - 8 * i).save(pictures / "dog" / f"odd{i}.png")
+    whole = extract(pictures, backbone="resnet18", cache=tmp_path / "whole", **SMALL)
+    images = open_images(pictures, cache=None)
+    some = images_of(images, np.random.default_rng(lost).permutation(16)[lost:])
+    report = fill_cache(some, backbone="resnet18", cache=tmp_path / "cut", **SMALL)
+    assert report.outcomes[0].computed == 16 - lost
+    again = extract(pictures, backbone="resnet18", cache=tmp_path / "cut", **SMALL)
+    assert again.X.tobytes() == whole.X.tobytes()
+
+
+def test_two_backbones_share_images_that_only_one_of_them_needs(pictures, tmp_path, as_on_a_gpu):
+    images = open_images(pictures, cache=None)
+    some = images_of(images, np.arange(5))
+    fill_cache(some, backbone="resnet18", cache=tmp_path / "cut", **SMALL)
+    both = {"backbone": ["resnet18", "squeezenet1_1"], **SMALL}
+    report = fill_cache(images, cache=tmp_path / "cut", **both)
+    assert [outcome.computed for outcome in report.outcomes] == [7, 12]
+    again = extract(pictures, cache=tmp_path / "cut", **both)
+    whole = extract(pictures, cache=tmp_path / "whole", **both)
+    assert again.X.tobytes() == whole.X.tobytes()

@@ -15,10 +15,10 @@ from tiny import SIDE, tiny_images
 from featcache.errors import DataError, FeatcacheError, RecipeError
 from featcache.extraction import loader
 from featcache.extraction.batch import Batch, Decoded
-from featcache.extraction.loader import Loading, count_workers, load_batches
+from featcache.extraction.loader import Loader, Loading, count_workers, load_batches
 from featcache.extraction.preprocess import Preprocess
 from featcache.hashing import sha256_bytes
-from featcache.images.manifest import Images, from_arrays, strings
+from featcache.images.manifest import Images, from_arrays, strings, subsample
 from featcache.images.sources import open_images
 
 PLAIN = Preprocess(resize=SIDE, crop=SIDE)
@@ -191,12 +191,14 @@ def test_a_row_does_not_depend_on_who_shares_its_decoding():
 @pytest.fixture
 def folder(tmp_path):
     """Files of many sizes and kinds, some of them broken."""
+    within = tmp_path / "all"
+    within.mkdir()
     for i, size in enumerate([(32, 32)] * 12 + [(90, 60)] * 6 + [(60, 90), (7, 200), (300, 11)]):
-        noise(i, *size).save(tmp_path / f"{i:02d}.{'jpg' if i % 2 else 'png'}")
-    (tmp_path / "30.png").write_bytes((tmp_path / "00.png").read_bytes()[:700])
-    (tmp_path / "31.jpg").write_bytes(b"")
-    Image.new("RGBA", (20, 30), (9, 99, 200, 70)).save(tmp_path / "32.png")
-    noise(99, 1500, 1000).save(tmp_path / "33.jpg")
+        noise(i, *size).save(within / f"{i:02d}.{'jpg' if i % 2 else 'png'}")
+    (within / "30.png").write_bytes((within / "00.png").read_bytes()[:700])
+    (within / "31.jpg").write_bytes(b"")
+    Image.new("RGBA", (20, 30), (9, 99, 200, 70)).save(within / "32.png")
+    noise(99, 1500, 1000).save(within / "33.jpg")
     return tmp_path
 
 
@@ -226,15 +228,15 @@ def cut(batches: list[Batch]) -> tuple[list[int], dict[int, str], list[np.ndarra
 @pytest.mark.parametrize("on_device", [False, True])
 def test_worker_processes_give_what_threads_give(folder, on_device, batch_size):
     images = open_images(folder, cache=None)
-    (folder / "05.jpg").write_bytes((folder / "07.jpg").read_bytes())
-    (folder / "04.png").unlink()
+    (folder / "all/05.jpg").write_bytes((folder / "all/07.jpg").read_bytes())
+    (folder / "all/04.png").unlink()
     rows = np.random.default_rng(0).permutation(len(images))
     plain = cut([*load_batches(images, rows, PREPROCESSES, batch_size, Loading(2))])
     loading = Loading(3, processes=True, on_device=on_device)
     with load_batches(images, rows, PREPROCESSES, batch_size, loading) as batches:
         found = cut([*batches])
     assert found[:2] == plain[:2]
-    assert len(found[0]) == 21 and len(found[1]) == 4
+    assert (len(found[0]), len(found[1])) == (21, 4)
     for mine, theirs in zip(found[2], plain[2], strict=True):
         assert np.abs(mine.astype(int) - theirs).max() <= on_device
     assert not multiprocessing.active_children()
@@ -269,12 +271,14 @@ def test_a_dead_worker_is_an_error_with_the_names_of_its_file():
     images = tiny_images(60)
     odd = replace(images, read=Deadly(images, list(range(60)), 41))
     done = []
-    with (
-        pytest.raises(FeatcacheError, match=r"ended while it was decoding 0041\.png") as error,
-        load_batches(odd, np.arange(60), (PLAIN,), 4, Loading(2, processes=True)) as batches,
-    ):
-        for batch in batches:
-            done += batch.rows.tolist()
+
+    def load_all():
+        with load_batches(odd, np.arange(60), (PLAIN,), 4, Loading(2, processes=True)) as batches:
+            for batch in batches:
+                done.extend(batch.rows.tolist())
+
+    with pytest.raises(FeatcacheError, match=r"ended while it was decoding 0041\.png") as error:
+        load_all()
     assert "--workers" in error.value.remedy
     assert done == list(range(len(done)))
     assert not multiprocessing.active_children()
@@ -314,7 +318,7 @@ def test_a_gpu_gets_processes_where_they_can_read(folder, monkeypatch):
     assert loader.choose_loading(files, "cpu", 3) == Loading(3)
     assert loader.choose_loading(files, "cuda:0", 3) == Loading(3, True, True, True)
     assert not loader.choose_loading(arrays, "cuda:0", 3).processes
-    assert loader.choose_loading(files.subsample(5), "cuda:0", 1).processes
+    assert loader.choose_loading(subsample(files, 5), "cuda:0", 1).processes
     monkeypatch.setattr(loader, "_SHARED_BYTES", 1 << 60)
     assert not loader.choose_loading(files, "cuda:0", 3).processes
 
@@ -328,3 +332,18 @@ def test_large_files_are_taken_a_few_at_a_time():
     assert chunks(100_000, 80_000) == 5
     assert chunks(100_000, 3_000_000) == 128
     assert chunks(400, 2_000) == 10  # a small set is work for all
+
+
+def test_what_was_begun_early_is_given_if_it_is_what_is_asked_for(folder):
+    images = open_images(folder, cache=None)
+    rows = np.arange(len(images))
+    some = Loader(images, 8, Loading(2, processes=True))
+    for wanted in (rows, rows[:9]):
+        some.begin(rows, PREPROCESSES)
+        with some.load(wanted, PREPROCESSES[:2]) as batches:
+            loaded = [row for batch in batches for row in (*batch.rows, *batch.problems)]
+        assert sorted(loaded) == wanted.tolist()
+        assert not multiprocessing.active_children()
+    some.begin(rows, PREPROCESSES)
+    some.close()
+    assert not multiprocessing.active_children()

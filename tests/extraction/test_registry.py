@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import tiny_backbone
+from torch import nn
 from torchvision.models import squeezenet1_1
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, WeightsError
 from featcache.extraction.backbone import BackboneOptions
+from featcache.extraction.network import FromPixels
 from featcache.extraction.registry import check_backbones, open_backbone, open_backbones
 
 NAME = "squeezenet1_1"
@@ -108,6 +110,5 @@ def test_a_scale_of_0_1_reaches_the_network() -> None:
     preprocess = open_backbone(f"{NAME}:scale=0-1", weights="random").preprocess
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     assert preprocess.normalise(pixels).flatten().tolist() == pytest.approx([0, 0.2, 1])
-    assert preprocess.normalise_bf16(pixels).flatten().tolist() == pytest.approx(
-        [0, 0.2, 1], abs=1e-3
-    )
+    seen = FromPixels(nn.Flatten(), preprocess, torch.bfloat16, "cpu")(pixels)
+    assert seen.flatten().tolist() == pytest.approx([0, 0.2, 1], abs=1e-3)

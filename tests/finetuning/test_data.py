@@ -46,6 +46,20 @@ def test_evaluation_sees_what_extraction_sees() -> None:
     assert torch.equal(batch, SEEN.normalise(torch.from_numpy(cut)))
 
 
+@pytest.mark.parametrize("side", [4, 20])  # laid on the device as a whole, and a batch at a time
+def test_what_a_device_cuts_for_validation_is_what_extraction_sees(side: int) -> None:
+    images = coloured(150, side)
+    other = Preprocess(resize=12, crop=6, view="hflip", interpolation="bicubic")
+    pixels = Pixels(images, [SEEN, other], CPU, 2)
+    here = list(pixels.eval_batches(np.arange(150)[::-1].copy()))
+    pixels.cuts_on_device = True
+    there = list(pixels.eval_batches(np.arange(150)[::-1].copy()))
+    assert [len(batch[0]) for batch in there] == [128, 22]
+    for mine, theirs in zip(here, there, strict=True):
+        for x, y in zip(mine, theirs, strict=True):
+            assert (x - y).abs().max() < 2.1 / 255 / 0.22  # two levels
+
+
 def test_batches_come_in_order_and_whole() -> None:
     images = coloured(300, 8)
     pixels = Pixels(images, [Preprocess(resize=8, crop=8)], CPU, 3)

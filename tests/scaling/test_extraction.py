@@ -25,7 +25,7 @@ from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.executors import embed_on
 from featcache.scaling.plan import Plan, make_plan
-from featcache.scaling.scheduler import PartMerger, Ranges
+from featcache.scaling.scheduler import PartMerger, RangeScheduler
 from featcache.scaling.transport import SharedFolder
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
@@ -343,7 +343,7 @@ def test_a_range_that_brings_down_every_worker_is_given_up(
     def embed(context: ExtractionContext) -> None:
         plan, files = make_plan(context, None, 1).json(), context.files
         merger = PartMerger(SharedFolder(tmp_path, "photos"), context.unique.images, files)
-        Ranges(Falling(), plan, context, files, 1000, merger).run()  # type: ignore[arg-type]
+        RangeScheduler(Falling(), plan, context, files, 1000, merger).run()  # type: ignore[arg-type]
 
     monkeypatch.setattr("featcache.scaling.scheduler._LOOK", 0.01)
     with pytest.raises(ClusterError, match="5 workers were lost with the images cat"):

@@ -20,7 +20,7 @@ from featcache.scaling import worker
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.executors import embed_on
 from featcache.scaling.plan import Plan, make_plan
-from featcache.scaling.scheduler import PartMerger, Ranges
+from featcache.scaling.scheduler import PartMerger, RangeScheduler
 from featcache.scaling.transport import ObjectStore, open_transport
 from featcache.store.feature_file import FeatureFile
 from featcache.store.key import Key, read_key
@@ -302,7 +302,7 @@ def test_a_range_that_always_comes_back_damaged_is_given_up(photos: Path, tmp_pa
     plan, context = plan_for(photos, tmp_path, "")
     files = context.files
     merger = PartMerger(open_transport("", tmp_path, "photos"), context.unique.images, files)
-    ranges = Ranges(None, plan.json(), context, files, 8, merger)  # type: ignore[arg-type]
+    ranges = RangeScheduler(None, plan.json(), context, files, 8, merger)  # type: ignore[arg-type]
     nothing = {"parts": [], "compute": [0.0], "seconds": {}, "problems": []}
     for _ in range(4):
         ranges._take(ranges._todo.popleft(), nothing)

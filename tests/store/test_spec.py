@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
 from tiny import tiny_backbone
 
 from featcache.cli.extract import extract
+from featcache.cli.main import cli
 from featcache.errors import RecipeError, UnknownName
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbone
@@ -33,6 +35,8 @@ KEY = Key("vgg16", "torchvision", "IMAGENET1K_V1", "ab" * 32, "penultimate",
           Preprocess().plain())  # fmt: skip
 
 ALL = "vgg16:size=64:layer=features.3:weights=random:7:colour=hsv:filter=equalise+log-2:scale=0-1"
+
+PARENT = click.Context(cli, **cli.context_settings)  # a command keeps its first context's -h
 
 
 def made(**changes: Any) -> Key:
@@ -60,7 +64,7 @@ def test_a_spec_is_a_name_and_options(text: str, name: str, options: dict[str, s
 def test_every_option_reaches_the_command_and_yaml_as_it_is_written() -> None:
     assert set(parse_spec(ALL).options) == set(OPTIONS)
     words = ["--backbone", f"{ALL},resnet18", "--backbone", "timm:resnet50:size=96"]
-    read = extract.make_context("extract", list(words)).params["backbone"]
+    read = extract.make_context("extract", list(words), PARENT).params["backbone"]
     assert read == [ALL, "resnet18", "timm:resnet50:size=96"]
     assert yaml.safe_load(f"backbone: [{ALL}, resnet18]") == {"backbone": [ALL, "resnet18"]}
 
@@ -211,7 +215,7 @@ def test_the_command_gives_the_key_back() -> None:
     ).key("bf16")  # fmt: skip
     words = shlex.split(extract_commands([entry(wanted)], "my photos"))
     assert words[:2] == ["featcache", "extract"]
-    read = extract.make_context("extract", words[2:]).params
+    read = extract.make_context("extract", words[2:], PARENT).params
     which = ("weights", "layer", "image_size", "colour", "filter", "scale")
     again = open_backbone(read["backbone"][0], **{name: read[name] for name in which})
     assert again.key(read["precision"]) == wanted

@@ -1,4 +1,4 @@
-"""Quiet: other libraries' remarks that no user can act on."""
+"""Silence: other libraries' remarks that no user can act on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
+def silence(*loggers: str) -> Iterator[None]:
     """Without warnings, and of these loggers only errors."""
     noisy = [logging.getLogger(name) for name in loggers]
     levels = [logger.level for logger in noisy]

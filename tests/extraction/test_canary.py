@@ -218,8 +218,8 @@ def test_another_machine_version_or_backbone_is_asked_anew(
 ) -> None:
     fill(cache)
     asked: list[int] = []
-    ask = engine._ask
-    monkeypatch.setattr(engine, "_ask", lambda *words: asked.append(1) or ask(*words))
+    answer = Verdict("bf16", "eager", 1.0), None
+    monkeypatch.setattr(engine, "_ask", lambda *_: asked.append(1) or answer)
     images, options = tiny_images(seed=1, name="other"), {}
     fill(cache, images=images)
     assert not asked

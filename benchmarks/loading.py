@@ -106,7 +106,7 @@ class Card:
         self.first = 0.0
         self.last = 0.0
 
-    def start(self, pixels: Pixels | Decoded) -> Callable[[], np.ndarray]:
+    def start(self, pixels: Pixels | Decoded, _: Preprocess) -> Callable[[], np.ndarray]:
         """Begin with a batch; call for its vectors."""
         self.first = self.first or time.perf_counter()
         computed: Future[np.ndarray] = self._computing.submit(self._compute, len(pixels))

@@ -78,8 +78,8 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def fp32_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--precision auto` is fp32 in every test, whatever the processor; those of bf16 undo this."""
-    monkeypatch.setattr(engine, "native_bf16", lambda device: False)
+    """`--precision auto` is fp32 in every test, whatever the device; those of bf16 undo this."""
+    monkeypatch.setattr(engine, "fast_precisions", lambda device: ())
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,22 @@
-"""Consistency: whether this machine still gives the vectors that are stored."""
+"""Consistency: whether this machine still gives the vectors that are stored, and fp32 agrees."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheRefused, WeightsError, counted
+from featcache.errors import CacheRefused, FeatcacheError, WeightsError, counted
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.engine import open_engine
+from featcache.extraction.canary import CANARY
+from featcache.extraction.engine import Engine, open_engine
 from featcache.extraction.loader import cosine, load_sample
-from featcache.extraction.network import Network
+from featcache.extraction.network import Network, no_memory
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbone
 from featcache.images.manifest import Images
@@ -23,6 +25,8 @@ from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile, positions, to_digests
 from featcache.store.key import Entry
 from featcache.store.spec import options_of
+
+log = logging.getLogger("featcache")
 
 # Least cosine between a stored vector and the same image embedded again. Another library
 # version, device or engine rounds otherwise; anything below is another function.
@@ -93,6 +97,51 @@ def cosines(
     if not len(kept):
         return np.ones(0)
     return cosine(stored[kept], network.run(pixels))
+
+
+def compare_with_fp32(
+    backbone: Backbone,
+    engine: Engine,
+    images: Images,
+    rows: NDArray[np.intp],
+    stored: NDArray[np.float32],
+) -> float | None:
+    """Embed images in fp32 and compare with what is stored; a low cosine is said aloud.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    engine : Engine
+        What has made the vectors.
+    images : Images
+    rows : int array of shape (n,)
+        Rows of the manifest.
+    stored : float32 array of shape (n, d)
+        Their stored vectors.
+
+    Returns
+    -------
+    float or None
+        The least cosine; None if there is no memory for the network, or no image can be read.
+    """
+    exact = replace(engine, precision="fp32", kind="eager", batch_size=len(rows))
+    try:
+        found = cosines(exact.load(backbone), backbone.preprocess, images, rows, stored)
+    except (FeatcacheError, RuntimeError, MemoryError) as error:
+        if not no_memory(error):
+            raise
+        log.info("%s: no memory for a comparison with fp32", backbone.name)
+        return None
+    if not len(found):
+        return None
+    least = float(found.min())
+    if not least >= CANARY:
+        log.warning(
+            "%s in %s differs from fp32 on these images: cosine %.4f on a sample of %d; for exact "
+            "vectors extract with --precision fp32",
+            backbone.name, engine.precision, least, len(found),
+        )  # fmt: skip
+    return least
 
 
 @dataclass(frozen=True)

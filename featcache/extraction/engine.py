@@ -1,8 +1,8 @@
 """Engine: how the forward pass is run: device, precision, kind and batch size.
 
 Precision "auto" goes on in the precision that the data set's features are in already. If there are
-none yet it takes bf16 on hardware that computes in it, if the network bears it: the canary embeds
-the first images in fp32 too, and compares.
+none yet it takes the first fast one that the network bears: the canary embeds built-in images in it
+and in fp32, and compares. What it has told is kept, so that it is asked once on a machine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import torch
 
-from featcache.errors import RecipeError, unknown
+import featcache
+from featcache.errors import FeatcacheError, RecipeError, unknown
 from featcache.extraction.backbone import Backbone
+from featcache.extraction.canary import CANARY, Question, Verdict, canary_pixels
 from featcache.extraction.conv_bn_fusion import can_fuse
-from featcache.extraction.loader import cosine, load_sample, spread
-from featcache.extraction.network import FORWARDS, PRECISIONS, Network, has_compiler, has_openvino
+from featcache.extraction.loader import cosine
+from featcache.extraction.network import (
+    FORWARDS,
+    PRECISIONS,
+    Network,
+    has_compiler,
+    has_openvino,
+    no_memory,
+)
 from featcache.extraction.unique_images import UniqueImages
 from featcache.store.cache import Cache
 
@@ -179,6 +189,15 @@ def native_bf16(device: str) -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
+def fast_precisions(device: str) -> tuple[str, ...]:
+    """The precisions in which the device is faster than in fp32, the one to be tried first first.
+
+    Every GPU has fp16, whose vectors are nearer to fp32 than those of bf16; its range is smaller.
+    """
+    bf16 = ("bf16",) if native_bf16(device) else ()
+    return ("fp16", *bf16) if device.startswith("cuda") else bf16
+
+
 def computes_in(device: str, precision: str) -> bool:
     """Whether the device has convolutions in this precision, if only by converting on the way.
 
@@ -209,10 +228,6 @@ def choose_device(device: str = AUTO) -> str:
     return f"cuda:{int(number or 0)}"
 
 
-CANARY = 0.999  # least cosine between a fast vector and the fp32 one
-_SAMPLE = 16  # images of the canary
-
-
 @dataclass(frozen=True)
 class ResolvedEngine:
     """How a backbone is run.
@@ -221,25 +236,46 @@ class ResolvedEngine:
     ----------
     engine : Engine
         With a precision.
-    fidelity : float or None
+    canary : float or None
         The canary's least cosine; None where none was needed.
     network : Network or None
         The one that the canary has built, if it goes on with it.
     """
 
     engine: Engine
-    fidelity: float | None = None
+    canary: float | None = None
     network: Network | None = None
 
 
 def resolve_engine(
     engine: Engine, backbone: Backbone, cache: Cache, unique: UniqueImages
 ) -> ResolvedEngine:
-    """Settle the precision that "auto" means for this backbone on these images."""
-    likely = likely_precision(engine, backbone, cache, unique)
-    if likely == "fp32" or cache.has(unique.images.name, backbone.key(likely)):
-        return ResolvedEngine(replace(engine, precision=likely))
-    return _try_fast(engine, backbone, unique)
+    """Settle the precision that "auto" means for this backbone on this device.
+
+    Features of these images that are there already are gone on with, whatever the canary says.
+    """
+    begun = _begun(engine, backbone, cache, unique)
+    precisions = _to_try(engine)
+    if begun or not precisions:
+        return ResolvedEngine(replace(engine, precision=begun or "fp32"))
+    question, network = _question(engine, backbone, precisions), None
+    verdict = question.recall(cache.folder)
+    if verdict is None:
+        verdict, network = _ask(engine, backbone, precisions)
+        question.remember(cache.folder, verdict)
+    least = verdict.cosine
+    if verdict.precision != "fp32":
+        ready = replace(engine, precision=verdict.precision, kind=verdict.engine)
+        return ResolvedEngine(ready, least, network)
+    tried = " and ".join(precisions)
+    if engine.precision != AUTO:
+        log.warning("%s in %s differs from fp32: cosine %.4f", backbone.name, tried, least)
+        return ResolvedEngine(engine, least)
+    log.warning(
+        "%s in %s differs from fp32 (cosine %.4f, at least %s is wanted): computing in fp32",
+        backbone.name, tried, least, CANARY,
+    )  # fmt: skip
+    return ResolvedEngine(replace(engine, precision="fp32"), least)
 
 
 def resolve_engines(
@@ -249,58 +285,93 @@ def resolve_engines(
     done: dict[str, ResolvedEngine] = {}
     found = []
     for backbone in backbones:
-        plain = replace(backbone, preprocess=replace(backbone.preprocess, view="none"))
-        known = done.get(plain.key().digest)
-        likely = likely_precision(engine, backbone, cache, unique)
-        began = cache.has(unique.images.name, backbone.key(likely))
-        if known is None or (began and likely != known.engine.precision):
+        plain = _plain(backbone).key().digest
+        known = done.get(plain)
+        begun = _begun(engine, backbone, cache, unique)
+        if known is None or (begun and begun != known.engine.precision):
             known = resolve_engine(engine, backbone, cache, unique)
-            done.setdefault(plain.key().digest, known)
+            done.setdefault(plain, known)
         found.append(known)
     return found
 
 
 def likely_precision(engine: Engine, backbone: Backbone, cache: Cache, unique: UniqueImages) -> str:
-    """What `resolve_engine` comes to if the network bears it.
-
-    "auto" is the precision of the features that are there, of several the one with the fewest
-    images missing; else bf16 where the device computes in it.
-    """
+    """What `resolve_engine` comes to, if the network bears what it was not tried in yet."""
+    begun = _begun(engine, backbone, cache, unique)
+    precisions = _to_try(engine)
+    if begun or not precisions:
+        return begun or "fp32"
     if engine.precision != AUTO:
         return engine.precision
-    allowed = ("fp32", "bf16")
+    verdict = _question(engine, backbone, precisions).recall(cache.folder)
+    return verdict.precision if verdict else precisions[0]
+
+
+def _begun(engine: Engine, backbone: Backbone, cache: Cache, unique: UniqueImages) -> str:
+    """The precision of the features that are there, "" if there are none.
+
+    Of several that "auto" could go on with, the one with the fewest images missing.
+    """
     data = unique.images.name
-    missing = {
-        name: int(cache.missing(data, backbone.key(name), unique.digests).sum())
-        for name in allowed
-        if cache.has(data, backbone.key(name))
-    }
-    if missing:
-        return min(missing, key=lambda name: missing[name])
-    return "bf16" if native_bf16(engine.device) else "fp32"
+    allowed = ("fp32", "bf16", "fp16") if engine.precision == AUTO else (engine.precision,)
+    there = [name for name in allowed if cache.has(data, backbone.key(name))]
+    if len(there) < 2:
+        return "".join(there)
+    return min(
+        there, key=lambda name: cache.missing(data, backbone.key(name), unique.digests).sum()
+    )
 
 
-def _try_fast(engine: Engine, backbone: Backbone, unique: UniqueImages) -> ResolvedEngine:
-    precision = "bf16" if engine.precision == AUTO else engine.precision
-    rows = spread(unique.rows, _SAMPLE)
-    pixels, _ = load_sample(unique.images, rows, backbone.preprocess)
-    if not len(pixels):  # nothing that decodes: extraction will say so
-        return ResolvedEngine(replace(engine, precision=precision))
+def _to_try(engine: Engine) -> tuple[str, ...]:
+    """The precisions that are held against fp32, in order."""
+    if engine.precision == AUTO:
+        return fast_precisions(engine.device)
+    return () if engine.precision == "fp32" else (engine.precision,)
+
+
+def _question(engine: Engine, backbone: Backbone, precisions: tuple[str, ...]) -> Question:
+    facts = engine.describe()
+    return Question(
+        backbone=_plain(backbone).key().digest,
+        device=facts["device"],
+        torch=facts["torch"],
+        featcache=featcache.__version__,
+        engine="eager" if engine.kind == AUTO else engine.kind,
+        precisions=precisions,
+    )
+
+
+def _ask(
+    engine: Engine, backbone: Backbone, precisions: Sequence[str]
+) -> tuple[Verdict, Network | None]:
+    """Try one precision after the other on the canary's images.
+
+    Returns
+    -------
+    verdict : Verdict
+    network : Network or None
+        One that computes as the verdict says, unless in fp32.
+    """
+    pixels = canary_pixels(_plain(backbone).preprocess)
     slow = replace(engine, precision="fp32", kind="eager", batch_size=len(pixels))
     exact = slow.load(backbone).run(pixels)  # (n, d)
-    kind = engine.for_images(len(unique.rows))
+    kind = "eager" if engine.kind == AUTO else engine.kind
     least = -1.0
-    for one in dict.fromkeys((kind, "eager")):  # eager keeps more of the precision than others
-        network = replace(engine, precision=precision, kind=one).load(backbone)
-        least = float(cosine(exact, network.run(pixels)).min())
-        if least >= CANARY:
-            ready = replace(engine, precision=precision, kind=network.kind)
-            return ResolvedEngine(ready, least, network)
-    if engine.precision != AUTO:
-        log.warning("%s in %s differs from fp32: cosine %.4f", backbone.name, precision, least)
-        return ResolvedEngine(engine, least)
-    log.warning(
-        "%s in %s differs from fp32 (cosine %.4f, at least %s is wanted): computing in fp32",
-        backbone.name, precision, least, CANARY,
-    )  # fmt: skip
-    return ResolvedEngine(replace(engine, precision="fp32"), least)
+    for precision in precisions:
+        for one in dict.fromkeys((kind, "eager")):  # eager keeps more of the precision than others
+            try:
+                network = replace(engine, precision=precision, kind=one).load(backbone)
+            except FeatcacheError as error:
+                if engine.precision != AUTO or no_memory(error):
+                    raise
+                continue  # it has an operation that this precision lacks
+            found = cosine(exact, network.run(pixels))  # (n,)
+            least = float(np.nan_to_num(found, nan=-1.0).min())
+            if least >= CANARY:
+                return Verdict(precision, network.kind, least), network
+    return Verdict("fp32", kind, least), None
+
+
+def _plain(backbone: Backbone) -> Backbone:
+    """The backbone without a view."""
+    return replace(backbone, preprocess=replace(backbone.preprocess, view="none"))

@@ -220,8 +220,8 @@ def fill_cache(
     device : str, default "auto"
         "auto", "cpu", "cuda" or "cuda:1".
     precision : str, default "auto"
-        "auto", "fp32", "bf16" or "fp16"; "auto" is bf16 where the hardware computes in it and
-        the network bears it, see `resolve_engine`.
+        "auto", "fp32", "bf16" or "fp16"; "auto" is the first precision in which the device is
+        fast and that the network bears, see `resolve_engine`.
     engine : str, default "auto"
         "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"

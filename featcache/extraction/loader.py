@@ -403,9 +403,13 @@ def load_sample(images: Images, rows: Rows, preprocess: Preprocess) -> tuple[Pix
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine between the rows of two arrays of shape (n, d), shape (n,); 1 where both are equal."""
+    """Cosine between the rows of two arrays of shape (n, d), shape (n,).
+
+    1 if both are equal, NaN if one has infinite values.
+    """
     x, y = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)  # (n,)
-    found = (x * y).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)  # (n,)
+    with np.errstate(invalid="ignore"):
+        found = (x * y).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)  # (n,)
     result: NDArray[np.float64] = np.where((x == y).all(axis=1), 1.0, found)
     return result

@@ -264,14 +264,18 @@ class Network:
         """
         return self.start(pixels)()
 
-    def start(self, pixels: Pixels | Decoded) -> Callable[[], Vectors]:
+    def start(
+        self, pixels: Pixels | Decoded, preprocess: Preprocess | None = None
+    ) -> Callable[[], Vectors]:
         """Begin to embed images; call what it returns for the vectors, as `run` gives them.
 
-        A GPU computes in the meantime; the processor has done it already.
+        A GPU computes in the meantime; the processor has done it already. Images that are not cut
+        yet are cut as `preprocess` says, which may have another view than the network's own.
         """
         with torch.inference_mode(), _exact(self._on_gpu):
             if isinstance(pixels, Decoded):
-                images = pixels.cut(self._backbone.preprocess, self._upload, self._device)
+                how = preprocess or self._backbone.preprocess
+                images = pixels.cut(how, self._upload, self._device)
             else:
                 images = torch.from_numpy(pixels)  # (n, 3, h, w)
             parts = []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from featcache.errors import CacheRefused
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.batch import Decoded, Problem
-from featcache.extraction.consistency import refuse_inconsistency
+from featcache.extraction.consistency import compare_with_fp32, refuse_inconsistency
 from featcache.extraction.engine import AUTO, ResolvedEngine
 from featcache.extraction.loader import Loader, spread
 from featcache.extraction.network import Network
@@ -30,6 +30,7 @@ from featcache.store.feature_file import FeatureFile, positions, to_hex, write_t
 from featcache.store.locking import begin, delete_parts, find_parts, lock, recorded
 
 _CHECKED = 4  # stored rows embedded again before a file is extended
+_SAMPLE = 16  # images of a new file that are embedded in fp32 too
 
 
 class ExtractionTask:
@@ -42,11 +43,12 @@ class ExtractionTask:
         self.key = backbone.key(resolved.engine.precision)
         self.file: FileInProgress | None = None
         self._engine = resolved.engine
-        self._fidelity = resolved.fidelity
+        self._canary = resolved.canary
         self._cache = cache
         self._unique = unique
         self._data = unique.images.name
         self._network = resolved.network
+        self._compared = False
 
     def missing(self) -> bool:
         """Whether any image has no vector."""
@@ -67,7 +69,9 @@ class ExtractionTask:
         stack.enter_context(lock(self._cache, self._data, self.key, wait))
         if not self.missing():  # another process has finished it in the meantime
             return
-        self._choose_engine()
+        begun = recorded(self._cache, self._data, self.key)
+        self._choose_engine(begun.get("engine"))
+        self._compared = "fidelity" in begun
         dim = self._cache.known_dim(self.key)
         if dim is None:
             dim = self.network.dim
@@ -104,10 +108,9 @@ class ExtractionTask:
             now=self._describe(),
         )
 
-    def _choose_engine(self) -> None:
+    def _choose_engine(self, begun: str | None) -> None:
         """All rows of a file by one engine: the one that began it, where it is at hand."""
         if self._engine.kind == AUTO:
-            begun = recorded(self._cache, self._data, self.key).get("engine")
             kind = self._engine.for_images(self._missing(), begun)
             self._engine = replace(self._engine, kind=kind)
         if self._network is not None and self._network.kind != self._engine.kind:
@@ -115,8 +118,8 @@ class ExtractionTask:
 
     def _describe(self) -> dict[str, str | float]:
         facts: dict[str, str | float] = {**self._engine.describe(), "engine": self.network.kind}
-        if self._fidelity is not None:
-            facts["canary"] = self._fidelity
+        if self._canary is not None:
+            facts["canary"] = self._canary
         return facts
 
     @property
@@ -142,8 +145,24 @@ class ExtractionTask:
         if self.file.computed:
             before = float(features.attributes.get("seconds", 0.0))
             features.annotate({"seconds": before + self.file.seconds})
+            if not self._compared:
+                self._compare_with_fp32(features)
         features.finish(self._cache.path(self._data, self.key), leave_out)
         delete_parts(self._cache, self._data, self.key)
+
+    def _compare_with_fp32(self, features: FeatureFile) -> None:
+        """Do these images bear the precision as the canary's do? Not asked for views of them."""
+        if self.key.precision == "fp32" or self.backbone.preprocess.view != "none":
+            return
+        self.release()
+        rows = positions(self._unique.digests, features.digests)
+        few = spread(np.flatnonzero(features.done()[rows]), _SAMPLE)
+        stored = np.empty((len(few), features.dim), np.float32)
+        features.read(rows[few], stored)
+        images = self._unique.rows[few]
+        least = compare_with_fp32(self.backbone, self._engine, self._unique.images, images, stored)
+        if least is not None:
+            features.annotate({"fidelity": least})
 
     def outcome(self) -> Outcome:
         """What the finished file holds now."""
@@ -204,7 +223,7 @@ class FileInProgress:
         if not mine.any():
             return
         start = perf_counter()
-        vectors = self._network().start(pixels if mine.all() else pixels[mine])
+        vectors = self._network().start(pixels if mine.all() else pixels[mine], self.preprocess)
         where = np.array([self._row_of.pop(row) for row in rows[mine].tolist()], np.intp)
         self.seconds += perf_counter() - start
 

@@ -13,15 +13,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tiny import SIDE, TinyNet, tiny_backbone, tiny_images
 from torch import nn
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName
-from featcache.extraction import conv_bn_fusion, engine
+from featcache.extraction import conv_bn_fusion, engine, extract
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.engine import Engine, computes_in, native_bf16, open_engine
 from featcache.extraction.extract import fill_cache
-from featcache.extraction.loader import cosine
+from featcache.extraction.loader import Loading, cosine
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.registry import open_backbone
 from featcache.store.cache import Cache
@@ -198,7 +199,7 @@ def test_a_gpu_that_is_there_and_not_used_is_said_aloud(monkeypatch, caplog):
 @pytest.fixture
 def native(monkeypatch):
     """A processor that computes in bf16."""
-    monkeypatch.setattr(engine, "native_bf16", lambda device: True)
+    monkeypatch.setattr(engine, "fast_precisions", lambda device: ("bf16",))
 
 
 class Coarse(TinyNet):
@@ -263,7 +264,7 @@ def test_without_bf16_auto_is_fp32_and_there_is_no_canary(cache):
 def test_auto_goes_on_in_the_precision_that_is_there(monkeypatch, cache, begun, hardware):
     """Also on another machine; a hit builds no network, and ten more images join their file."""
     fill(cache, precision=begun)
-    monkeypatch.setattr(engine, "native_bf16", lambda device: hardware)
+    monkeypatch.setattr(engine, "fast_precisions", lambda device: ("bf16",) * hardware)
 
     def refuse():
         raise AssertionError("a network was built")
@@ -279,7 +280,7 @@ def test_of_two_precisions_it_takes_the_one_with_less_to_do(native, cache):
     assert fill(cache, images=tiny_images(50)).computed == 0
 
 
-def test_a_canary_on_images_that_do_not_decode_is_no_crash(native, tmp_path, cache):
+def test_images_that_do_not_decode_are_no_crash_of_the_canary(native, tmp_path, cache):
     from featcache.errors import DataError
     from featcache.images.sources import open_images
 
@@ -322,7 +323,23 @@ def test_views_share_the_canary_and_the_network_of_their_backbone(native, cache)
     counted = replace(backbone, build=build)
     report = fill_cache(tiny_images(), backbone=counted, view=["hflip", "rot90"], cache=cache)
     assert [done.key.precision for done in report.outcomes] == ["bf16"] * 3
-    assert built[0] == 2, "one in fp32 for the canary, one that does the work"
+    assert built[0] == 3, "one in fp32 for the canary, one that does the work, one in fp32 after it"
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_shared_network_cuts_each_view_as_its_own(native, monkeypatch, cache, on_device):
+    loading = Loading(1, on_device=on_device)
+    monkeypatch.setattr(extract, "choose_loading", lambda *_: loading)
+    options = {"view": ["hflip", "rot90"], "cache": cache}
+    together = fill_cache(tiny_images(), backbone=tiny_backbone(), **options).outcomes
+    for view, one in zip(("none", "hflip", "rot90"), together, strict=True):
+        alone = tiny_backbone(view=view)
+        images = np.stack([np.asarray(tiny_images().read(row)) for row in range(40)])
+        pixels = np.stack([alone.preprocess.cut(Image.fromarray(image)) for image in images])
+        expected = Engine(precision="bf16").load(alone).run(pixels)
+        with FeatureFile(one.path) as file:
+            file.read(np.arange(40), stored := np.empty((40, 5), np.float32))
+        assert cosine(stored, expected).min() > 0.999, view
 
 
 def test_a_view_goes_on_in_its_own_precision(native, cache):

@@ -28,9 +28,9 @@ def passes(monkeypatch):
     count = [0]
     plain = Network.start
 
-    def spy(self, pixels):
+    def spy(self, pixels, *how):
         count[0] += len(pixels) if hasattr(self, "dim") else 0
-        return plain(self, pixels)
+        return plain(self, pixels, *how)
 
     monkeypatch.setattr(Network, "start", spy)
     monkeypatch.setattr(task, "refuse_inconsistency", lambda *_, **__: None)
@@ -197,11 +197,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(pictures, tmp_path, monkeyp
     whole = extract(pictures, backbone="mobilenet_v2", cache=tmp_path / "whole", **SMALL)
     plain, count = Network.start, [0]
 
-    def stop(self, pixels):
+    def stop(self, pixels, *how):
         count[0] += hasattr(self, "dim")
         if count[0] > after:
             raise Interrupted
-        return plain(self, pixels)
+        return plain(self, pixels, *how)
 
     monkeypatch.setattr(Network, "start", stop)
     with pytest.raises(KeyboardInterrupt):

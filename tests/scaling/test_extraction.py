@@ -16,6 +16,7 @@ from tiny import tiny_backbone, tiny_images
 
 from featcache.cli.main import run
 from featcache.errors import ClusterError, DataError, RecipeError
+from featcache.extraction import engine
 from featcache.extraction.extract import ExtractionContext, fill_cache
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images, subsample
@@ -79,6 +80,29 @@ def test_images_that_come_by_name(machines: Machines, tmp_path: Path) -> None:
         fill_cache(images, cache=tmp_path / "many", embed=embed_on(cluster, size=8), **ONE)
     assert len(contents(tmp_path / "many")) == 1
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+def test_the_precision_is_settled_here_and_a_sample_compared(
+    machines: Machines, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "fast_precisions", lambda device: ("bf16",))
+    asked = {**OPTIONS, "precision": "auto"}
+    reports = [fill_cache(open_images(photos), cache=tmp_path / "one", **asked)]
+    with Cluster(str(machines.file)) as cluster:
+        reports += [
+            fill_cache(
+                open_images(photos), cache=tmp_path / name, embed=embed_on(cluster, size=8), **asked
+            )
+            for name in ("many", "many")
+        ]
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    assert [report.computed for report in reports] == [*[reports[0].computed] * 2, 0]
+    facts = []
+    for report in reports:
+        assert [outcome.key.precision for outcome in report.outcomes] == ["bf16", "bf16"]
+        with FeatureFile(report.outcomes[0].path) as file:
+            facts.append((file.attributes["canary"], file.attributes["fidelity"]))
+    assert facts[0] == facts[1]
 
 
 def test_failures_end_it_as_on_one_machine(

@@ -64,7 +64,7 @@ class Report:
     seconds : dict
         "total"; "prepare" (building networks, and the checks before the first batch); "compute";
         what the networks waited for, "wait" (decoded images) and "blocked" (the writer); and
-        of the threads beside them "read" and "decode", summed over all, and "write".
+        of the workers beside them "read" and "decode", summed over all, and "write".
     workers : int
         Processes that shared the work; seconds are summed over them, but "total" and "prepare".
     """
@@ -131,6 +131,6 @@ class Report:
         beside = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in _BESIDE)
         return (
             f"{counted(self.computed, 'image')} in {total:.1f} s ({self.computed / total:,.1f}/s): "
-            f"{shares} (beside it, over all threads: {beside}); "
+            f"{shares} (beside it, over all workers: {beside}); "
             f"most of it was {self.bottleneck}: {_HELP[self.bottleneck]}"
         )

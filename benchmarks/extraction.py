@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from pictures import make_images
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -33,19 +34,6 @@ from featcache.images.sources import open_images
 from featcache.store.cache import Cache
 
 BATCH = 32
-
-
-def make_images(folder: Path, count: int, size: tuple[int, int], ending: str) -> None:
-    """Photograph-like images: smooth noise with some grain."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-        pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-        grain = rng.integers(-8, 9, pixels.shape, dtype=np.int16)
-        path = folder / f"class{i % 2}" / f"{i:05d}.{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
-        image.save(path, **({"quality": 90} if ending == "jpg" else {}))
 
 
 def rate(work: Callable[[], int], repeats: int = 2) -> float:

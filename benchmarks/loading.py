@@ -20,13 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
+from pictures import make_images
 from torchvision.datasets import ImageFolder
 
 from featcache.extraction.batch import Decoded
@@ -47,26 +46,6 @@ KINDS = {  # sizes, and how many of the images that are asked for
     "4000 × 3000 JPEG": ((4000, 3000), "jpg", 0.02),
 }
 DIM = 512
-
-
-def make_image(task: tuple[Path, int, tuple[int, int]]) -> None:
-    """A photograph-like image: smooth colours with some grain."""
-    path, seed, size = task
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-    pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
-    grain = rng.integers(-8, 9, pixels.shape, dtype=np.int16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
-    image.save(path, **({"quality": 90} if path.suffix == ".jpg" else {}))
-
-
-def make_images(folder: Path, count: int, size: tuple[int, int], ending: str) -> Path:
-    """A folder of them, in two classes."""
-    tasks = [(folder / f"class{i % 2}" / f"{i:06d}.{ending}", i, size) for i in range(count)]
-    with Pool() as pool:
-        pool.map(make_image, tasks, chunksize=8)
-    return folder
 
 
 def rate(work: Callable[[], int]) -> float:

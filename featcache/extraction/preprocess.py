@@ -93,7 +93,18 @@ class Preprocess:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def at(self, image_size: int | None) -> Preprocess:
-        """The same with another crop, the shorter side scaled along."""
+        """The same with another crop, the shorter side scaled along.
+
+        Parameters
+        ----------
+        image_size : int or None
+            Side of the crop in pixels, 1 … 16,384; None leaves it.
+
+        Raises
+        ------
+        RecipeError
+            For another size.
+        """
         if image_size is None:
             return self
         if not 1 <= image_size <= LARGEST:
@@ -207,7 +218,17 @@ class Preprocess:
         return (w, h), (round((w - self.crop) / 2), round((h - self.crop) / 2))
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels (n, 3, h, w) on any device as the network takes them, float32."""
+        """Pixels as the network takes them: scaled to 0 … 1, less the mean, over the deviation.
+
+        Parameters
+        ----------
+        batch : uint8 tensor of shape (n, 3, h, w)
+            On any device.
+
+        Returns
+        -------
+        float32 tensor of the same shape, on that device
+        """
         mean = batch.new_tensor(self.mean, dtype=_float32()).view(1, 3, 1, 1)
         std = batch.new_tensor(self.std, dtype=_float32()).view(1, 3, 1, 1)
         return batch.to(_float32()).div_(255).sub_(mean).div_(std)  # (n, 3, h, w)

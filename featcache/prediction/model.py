@@ -100,6 +100,11 @@ class Model:
     def predict_proba(self, images: Pictures) -> NDArray[Any]:
         """The probabilities of each image (n, classes), in the order of `classes`.
 
+        Parameters
+        ----------
+        images : str, Path, uint8 array of shape (h, w, 3), or several
+            Files, folders, URLs, or pixels.
+
         Raises
         ------
         DataError

@@ -146,13 +146,34 @@ class Cache:
         return replace(read_images_csv(path, name), source=source or name, options=options)
 
     def note_images(self, images: Images) -> None:
-        """Write the manifest beside its features."""
+        """Write the manifest beside its features.
+
+        Parameters
+        ----------
+        images : Images
+        """
         path = self.folder / images.name / IMAGES_CSV
         with guard_writes(path):
             write_images_csv(path, images)
 
     def missing(self, data: str, key: Key, digests: Digests) -> NDArray[np.bool_]:
-        """Which of these contents have no row under this key in this data set's file."""
+        """Which of these images have no row under a key in a data set's finished file.
+
+        Parameters
+        ----------
+        data : str
+        key : Key
+        digests : uint8 array of shape (n, 32)
+
+        Returns
+        -------
+        bool array of shape (n,)
+
+        Raises
+        ------
+        CacheRefused
+            If the file is damaged, or another key's.
+        """
         path = self.path(data, key)
         if not path.is_file():
             return np.ones(len(digests), np.bool_)
@@ -172,7 +193,12 @@ class Cache:
         return None
 
     def failed(self, data: str) -> dict[str, str]:
-        """sha256 -> what was wrong, for contents that can't be decoded."""
+        """sha256 -> what was wrong, for those of a data set's images that can't be decoded.
+
+        Parameters
+        ----------
+        data : str
+        """
         path = self.folder / data / FAILED_CSV
         if not path.is_file():
             return {}
@@ -184,7 +210,14 @@ class Cache:
             }
 
     def note_failed(self, images: Images, problems: Mapping[int, tuple[str, str]]) -> None:
-        """Write failed.csv: row of the manifest -> kind ("decode" or "read") and problem."""
+        """Write failed.csv beside the features; without problems there is none.
+
+        Parameters
+        ----------
+        images : Images
+        problems : mapping of int to (str, str)
+            Row of the manifest -> kind, "decode" or "read", and what is wrong.
+        """
         path = self.folder / images.name / FAILED_CSV
         if not problems:
             path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from featcache.extraction.engine import open_engine
 from featcache.extraction.loader import cosine, load_sample
 from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.quantising import as_stored
 from featcache.extraction.registry import open_backbone
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
@@ -26,7 +27,7 @@ from featcache.store.spec import options_of
 
 # Least cosine between a stored vector and the same image embedded again. Another library
 # version, device or engine rounds otherwise; anything below is another function.
-TOLERANCE = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.995}
+TOLERANCE = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.995, "int8": 0.98}
 
 
 def refuse_inconsistency(
@@ -165,6 +166,7 @@ def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
         absent="refuse",
         **{name: made[name] for name in ("colour", "filter", "scale")},
     )
+    backbone = as_stored(backbone, entry.path, key)
     found = backbone.key(key.precision, key.dtype)
     if found != key:
         raise WeightsError(

@@ -18,7 +18,15 @@ from featcache.errors import RecipeError, unknown
 from featcache.extraction.backbone import Backbone
 from featcache.extraction.conv_bn_fusion import can_fuse
 from featcache.extraction.loader import cosine, load_sample, spread
-from featcache.extraction.network import FORWARDS, PRECISIONS, Network, has_compiler, has_openvino
+from featcache.extraction.network import (
+    FORWARDS,
+    INT8,
+    PRECISIONS,
+    Network,
+    has_compiler,
+    has_nncf,
+    has_openvino,
+)
 from featcache.extraction.unique_images import UniqueImages
 from featcache.store.cache import Cache
 
@@ -38,7 +46,7 @@ class Engine:
     ----------
     device : str
         "cpu" or "cuda:0" and the like.
-    precision : {"fp32", "bf16", "fp16", "auto"}
+    precision : {"fp32", "bf16", "fp16", "int8", "auto"}
         "auto" is settled for each backbone, see `resolve_engine`.
     kind : {"eager", "compile", "openvino", "auto"}
         "auto" is settled by the number of images, see `for_images`.
@@ -132,7 +140,7 @@ def open_engine(
     device : str, default "auto"
         "auto" (a CUDA device where there is one), "cpu", "cuda" or "cuda:1".
     precision : str, default "auto"
-        "auto", "fp32", "bf16" or "fp16".
+        "auto", "fp32", "bf16", "fp16" or "int8"; "auto" never takes int8.
     engine : str, default "auto"
         "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"
@@ -145,10 +153,13 @@ def open_engine(
         If there is no such device, precision or engine.
     """
     place = choose_device(device)
-    if precision not in (*PRECISIONS, AUTO):
-        raise unknown("precision", precision, (*PRECISIONS, AUTO))
+    if precision not in (*PRECISIONS, INT8, AUTO):
+        raise unknown("precision", precision, (*PRECISIONS, INT8, AUTO))
     if engine not in (*FORWARDS, AUTO):
         raise unknown("engine", engine, (*FORWARDS, AUTO))
+    if precision == INT8:
+        _check_int8(place, engine)
+        engine = "openvino"
     if engine == "openvino" and place != "cpu":
         raise RecipeError("openvino runs on the processor", "--device cpu, or --engine compile")
     if engine == "openvino" and not has_openvino():
@@ -163,6 +174,15 @@ def open_engine(
     return Engine(
         device=place, precision=precision, kind=engine, batch_size=batch_size, at_once=at_once
     )
+
+
+def _check_int8(device: str, engine: str) -> None:
+    if device != "cpu":
+        raise RecipeError("int8 runs on the processor", "--device cpu, or --precision fp16")
+    if engine not in ("openvino", AUTO):
+        raise RecipeError(f"int8 runs in OpenVINO, not {engine}", "--engine openvino")
+    if not has_nncf():
+        raise RecipeError("int8 needs OpenVINO and NNCF", 'pip install "featcache[int8]"')
 
 
 @cache
@@ -185,7 +205,7 @@ def computes_in(device: str, precision: str) -> bool:
     A processor without them still gives the right vectors, by loops of torch's own. fp32 is every
     processor's, also if this torch has no oneDNN.
     """
-    return device != "cpu" or precision == "fp32" or can_fuse(PRECISIONS[precision])
+    return device != "cpu" or precision in ("fp32", INT8) or can_fuse(PRECISIONS[precision])
 
 
 def choose_device(device: str = AUTO) -> str:
@@ -237,7 +257,8 @@ def resolve_engine(
 ) -> ResolvedEngine:
     """Settle the precision that "auto" means for this backbone on these images."""
     likely = likely_precision(engine, backbone, cache, unique)
-    if likely == "fp32" or cache.has(unique.images.name, backbone.key(likely)):
+    # int8's vectors are judged once, by the heads' accuracy: see reports/benchmarks/int8.md.
+    if likely in ("fp32", INT8) or cache.has(unique.images.name, backbone.key(likely)):
         return ResolvedEngine(replace(engine, precision=likely))
     return _try_fast(engine, backbone, unique)
 

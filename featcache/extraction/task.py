@@ -27,7 +27,13 @@ from featcache.extraction.report import Outcome, Report
 from featcache.extraction.unique_images import UniqueImages
 from featcache.images.manifest import Images
 from featcache.store.cache import Cache
-from featcache.store.feature_file import FeatureFile, positions, to_hex, write_trained_on
+from featcache.store.feature_file import (
+    FeatureFile,
+    positions,
+    to_hex,
+    write_quantised,
+    write_trained_on,
+)
 from featcache.store.locking import begin, delete_parts, lock, recorded
 
 _CHECKED = 4  # stored rows embedded again before a file is extended
@@ -62,6 +68,8 @@ class ExtractionTask:
         if not self.missing():  # another process has finished it in the meantime
             return
         self._choose_engine()
+        quantised = self.backbone.quantised  # read before a file that holds it is replaced
+        network = quantised() if quantised and self.key.calibration else None
         dim = self._cache.known_dim(self.key)
         if dim is None:
             dim = self.network.dim
@@ -71,6 +79,8 @@ class ExtractionTask:
         rows = positions(self._unique.digests, file.digests)
         todo = ~file.done()[rows]
         row_of = dict(zip(self._unique.rows[todo].tolist(), rows[todo].tolist(), strict=True))
+        if network is not None:  # before the first row: each row is this network's
+            write_quantised(file.path, network)
         if todo.any() and not todo.all():
             self._refuse_inconsistency(file, self._unique.rows[~todo], rows[~todo])
         if todo.any():

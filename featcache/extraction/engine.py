@@ -35,7 +35,9 @@ log = logging.getLogger("featcache")
 AUTO = "auto"
 _IN_CACHE = 8  # images whose feature maps a processor's cache holds
 _STEP = 8  # batch sizes are multiples of it, if the data set has several batches
-_WORTH_OPENVINO = 500  # so many images repay the seconds that its graph takes
+# So many images repay the seconds that its graph takes: some 600 of ResNet18 with AVX2 only, where
+# torch.compile begins later still and is slower (reports/benchmarks/int8.md).
+_WORTH_OPENVINO = 500
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ def resolve_engine(
 ) -> ResolvedEngine:
     """Settle the precision that "auto" means for this backbone on these images."""
     likely = likely_precision(engine, backbone, cache, unique)
-    # int8's vectors are judged once, by the heads' accuracy: see reports/benchmarks/int8.md.
+    # int8 is only taken if asked for, and never as near as a canary wants.
     if likely in ("fp32", INT8) or cache.has(unique.images.name, backbone.key(likely)):
         return ResolvedEngine(replace(engine, precision=likely))
     return _try_fast(engine, backbone, unique)

@@ -100,6 +100,8 @@ def status(
     from featcache.extraction.backbone import BackboneOptions, as_cached
     from featcache.extraction.engine import likely_precision, open_engine
     from featcache.extraction.extract import with_views
+    from featcache.extraction.network import INT8
+    from featcache.extraction.quantising import calibrated
     from featcache.extraction.registry import open_backbones
     from featcache.extraction.unique_images import UniqueImages
     from featcache.extraction.weights import NOT_AT_HAND
@@ -135,6 +137,8 @@ def status(
         chosen = [as_cached(one, keys) for one in opened]
         chosen += with_views(chosen, options["view"])
         unique = UniqueImages(images, store)
+        if engine.precision == INT8:
+            chosen = calibrated(chosen, store, unique)
         keys = [one.key(likely_precision(engine, one, store, unique)) for one in chosen]
     for key, called in zip(keys, names_of(keys), strict=True):
         click.echo(replace(status_of(store, images, key), backbone=called))

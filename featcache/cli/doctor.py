@@ -70,6 +70,7 @@ _MODULES = {"scikit-learn": "sklearn"}
 _EXTRAS = {
     "pyarrow": "Parquet tables",
     "openvino": "the OpenVINO engine",
+    "nncf": "--precision int8",
     "timm": "timm's backbones",
     "sklearnex": "quick SVMs",
     "onnxruntime": "checking exported ONNX files",

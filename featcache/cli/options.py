@@ -121,7 +121,7 @@ extract_options = _stack([
     click.option("--filter", metavar="NAME[+NAME]", help="For the whole image, before it is resized: equalise, gaussian-SIGMA, log-SIGMA, or none. [default: none]"),
     click.option("--scale", metavar="HOW", help="own, the normalisation that the weights were trained with, or 0-1. [default: own]"),
     click.option("--device", default="auto", show_default=True, metavar="WHERE", help="auto, cpu, cuda or cuda:1."),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="What the network computes in."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True, help="What the network computes in; int8 needs featcache[int8], on the processor."),
     click.option("--engine", type=click.Choice(["auto", "eager", "compile", "openvino"]), default="auto", show_default=True, help="How the network is run."),
     click.option("-b", "--batch-size", type=NumberOrAuto(), default="auto", show_default=True, help="Images in a forward pass."),
     click.option("-j", "--workers", type=NumberOrAuto(), default="auto", show_default=True, help="Threads that read and decode."),

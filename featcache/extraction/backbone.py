@@ -41,6 +41,10 @@ class Backbone:
         Whose output is taken, and how it is pooled.
     trained_on : frozenset of str, default empty
         sha256 of the images whose labels fine-tuned weights have seen; goes with the features.
+    calibration : str, default ""
+        For int8, the digest of what it is quantised on, see `quantising.calibrated`.
+    quantised : callable, optional
+        For int8, gives the quantised network as bytes, see `quantising.read_network`.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Backbone:
     build: Callable[[], torch.nn.Module]
     layer: str = PENULTIMATE
     trained_on: frozenset[str] = frozenset()
+    calibration: str = ""
+    quantised: Callable[[], bytes] | None = None
 
     def key(self, precision: str = "fp32", dtype: str = "float32") -> Key:
         """The cache key of this backbone's vectors in a precision and a stored dtype."""
@@ -63,6 +69,7 @@ class Backbone:
             preprocess=self.preprocess.plain(),
             precision=precision,
             dtype=dtype,
+            calibration=self.calibration if precision == "int8" else "",
         )
 
 

@@ -18,6 +18,7 @@ from featcache.extraction.engine import Engine, open_engine
 from featcache.extraction.loader import cosine, load_sample
 from featcache.extraction.network import Network, no_memory
 from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.quantising import as_stored
 from featcache.extraction.registry import open_backbone
 from featcache.images.manifest import Images
 from featcache.images.sources import open_images
@@ -30,7 +31,7 @@ log = logging.getLogger("featcache")
 
 # Least cosine between a stored vector and the same image embedded again. Another library
 # version, device or engine rounds otherwise; anything below is another function.
-TOLERANCE = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.995}
+TOLERANCE = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.995, "int8": 0.995}
 
 
 def refuse_inconsistency(
@@ -214,6 +215,7 @@ def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
         absent="refuse",
         **{name: made[name] for name in ("colour", "filter", "scale")},
     )
+    backbone = as_stored(backbone, entry.path, key)
     found = backbone.key(key.precision, key.dtype)
     if found != key:
         raise WeightsError(

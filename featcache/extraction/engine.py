@@ -23,9 +23,11 @@ from featcache.extraction.conv_bn_fusion import can_fuse
 from featcache.extraction.loader import cosine
 from featcache.extraction.network import (
     FORWARDS,
+    INT8,
     PRECISIONS,
     Network,
     has_compiler,
+    has_nncf,
     has_openvino,
     no_memory,
 )
@@ -37,7 +39,9 @@ log = logging.getLogger("featcache")
 AUTO = "auto"
 _IN_CACHE = 8  # images whose feature maps a processor's cache holds
 _STEP = 8  # batch sizes are multiples of it, if the data set has several batches
-_WORTH_OPENVINO = 500  # so many images repay the seconds that its graph takes
+# So many images repay the seconds that its graph takes: some 600 of ResNet18 with AVX2 only, where
+# torch.compile begins later still and is slower (reports/benchmarks/int8.md).
+_WORTH_OPENVINO = 500
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Engine:
     ----------
     device : str
         "cpu" or "cuda:0" and the like.
-    precision : {"fp32", "bf16", "fp16", "auto"}
+    precision : {"fp32", "bf16", "fp16", "int8", "auto"}
         "auto" is settled for each backbone, see `resolve_engine`.
     kind : {"eager", "compile", "openvino", "auto"}
         "auto" is settled by the number of images, see `for_images`.
@@ -142,7 +146,7 @@ def open_engine(
     device : str, default "auto"
         "auto" (a CUDA device where there is one), "cpu", "cuda" or "cuda:1".
     precision : str, default "auto"
-        "auto", "fp32", "bf16" or "fp16".
+        "auto", "fp32", "bf16", "fp16" or "int8"; "auto" never takes int8.
     engine : str, default "auto"
         "auto", "eager", "compile" or "openvino".
     batch_size : int or "auto"
@@ -155,10 +159,13 @@ def open_engine(
         If there is no such device, precision or engine.
     """
     place = choose_device(device)
-    if precision not in (*PRECISIONS, AUTO):
-        raise unknown("precision", precision, (*PRECISIONS, AUTO))
+    if precision not in (*PRECISIONS, INT8, AUTO):
+        raise unknown("precision", precision, (*PRECISIONS, INT8, AUTO))
     if engine not in (*FORWARDS, AUTO):
         raise unknown("engine", engine, (*FORWARDS, AUTO))
+    if precision == INT8:
+        _check_int8(place, engine)
+        engine = "openvino"
     if engine == "openvino" and place != "cpu":
         raise RecipeError("openvino runs on the processor", "--device cpu, or --engine compile")
     if engine == "openvino" and not has_openvino():
@@ -173,6 +180,15 @@ def open_engine(
     return Engine(
         device=place, precision=precision, kind=engine, batch_size=batch_size, at_once=at_once
     )
+
+
+def _check_int8(device: str, engine: str) -> None:
+    if device != "cpu":
+        raise RecipeError("int8 runs on the processor", "--device cpu, or --precision fp16")
+    if engine not in ("openvino", AUTO):
+        raise RecipeError(f"int8 runs in OpenVINO, not {engine}", "--engine openvino")
+    if not has_nncf():
+        raise RecipeError("int8 needs OpenVINO and NNCF", 'pip install "featcache[int8]"')
 
 
 @cache
@@ -204,7 +220,7 @@ def computes_in(device: str, precision: str) -> bool:
     A processor without them still gives the right vectors, by loops of torch's own. fp32 is every
     processor's, also if this torch has no oneDNN.
     """
-    return device != "cpu" or precision == "fp32" or can_fuse(PRECISIONS[precision])
+    return device != "cpu" or precision in ("fp32", INT8) or can_fuse(PRECISIONS[precision])
 
 
 def choose_device(device: str = AUTO) -> str:
@@ -257,7 +273,7 @@ def resolve_engine(
     begun = _begun(engine, backbone, cache, unique)
     precisions = _to_try(engine)
     if begun or not precisions:
-        return ResolvedEngine(replace(engine, precision=begun or "fp32"))
+        return ResolvedEngine(replace(engine, precision=begun or _untried(engine)))
     question, network = _question(engine, backbone, precisions), None
     verdict = question.recall(cache.folder)
     if verdict is None:
@@ -300,7 +316,7 @@ def likely_precision(engine: Engine, backbone: Backbone, cache: Cache, unique: U
     begun = _begun(engine, backbone, cache, unique)
     precisions = _to_try(engine)
     if begun or not precisions:
-        return begun or "fp32"
+        return begun or _untried(engine)
     if engine.precision != AUTO:
         return engine.precision
     verdict = _question(engine, backbone, precisions).recall(cache.folder)
@@ -326,7 +342,13 @@ def _to_try(engine: Engine) -> tuple[str, ...]:
     """The precisions that are held against fp32, in order."""
     if engine.precision == AUTO:
         return fast_precisions(engine.device)
-    return () if engine.precision == "fp32" else (engine.precision,)
+    # int8 is only taken if asked for, and never as near as a canary wants.
+    return () if engine.precision in ("fp32", INT8) else (engine.precision,)
+
+
+def _untried(engine: Engine) -> str:
+    """The precision if none has to be tried."""
+    return "fp32" if engine.precision == AUTO else engine.precision
 
 
 def _question(engine: Engine, backbone: Backbone, precisions: tuple[str, ...]) -> Question:

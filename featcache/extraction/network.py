@@ -7,8 +7,10 @@ and gives float32 vectors.
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ from featcache.extraction.preprocess import Pixels, Preprocess
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+INT8 = "int8"  # no torch dtype: a quantised network runs in OpenVINO alone
 
 
 class FromPixels(nn.Module):
@@ -144,19 +147,36 @@ def openvino(
         raise FeatcacheError("openvino runs on the processor", "--device cpu, or --engine compile")
     if not has_openvino():
         raise FeatcacheError("openvino is not installed", 'pip install "featcache[openvino]"')
+    return run_graph(to_graph(network, preprocess, precision, batch_size), precision)
+
+
+def to_graph(network: nn.Module, preprocess: Preprocess, precision: str, batch_size: int) -> Any:
+    """OpenVINO's graph of a network, from uint8 pixels (b, 3, crop, crop); -1: any b."""
+    # It would tell its makers over the network what it converts; NNCF would too.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino as ov
 
     side = preprocess.crop
     module = fold(network, _example(preprocess))
     if precision == "bf16":
         diffuse_weights(module)
-    pixels = FromPixels(module, preprocess, torch.float32, device)
+    pixels = FromPixels(module, preprocess, torch.float32, "cpu")
     shape = [batch_size, 3, side, side]
-    example = torch.zeros(shape, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of how OpenVINO traces
-        graph: Any = ov.convert_model(pixels, example_input=example, input=[(shape, ov.Type.u8)])
-    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
+    example = torch.zeros([max(batch_size, 1), *shape[1:]], dtype=torch.uint8)
+    level = logging.root.level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of how OpenVINO traces
+            return ov.convert_model(pixels, example_input=example, input=[(shape, ov.Type.u8)])
+    finally:
+        logging.root.setLevel(level)  # a conversion that fails leaves it at ERROR
+
+
+def run_graph(graph: Any, precision: str) -> Forward:
+    """An OpenVINO graph, ready to run; what int8 leaves unquantised is computed in fp32."""
+    import openvino as ov
+
+    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", INT8: "f32"}[precision]
     ready = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
     def run(batch: torch.Tensor) -> torch.Tensor:
@@ -164,6 +184,19 @@ def openvino(
         return torch.from_numpy(found.copy())
 
     return run
+
+
+def quantised(backbone: Backbone, batch_size: int) -> Forward:
+    """A backbone's int8 network, as `quantising.calibrated` has left it."""
+    import openvino as ov
+
+    if backbone.quantised is None:
+        raise FeatcacheError(f"{backbone.name} was not quantised", "Choose --precision fp32.")
+    with np.load(io.BytesIO(backbone.quantised())) as stored:
+        xml, weights = stored["xml"].tobytes(), stored["weights"].tobytes()
+    graph: Any = ov.Core().read_model(xml, ov.Tensor(np.frombuffer(weights, np.uint8)))
+    graph.reshape([batch_size, 3, backbone.preprocess.crop, backbone.preprocess.crop])
+    return run_graph(graph, INT8)
 
 
 def channels_last(module: nn.Module) -> nn.Module:
@@ -183,6 +216,11 @@ def _example(preprocess: Preprocess) -> torch.Tensor:
 def has_openvino() -> bool:
     """Whether the extra is installed."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def has_nncf() -> bool:
+    """Whether the extra that quantises networks is installed, with OpenVINO to run them."""
+    return has_openvino() and importlib.util.find_spec("nncf") is not None
 
 
 def has_compiler() -> bool:
@@ -211,7 +249,7 @@ class Network:
     backbone : Backbone
     device : str
         "cpu" or "cuda:0" and the like.
-    precision : {"fp32", "bf16", "fp16"}
+    precision : {"fp32", "bf16", "fp16", "int8"}
     kind : {"eager", "compile", "openvino"}
         One that fails on this network is replaced by "eager", with a warning.
     batch_size : int
@@ -240,7 +278,7 @@ class Network:
             raise
         except Exception as error:
             # Compilers fail in ways of their own; what runs operation by operation always serves.
-            if kind == "eager":
+            if kind == "eager" or precision == INT8:
                 raise self._cannot_run(error) from None
             log.warning("%s: --engine %s failed (%s); running eager", backbone.name, kind,
                         first_line(error))  # fmt: skip
@@ -339,16 +377,21 @@ class Network:
 
     def _prepare(self) -> tuple[Forward, int]:
         """Build the network anew, and try it on one black image."""
-        module = self._backbone.build().eval().requires_grad_(False)
         side = self._backbone.preprocess.crop
         with torch.no_grad():
-            self._forward = FORWARDS[self.kind](
-                module, self._backbone.preprocess, self._device, self._precision, self._batch_size
-            )
+            self._forward = self._build()
             dim = int(self.run(np.zeros((1, 3, side, side), np.uint8)).shape[1])
         if self._on_gpu and self.kind == "eager":
             self._forward = replayed(self._forward, (self._batch_size, 3, side, side), self._device)
         return self._forward, dim
+
+    def _build(self) -> Forward:
+        if self._precision == INT8:
+            return quantised(self._backbone, self._batch_size)
+        module = self._backbone.build().eval().requires_grad_(False)
+        return FORWARDS[self.kind](
+            module, self._backbone.preprocess, self._device, self._precision, self._batch_size
+        )
 
     def _halve(self) -> None:
         self._batch_size = max(1, self._batch_size // 2)

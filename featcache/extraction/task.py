@@ -21,12 +21,18 @@ from featcache.extraction.batch import Decoded, Problem
 from featcache.extraction.consistency import compare_with_fp32, refuse_inconsistency
 from featcache.extraction.engine import AUTO, ResolvedEngine
 from featcache.extraction.loader import Loader, spread
-from featcache.extraction.network import Network
+from featcache.extraction.network import INT8, Network
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.extraction.report import Outcome, Report
 from featcache.extraction.unique_images import UniqueImages
 from featcache.store.cache import Cache
-from featcache.store.feature_file import FeatureFile, positions, to_hex, write_trained_on
+from featcache.store.feature_file import (
+    FeatureFile,
+    positions,
+    to_hex,
+    write_quantised,
+    write_trained_on,
+)
 from featcache.store.locking import begin, delete_parts, find_parts, lock, recorded
 
 _CHECKED = 4  # stored rows embedded again before a file is extended
@@ -72,6 +78,8 @@ class ExtractionTask:
         begun = recorded(self._cache, self._data, self.key)
         self._choose_engine(begun.get("engine"))
         self._compared = "fidelity" in begun
+        quantised = self.backbone.quantised  # read before a file that holds it is replaced
+        network = quantised() if quantised and self.key.calibration else None
         dim = self._cache.known_dim(self.key)
         if dim is None:
             dim = self.network.dim
@@ -81,6 +89,8 @@ class ExtractionTask:
         rows = positions(self._unique.digests, file.digests)
         todo = ~file.done()[rows]
         row_of = dict(zip(self._unique.rows[todo].tolist(), rows[todo].tolist(), strict=True))
+        if network is not None:  # before the first row: each row is this network's
+            write_quantised(file.path, network)
         if todo.any() and not todo.all():
             self._refuse_inconsistency(file, self._unique.rows[~todo], rows[~todo])
         if todo.any():
@@ -152,7 +162,8 @@ class ExtractionTask:
 
     def _compare_with_fp32(self, features: FeatureFile) -> None:
         """Do these images bear the precision as the canary's do? Not asked for views of them."""
-        if self.key.precision == "fp32" or self.backbone.preprocess.view != "none":
+        # int8 has been compared as it was quantised.
+        if self.key.precision in ("fp32", INT8) or self.backbone.preprocess.view != "none":
             return
         self.release()
         rows = positions(self._unique.digests, features.digests)

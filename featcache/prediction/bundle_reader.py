@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +57,12 @@ def _wrong(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "it doesn't say what it was trained on"
     if not backbones or not all(map(_is_backbone, backbones)):
         yield "an entry of its backbones is not whole"
-    weights, parts = facts.get("weights", {}), facts.get("parts", [])
-    if not isinstance(weights, dict) or not all(isinstance(n, str) for n in weights.values()):
-        yield "its weights are no names of files"
+    parts, named = facts.get("parts", []), list[str]()
+    for what in ("weights", "quantised"):
+        names = facts.get(what, {})
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            yield f"its {what} are no names of files"
+        named += names.values()
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         yield "its parts are no list of entries"
     if facts["kind"] == "features" and "parts" not in facts:
@@ -69,7 +72,7 @@ def _wrong(facts: Mapping[str, Any]) -> Iterator[str]:
         yield from (
             f"its {n} is missing" for n, k in kinds.items() if not isinstance(facts.get(n), k)
         )
-    for name in _loaded(facts, weights, parts):
+    for name in _loaded(facts, named, parts):
         if name not in facts["files"]:
             yield f"{name!r} is not among its files"
 
@@ -84,10 +87,10 @@ def _is_backbone(entry: Any) -> bool:
 
 
 def _loaded(
-    facts: Mapping[str, Any], weights: Mapping[str, str], parts: list[dict[str, Any]]
+    facts: Mapping[str, Any], named: Sequence[str], parts: list[dict[str, Any]]
 ) -> Iterator[str]:
     """Names of the files that are read to label images."""
-    yield from weights.values()
+    yield from named
     if facts["kind"] == "finetuned":
         yield "network.safetensors"
         yield from (find_tuned(facts["files"], entry["name"]) for entry in facts["backbones"])
@@ -140,6 +143,7 @@ def open_recorded(
     weights_dir: str | Path | None = None,
     own: Backbone | None = None,
     absent: Absent = "download",
+    quantised: Path | None = None,
 ) -> Backbone:
     """The backbone of one entry of a bundle's `backbones`.
 
@@ -155,6 +159,8 @@ def open_recorded(
         An object of the user's own under that name, in place of a registered one.
     absent : {"download", "refuse"}, default "download"
         What to do if published weights are not at hand.
+    quantised : Path, optional
+        For int8, the file of its network, whose digest was checked.
 
     Raises
     ------
@@ -186,7 +192,14 @@ def open_recorded(
         raise _other_weights(name, tag, wanted, [f"{opened.weights_sha256[:8]}… was found"])
     if opened.library != library:
         raise DataError(f"{name} was {library}'s, and is {opened.library}'s here")
-    same = replace(opened, weights=tag, weights_sha256=wanted, preprocess=preprocess)
+    same = replace(
+        opened,
+        weights=tag,
+        weights_sha256=wanted,
+        preprocess=preprocess,
+        calibration=str(recorded.get("calibration", "")),
+        quantised=None if quantised is None else quantised.read_bytes,
+    )
     if same.key(recorded["precision"], recorded["dtype"]).digest != recorded["key"]:
         raise DataError(
             f"the model's entry of {name} doesn't agree with its key",

@@ -236,7 +236,7 @@ def open_backbones_of(
     absent: Absent = "download",
 ) -> list[Backbone]:
     """A bundle's backbones, with its own weights if it stands alone; see `open_recorded`."""
-    bundled = facts.get("weights") or {}
+    bundled, quantised = facts.get("weights") or {}, facts.get("quantised") or {}
     if facts["kind"] == "finetuned":
         # The tuned network brings its own weights; only the preprocessing is taken from here.
         try:
@@ -250,6 +250,7 @@ def open_backbones_of(
             weights_dir,
             {one.name: one for one in own}.get(entry["name"]),
             absent,
+            folder / quantised[entry["selector"]] if entry.get("selector") in quantised else None,
         )
         for entry in facts["backbones"]
     ]

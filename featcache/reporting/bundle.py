@@ -40,6 +40,9 @@ files : mapping of file name to {"sha256": …, "bytes": …}
     Every other file of the bundle; a file that has changed since is refused.
 parts : list of mappings
     Kind "features": where networks and boosters belong in the pipeline, see `fitting.persist`.
+quantised : mapping of selector to file name
+    Only for int8 features: the backbones' quantised networks. Those backbones have `calibration`
+    too, as in `store.Key`.
 weights : mapping of selector to file name
     Only where the bundle stands alone: the backbones' weights, without the classifying layer.
 """
@@ -51,13 +54,14 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from featcache.errors import DataError, FeatcacheError
 from featcache.hashing import sha256_file
 from featcache.reporting.refit_command import refit_remedy
+from featcache.store.feature_file import read_quantised
+from featcache.store.features import Features
 from featcache.store.key import Key
 
 log = logging.getLogger("featcache")
@@ -164,8 +168,20 @@ def backbone_facts(
 
 
 def _recorded(key: Key | None) -> dict[str, Any]:
-    plain = {} if key is None else asdict(key)
+    plain = {} if key is None else key.plain()
     return {name: value for name, value in plain.items() if name not in ("backbone", "format")}
+
+
+def write_networks(folder: Path, features: Features) -> dict[str, Any]:
+    """Write the quantised networks of int8 features; what model.json says of them, if any."""
+    names = {}
+    for number, (name, key) in enumerate(zip(features.names, features.keys, strict=True)):
+        if key not in features.quantised:
+            continue
+        names[name] = f"quantised/{number}.npz"
+        (folder / "quantised").mkdir(exist_ok=True)
+        (folder / names[name]).write_bytes(read_quantised(features.quantised[key]))
+    return {"quantised": names} if names else {}
 
 
 def try_to_write(folder: Path, write: Writer, run: Path) -> None:

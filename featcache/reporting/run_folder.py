@@ -29,6 +29,7 @@ from featcache.reporting.bundle import (
     backbone_facts,
     try_to_write,
     write_facts,
+    write_networks,
 )
 from featcache.reporting.predictions import write_predictions
 from featcache.reporting.schema import FORMAT, Run, read_run, run_of
@@ -172,7 +173,9 @@ def pipeline_writer(
     def write(folder: Path) -> None:
         from featcache.fitting.persist import save_pipeline
 
-        write_facts(folder, {**facts, "parts": save_pipeline(folder, pipeline)})
+        networks = write_networks(folder, features)
+        parts = save_pipeline(folder, pipeline)
+        write_facts(folder, {**facts, **networks, "parts": parts})
 
     return write
 

@@ -21,6 +21,7 @@ from featcache.errors import RecipeError
 from featcache.extraction.backbone import Backbone, BackboneOptions
 from featcache.extraction.extract import ExtractionContext, Request
 from featcache.extraction.loader import load_sample, spread
+from featcache.extraction.network import INT8
 from featcache.extraction.task import ExtractionTask, FileInProgress
 from featcache.hashing import canonical_json
 from featcache.images.manifest import Images
@@ -146,6 +147,11 @@ def make_plan(
     The networks that embed the sample here are let go of afterwards.
     """
     images = context.unique.images
+    if context.request.precision == INT8:
+        raise RecipeError(
+            "workers don't embed in int8: the network is quantised where the command runs",
+            "Leave --dask out, or choose another --precision.",
+        )
     unfinished = [
         (number, task, task.file)
         for number, task in enumerate(context.tasks)

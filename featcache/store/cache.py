@@ -314,6 +314,7 @@ class Cache:
             data=images.name,
             trained_on=seen if any(seen) else (),
             origins=tuple(entry.key for entry in entries),
+            quantised={e.key.digest: e.path for e in entries if e.key.calibration},
         )
 
     def _check_absent(

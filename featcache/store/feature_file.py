@@ -2,7 +2,8 @@
 
 Datasets: `features` (n, d) float32 or float16; `sha256` (n, 32) uint8, the content of each row's
 image; `done` (n,) uint8; `checksum` (n,) uint32, CRC-32 of each row's sha256 and vector;
-`trained_on` (m, 32) uint8, only if the backbone was fine-tuned: the contents that trained it.
+`trained_on` (m, 32) uint8, only if the backbone was fine-tuned: the contents that trained it;
+`quantised` (m,) uint8, only for int8: the quantised network.
 Attributes: `format`, `key` (canonical JSON), `complete`, `created`, and what made it.
 
 Contiguous, allocated when created, default library version: such a file can be opened again
@@ -36,6 +37,7 @@ ROWS_CHECKED = 31 * 33  # rows that are read and checked together, while they ar
 _LINE = 33  # odd, as 31 is: damage at regular distances then hits some line an odd number of times
 _ROWS_AT_ONCE = 8192
 TRAINED_ON = "trained_on"
+QUANTISED = "quantised"
 _SHOWN = 5
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)  # all h5py's
 _AGAIN = "Delete it and run the extract command again."
@@ -96,6 +98,11 @@ class FeatureFile:
     def attributes(self) -> dict[str, Any]:
         """What is recorded besides the key: versions, device, seconds, created, …"""
         return {name: _plain(value) for name, value in self._file.attrs.items() if name != "key"}
+
+    @property
+    def has_quantised(self) -> bool:
+        """Whether the file holds the quantised network that made it."""
+        return QUANTISED in self._file
 
     def done(self) -> NDArray[np.bool_]:
         """Which rows are written, shape (n,)."""
@@ -203,8 +210,9 @@ class FeatureFile:
             self.read(part, values)
             fresh.write(np.arange(start, start + len(part)), values)
         fresh.annotate(self.attributes)
-        if TRAINED_ON in self._file:
-            fresh._file.create_dataset(TRAINED_ON, data=self._file[TRAINED_ON][...])
+        for name in (TRAINED_ON, QUANTISED):
+            if name in self._file:
+                fresh._file.create_dataset(name, data=self._file[name][...])
         return fresh
 
     def _refuse_infinite(self) -> None:
@@ -269,10 +277,38 @@ def write_trained_on(path: Path, sha256: Iterable[str]) -> None:
         Hex digests of the images' bytes.
     """
     digests = to_digests(np.array(sorted(set(sha256)), np.str_))  # (n, 32)
+    _write_dataset(path, TRAINED_ON, digests)
+
+
+def read_quantised(path: Path) -> bytes:
+    """The quantised network that a feature file was made by.
+
+    Raises
+    ------
+    CacheRefused
+        If it isn't there.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bytes(file[QUANTISED][...].tobytes())
+    except _DAMAGE as error:
+        raise CacheRefused(
+            f"{path} lacks the quantised network that made it: {error}", _AGAIN
+        ) from None
+
+
+def write_quantised(path: Path, network: bytes) -> None:
+    """Keep a quantised network in a feature file, in place of what is there."""
+    check_space(path, "a quantised network", len(network))
+    with guard_writes(path):
+        _write_dataset(path, QUANTISED, np.frombuffer(network, np.uint8))
+
+
+def _write_dataset(path: Path, name: str, values: NDArray[np.uint8]) -> None:
     with h5py.File(path, "r+", locking=False) as file:
-        if TRAINED_ON in file:
-            del file[TRAINED_ON]
-        file.create_dataset(TRAINED_ON, data=digests)
+        if name in file:
+            del file[name]
+        file.create_dataset(name, data=values)
 
 
 def to_digests(sha256: NDArray[np.str_]) -> Digests:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -61,6 +62,8 @@ class Features:
     origins : tuple of Key
         The whole cache key of each block, so that new images can be embedded in the same way; ()
         where the vectors came from no cache.
+    quantised : mapping of str to Path
+        For keys of int8 vectors, the feature file that holds their network.
     """
 
     X: Floats
@@ -76,6 +79,7 @@ class Features:
     view: Strings = field(default_factory=lambda: np.empty(0, np.str_))
     trained_on: tuple[frozenset[str], ...] = ()
     origins: tuple[Key, ...] = ()
+    quantised: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -237,6 +241,7 @@ def join(parts: Sequence[Features]) -> Features:
         origins=tuple(key for part in parts for key in part.origins)
         if all(part.origins for part in parts)
         else (),
+        quantised={key: path for part in parts for key, path in part.quantised.items()},
     )
     return joined.in_order()
 

@@ -37,11 +37,13 @@ class Key:
     preprocess : mapping
         All of `Preprocess`, as plain data.
     precision : str
-        What the network computed in: "fp32", "bf16" or "fp16".
+        What the network computed in: "fp32", "bf16", "fp16" or "int8".
     dtype : str
         What the vector is stored in: "float32" or "float16".
     format : int
         The version of the file format.
+    calibration : str
+        For int8, the digest of the images that the network was quantised on, and how; else "".
     """
 
     backbone: str
@@ -53,10 +55,18 @@ class Key:
     precision: str = "fp32"
     dtype: str = "float32"
     format: int = FORMAT
+    calibration: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it; without a calibration there is no word of it, as in older keys."""
+        values = asdict(self)
+        if not self.calibration:
+            del values["calibration"]
+        return values
 
     def json(self) -> str:
         """Canonical JSON: equal keys give equal text."""
-        return canonical_json(asdict(self))
+        return canonical_json(self.plain())
 
     @property
     def digest(self) -> str:
@@ -75,7 +85,7 @@ class Key:
 
     def differences(self, other: Key) -> list[str]:
         """The fields in which `other` differs, as `preprocess.resize 256 → 224`."""
-        mine, theirs = dict(_flat(asdict(self))), dict(_flat(asdict(other)))
+        mine, theirs = dict(_flat(self.plain())), dict(_flat(other.plain()))
         names = [*mine, *(name for name in theirs if name not in mine)]
         return [
             f"{name} {mine.get(name, 'absent')} → {theirs.get(name, 'absent')}"
@@ -96,9 +106,10 @@ def read_key(text: str, where: str) -> Key:
         plain = json.loads(text)
         version = plain["format"]
         if version == FORMAT:
+            plain.setdefault("calibration", "")
             key = Key(**{field.name: plain[field.name] for field in fields(Key)})
-            if not isinstance(key.preprocess, dict):
-                raise TypeError("preprocess is no mapping")
+            if not isinstance(key.preprocess, dict) or not isinstance(key.calibration, str):
+                raise TypeError("preprocess is no mapping, or calibration no text")
             return key
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CacheRefused(

@@ -23,6 +23,7 @@ CHANGES = {
     "precision": "bf16",
     "dtype": "float16",
     "format": 2,
+    "calibration": "cd" * 32,
 }
 PREPROCESS = {
     "resize": 300,

@@ -170,7 +170,7 @@ def test_where_it_stands(tmp_path):
     runs = sort_runs([first, second, third]).runs
     assert standing(runs[0], runs) == (
         "The best of 3 runs on the same rows; 1 of them can't be told from it "
-        "(paired test, Holm, 5 %)."
+        "(paired max-T test, 5 %)."
     )
     assert "Number 3 of 3" in standing(runs[2], runs)
     assert "is better by more than chance" in standing(runs[2], runs)

@@ -48,14 +48,15 @@ class Differences:
     p: Floats
     critical: float
 
-    @property
-    def detectable(self) -> float:
-        """The smallest difference that the median pair would have shown; NaN without a pair.
+    def detectable(self, column: int) -> float:
+        """The smallest difference from one candidate that would have been shown.
 
-        `critical` times the median standard error: a true difference of this size is shown with a
-        chance of one half. Infinite if no difference could have been shown.
+        `critical` times the median standard error of its pairs: a true difference of this size is
+        shown with a chance of one half. Infinite if no difference could have been shown; NaN
+        without a pair.
         """
-        return float(self.critical * np.median(self.error)) if len(self.error) else float("nan")
+        errors = self.error[(self.pairs == column).any(axis=1)]
+        return float(self.critical * np.median(errors)) if len(errors) else float("nan")
 
 
 @dataclass(frozen=True)

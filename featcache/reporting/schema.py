@@ -35,7 +35,7 @@ class Family:
     size : int
         Runs that were tested against one another.
     detectable : float
-        The smallest difference of accuracies that the test could have shown, see
+        The smallest difference from the best that the test could have shown, see
         `Differences.detectable`.
     winner : Winner
         What the best is worth without the luck of having been chosen.

@@ -13,6 +13,7 @@ from featcache.reporting.schema import Family, Run
 MARGIN = 0.01  # of accuracy, that a cheaper run may be below the best and still be recommended
 METHOD = "(paired max-T test, 5 %)"
 _WORTH_SAYING = 1.1  # times cheaper
+_LEAST_SAVED = 1.0  # seconds
 
 
 def mark_ties(runs: Sequence[Run]) -> list[Run]:
@@ -39,7 +40,7 @@ def mark_ties(runs: Sequence[Run]) -> list[Run]:
             continue
         outcomes, tested = paired
         found = outcomes.compare()
-        family = Family(len(tested), found.detectable, outcomes.winner())
+        family = Family(len(tested), found.detectable(0), outcomes.winner())
         marked[places[0]] = replace(runs[places[0]], p=None, family=family)
         # The first pairs are those with the first run.
         for place, p in zip(tested[1:], found.p.tolist(), strict=False):
@@ -94,7 +95,7 @@ def recommendation(runs: Sequence[Run]) -> list[str]:
     }
     chosen = min(choice, key=lambda run: cost[id(run)])
     mine, theirs = cost[id(chosen)], cost[id(best)]
-    if theirs < _WORTH_SAYING * max(mine, 1e-9):
+    if theirs < max(_WORTH_SAYING * mine, mine + _LEAST_SAVED):
         return []
     times = theirs / max(mine, 1e-9)
     faster = f"{times:.1f}" if times < 9.95 else f"{times:,.0f}"
@@ -156,7 +157,8 @@ def _standing(ties: int, others: int, untested: int) -> str:
 def _detectable(family: Family) -> str:
     if not math.isfinite(family.detectable):
         return "Nothing here can be told apart: too few images, or groups of them, differ."
-    return f"Differences under {100 * family.detectable:.1f} points can't be told from chance here."
+    points = f"{100 * family.detectable:.1f} points"
+    return f"The smallest difference that could have been shown is about {points}."
 
 
 def _expected(family: Family) -> str:

@@ -49,7 +49,7 @@ def test_all_pairs_by_hand():
     assert found.difference == pytest.approx([0.75, 0.75, 0])
     pooled = ((d - d.mean(axis=0)) ** 2).sum(axis=0) + 2
     assert found.error == pytest.approx(np.sqrt(pooled * 4 / 3) / 4)
-    assert found.critical == found.detectable == float("inf")
+    assert found.critical == found.detectable(0) == float("inf")
 
 
 def test_groups_are_turned_round_whole():
@@ -88,7 +88,7 @@ def test_inflation_divides_t_by_its_root():
     assert found.p == pytest.approx([2 * stats.t.sf(t, 399)], abs=0.01)
     assert found.critical == pytest.approx(1.966, abs=0.06)
     assert found.error == pytest.approx(np.sqrt(2.25 * (d.var(ddof=1) + 2 / 399) / 400), rel=0.01)
-    assert found.detectable == found.critical * found.error[0]
+    assert found.detectable(1) == found.critical * found.error[0]
 
 
 def test_many_equal_candidates_are_not_told_apart_more_often_than_said():
@@ -138,7 +138,7 @@ def test_more_candidates_than_rows_one_candidate_and_one_unit():
     assert (wide.p >= 0.05).all()  # three rows show nothing
     alone = compare_all(np.ones((5, 1)))
     assert len(alone.p) == 0
-    assert np.isnan(alone.detectable)
+    assert np.isnan(alone.detectable(0))
     one = compare_all([[1, 0], [1, 0]], ["a", "a"])
     assert one.p.tolist() == [1]
     assert one.critical == float("inf")

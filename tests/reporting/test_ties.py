@@ -65,7 +65,7 @@ def test_one_split_is_tested_over_all_pairs(runs):
     found = compare_all(table)
     assert [run.p for run in done] == [None, *map(pytest.approx, found.p[:2])]
     assert done.best.family.size == 3
-    assert done.best.family.detectable == pytest.approx(found.detectable)
+    assert done.best.family.detectable == pytest.approx(found.detectable(0))
     assert [run.family for run in done][1:] == [None, None]
 
 
@@ -187,7 +187,8 @@ def test_what_is_said_where_nothing_ties(runs):
     low, high = family.winner.low, family.winner.high
     assert verdict(made.runs) == (
         f"big+small.concat.mlp is best, by more than chance {METHOD}. "
-        f"Differences under {100 * family.detectable:.1f} points can't be told from chance here. "
+        "The smallest difference that could have been shown is about "
+        f"{100 * family.detectable:.1f} points. "
         f"Best of 3: {made.best.metric('accuracy'):.3f}; expected of a winner chosen so: "
         f"{family.winner.expected:.3f} ({low:.3f} … {high:.3f})."
     )
@@ -215,6 +216,7 @@ def test_what_to_use_is_the_cheapest_tie_within_a_point(runs):
     right = {"mlp": good, "svm": fewer(good, 1), "knn": fewer(good, 2), "logreg": fewer(good, 3)}
     done = sort_runs(runs(right, mlp=4.2, svm=2.1, knn=1, logreg=0.1)).runs
     assert [run.tie for run in done[1:]] == [True] * 3
+    assert recommendation([replace(run, fit_seconds=run.fit_seconds / 9) for run in done]) == []
     # logreg is 1.5 points below: outside the margin, however cheap.
     assert recommendation(done) == [
         "To use: big+small.concat.knn, 1.0 points below the best and 3.9 times cheaper "

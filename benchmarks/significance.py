@@ -163,37 +163,39 @@ def refitted(
         told = rng.choice(INFORMATIVE, known, replace=False)
         mute = rng.choice(np.arange(INFORMATIVE, WIDTH), USED - known, replace=False)
         used[k] = np.r_[told, mute]
+    A = np.column_stack([X, np.ones(n), y])  # (n, d + 2)
     right, lines, fold, truth = [], [], [], np.zeros(candidates)
     noise = sqrt(1.09) if groups else 1.0
     for repeat in range(repeats):
         place = rng.permutation(int(units.max()) + 1)[units] % 5  # (n,)
-        for part in range(5):
-            train, test = place != part, place == part
-            beta, offset = _fit(X[train], y[train], used)
-            right.append((X[test] @ beta + offset) * y[test][:, None] > 0)
-            lines.append(units[test])
-            fold.append(np.full(test.sum(), 5 * repeat + part))
+        parts = [np.flatnonzero(place == part) for part in range(5)]
+        grams = [A[rows].T @ A[rows] for rows in parts]  # each (d + 2, d + 2)
+        whole = np.sum(grams, axis=0)
+        for part, rows in enumerate(parts):
+            beta, offset = _fit(whole - grams[part], used)
+            right.append((A[rows, :WIDTH] @ beta + offset) * y[rows][:, None] > 0)
+            lines.append(units[rows])
+            fold.append(np.full(len(rows), 5 * repeat + part))
             margin, size = mean @ beta, noise * np.sqrt((beta**2).sum(axis=0))  # (K,), (K,)
-            sides = (
-                stats.norm.cdf((margin + offset) / size),
-                stats.norm.cdf((margin - offset) / size),
-            )
-            truth += (sides[0] + sides[1]) / (10 * repeats)
+            for side in (offset, -offset):
+                truth += stats.norm.cdf((margin + side) / size) / (10 * repeats)
     unit = np.concatenate(lines) if groups or repeats > 1 else None
     return Tested(np.concatenate(right).astype(float), unit, np.concatenate(fold), 0.8 * n, truth)
 
 
-def _fit(X: Floats, y: Floats, used: Ints) -> tuple[Floats, Floats]:
-    """Ridge coefficients (d, K), zero where a feature isn't used, and offsets (K,)."""
-    centre = X.mean(axis=0)
-    Z = X - centre
-    gram, product = Z.T @ Z, Z.T @ (y - y.mean())
-    small = gram[used[:, :, None], used[:, None, :]] + np.eye(USED)  # (K, used, used)
+def _fit(gram: Floats, used: Ints) -> tuple[Floats, Floats]:
+    """Ridge coefficients (d, K), zero where a feature isn't used, and offsets (K,).
+
+    Of the products of the columns of the rows' features, 1 and y.
+    """
+    n, sums, y_mean = gram[WIDTH, WIDTH], gram[WIDTH, :WIDTH], gram[WIDTH, -1] / gram[WIDTH, WIDTH]
+    inner = gram[:WIDTH, :WIDTH] - np.outer(sums, sums) / n
+    product = gram[:WIDTH, -1] - sums * y_mean
+    small = inner[used[:, :, None], used[:, None, :]] + np.eye(USED)  # (K, used, used)
     solved = np.linalg.solve(small, product[used][:, :, None])[:, :, 0]
-    beta = np.zeros((X.shape[1], len(used)))
-    for k, columns in enumerate(used):
-        beta[columns, k] = solved[k]
-    return beta, y.mean() - centre @ beta
+    beta = np.zeros((WIDTH, len(used)))
+    beta[used, np.arange(len(used))[:, None]] = solved
+    return beta, y_mean - sums / n @ beta
 
 
 # --- the tables
@@ -206,7 +208,7 @@ def error(runs: int) -> None:
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, n, make, repeats in _designs():
         for count in CANDIDATES:
-            some = max(20, runs // (1 if n < 5000 or count < 12 else count // 10))
+            some = max(20, runs // (4 if n > 5000 else 1))
             equal = [make(np.random.default_rng(seed), count, 0) for seed in range(some)]
             false = [(now(one, repeats)[0], before(one)[0]) for one in equal]
             del equal
@@ -332,7 +334,7 @@ def _labelled(rng: Any, n: int, shares: Sequence[float], groups: int) -> tuple[A
 
 
 def luck(runs: int) -> None:
-    """How much too high the winner's own score is, and what remains after the correction."""
+    """By how much the winner's score is too high, and the corrected one."""
     print("\n## The winner's luck\n")
     print("| design | candidates | n | K | too high | corrected | interval holds the truth |")
     print("|---|---|--:|--:|--:|--:|--:|")

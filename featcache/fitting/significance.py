@@ -18,6 +18,8 @@ ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
 _ALL_SIGNS = 13  # units that differ, up to which every way to turn them round is tried
 _MOST_SIGNS = 20_000  # units that differ, from which on Gaussians do as well
 _AT_ONCE = 2**22  # numbers of a block of draws
+_HELD_OUT = 0.2  # of the units, when a winner is chosen on the others
+_CHOICE = 1.5  # times the variance that a winner's expected score has because it is chosen
 _MOST_DRAWN = 50_000_000  # units, in all draws together
 _ROUNDING = 1e-9
 
@@ -175,10 +177,14 @@ def winner(
 ) -> Winner:
     """What the best candidate's score is without the luck of having been chosen by it.
 
-    Bootstrap bias corrected cross-validation: the candidate that is best on units drawn with
-    replacement is scored on those that were not drawn (Tsamardinos, Greasidou & Borboudakis 2018,
-    doi:10.1007/s10994-018-5714-4). The interval is that of a mean of as many rows, see
-    `interval`.
+    The choice is made again and again on four fifths of the units, drawn anew each time, and scored
+    on the fifth that it did not see (Bernau, Augustin & Boulesteix 2013, doi:10.1111/biom.12041).
+    Bootstrap bias correction (Tsamardinos, Greasidou & Borboudakis 2018,
+    doi:10.1007/s10994-018-5714-4) chooses on units drawn with replacement, which is as good as a
+    choice by half of them, and so says up to 0.8 points too little; a fifth does up to 0.4.
+
+    The interval is that of a mean of as many rows with one and a half times the variance: the
+    choice has its own (docs/statistics.md).
 
     Parameters
     ----------
@@ -198,8 +204,7 @@ def winner(
     expected = float(means[best])
     if totals.shape[1] > 1 and len(totals) > 1:
         some = max(50, min(draws, _MOST_DRAWN // len(totals)))
-        left_out = [_left_out(totals, sizes, times) for times in _drawn(len(totals), some, seed)]
-        expected = float(np.concatenate(left_out).mean())
+        expected, inflation = _held_out(totals, sizes, some, seed), _CHOICE * inflation
     column = np.asarray(scores, float)[:, best]
     low, high = interval(column, units, weights, inflation=inflation, about=expected)
     return Winner(float(means[best]), expected, low, high)
@@ -291,23 +296,18 @@ def _critical(largest: Floats, units: int) -> float:
     return float(rare[0] * np.sqrt((units - 1) / (units - rare[0] ** 2)))
 
 
-def _drawn(units: int, draws: int, seed: int) -> Iterator[Floats]:
-    """How often each unit is drawn, in blocks of shape (b, units)."""
+def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int) -> float:
+    """The mean score, on a fifth of the units, of the candidate that is best on the others."""
     rng = np.random.default_rng(seed)
-    block = max(1, _AT_ONCE // units)
+    gained = rows = 0.0
+    block = max(1, _AT_ONCE // len(totals))
     for start in range(0, draws, block):
-        size = min(block, draws - start)
-        drawn = rng.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * units)
-        yield times.reshape(size, units).astype(float)
-
-
-def _left_out(totals: Floats, sizes: Floats, times: Floats) -> Floats:
-    """The score on the units not drawn of the candidate that is best on those drawn."""
-    unseen = (times == 0).astype(float)  # (b, units)
-    rest = unseen @ sizes  # (b,)
-    some = rest > 0
-    # All candidates of a draw have the same rows, so the largest sum is the largest mean.
-    chosen = (times @ totals).argmax(axis=1)[some]
-    scores = (unseen[some] @ totals)[np.arange(len(chosen)), chosen] / rest[some]
-    return np.asarray(np.minimum(scores, 1.0))
+        size = (min(block, draws - start), len(totals))
+        out = rng.random(size, dtype=np.float32) < _HELD_OUT  # (b, units)
+        out = out[~out.all(axis=1)].astype(float)
+        scores = out @ totals  # (b, K)
+        # All candidates of a draw have the same rows, so the largest sum is the largest mean.
+        chosen = (totals.sum(axis=0) - scores).argmax(axis=1)
+        gained += float(scores[np.arange(len(chosen)), chosen].sum())
+        rows += float((out @ sizes).sum())
+    return min(gained / rows, 1.0)

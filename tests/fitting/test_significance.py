@@ -170,9 +170,9 @@ def test_scores_that_are_no_table(scores, rest):
 
 def test_winner_of_equals_has_only_luck():
     rng = np.random.default_rng(9)
-    found = [winner(rng.random((300, 40)) < 0.8, draws=200, seed=seed) for seed in range(30)]
+    found = [winner(rng.random((300, 40)) < 0.8, draws=50, seed=seed) for seed in range(120)]
     assert np.mean([one.score for one in found]) > 0.84
-    assert np.mean([one.expected for one in found]) == pytest.approx(0.8, abs=0.008)
+    assert np.mean([one.expected for one in found]) == pytest.approx(0.8, abs=0.009)
     assert np.mean([one.low < 0.8 < one.high for one in found]) > 0.85
 
 
@@ -181,16 +181,16 @@ def test_winner_against_a_plain_loop():
     right = rng.random((60, 5)) < rng.uniform(0.6, 0.9, 5)
     groups = rng.integers(20, size=60)
     rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-    scores = []
+    hits = tested = 0
     for _ in range(3000):
-        drawn = rng.integers(len(rows), size=len(rows))
-        seen = np.concatenate([rows[g] for g in drawn])
-        rest = np.concatenate([rows[g] for g in set(range(len(rows))) - set(drawn.tolist())])
-        # The same rows for all: the mean of the drawn and of the others, row by row.
-        scores.append(right[rest, right[seen].mean(axis=0).argmax()].mean())
+        out = rng.random(len(rows)) < 0.2
+        seen = np.concatenate([r for r, o in zip(rows, out, strict=True) if not o])
+        rest = np.concatenate([np.zeros(0, int), *(r for r, o in zip(rows, out, strict=True) if o)])
+        hits += right[rest, right[seen].mean(axis=0).argmax()].sum()
+        tested += len(rest)
     found = winner(right, groups, draws=3000)
     assert found.score == pytest.approx(right.mean(axis=0).max())
-    assert found.expected == pytest.approx(np.mean(scores), abs=0.01)
+    assert found.expected == pytest.approx(hits / tested, abs=0.006)
 
 
 def test_winner_of_what_leaves_no_choice():

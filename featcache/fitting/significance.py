@@ -181,7 +181,7 @@ def winner(
     on the fifth that it did not see (Bernau, Augustin & Boulesteix 2013, doi:10.1111/biom.12041).
     Bootstrap bias correction (Tsamardinos, Greasidou & Borboudakis 2018,
     doi:10.1007/s10994-018-5714-4) chooses on units drawn with replacement, which is as good as a
-    choice by half of them, and so says up to 0.8 points too little; a fifth does up to 0.4.
+    choice by half of them, and so says up to 0.8 points too little; a fifth does up to 0.5.
 
     The interval is that of a mean of as many rows with one and a half times the variance: the
     choice has its own (docs/statistics.md).

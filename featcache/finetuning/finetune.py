@@ -31,13 +31,13 @@ from featcache.finetuning.network import FusedNetwork, build, check_trainable, m
 from featcache.finetuning.options import Options
 from featcache.finetuning.serialization import network_writer
 from featcache.finetuning.trainer import Trainer
-from featcache.fitting.evaluate import Result
+from featcache.fitting.evaluate import Result, accuracy_interval
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.leakage import refuse_trained
-from featcache.fitting.metrics import interval, scores
+from featcache.fitting.metrics import scores
 from featcache.fitting.networks import seeded
-from featcache.fitting.splits import Fold, components, make_folds
+from featcache.fitting.splits import Fold, make_folds
 from featcache.images.manifest import Images
 from featcache.reporting.bundle import SPLIT
 from featcache.reporting.comparison import write_comparison
@@ -286,13 +286,11 @@ class _Study:
 
     def _result(self, done: Sequence[_Done]) -> Result:
         features, seed = self.features, self.model.seed
-        tested = np.concatenate([fold.test for fold in self.split])
-        right = np.concatenate([one.result.true == one.result.pred for one in done])
+        folds = [one.result for one in done]
         return Result(
             backbones=features.names, fusion=self.model.fusion, head=HEAD, data=features.data,
             keys=features.keys, classes=np.unique(features.y).tolist(),
-            folds=[one.result for one in done],
-            interval=interval(right, components(features)[tested], seed=seed), seed=seed,
+            folds=folds, interval=accuracy_interval(features, self.split, folds), seed=seed,
         )  # fmt: skip
 
     def save(self, folder: Path, done: Sequence[_Done], facts: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.grid import Candidate
 from featcache.fitting.leakage import refuse_trained
-from featcache.fitting.metrics import interval
+from featcache.fitting.metrics import fold_weights, interval, refit_inflation
 from featcache.fitting.pipeline import describe
 from featcache.fitting.splits import Fold, components, factorize, groups_to_keep, make_folds
 from featcache.store.features import Features
@@ -42,10 +42,10 @@ class Result:
         All labels of the features, sorted.
     folds : list of FoldResult
     interval : (low, high)
-        95 % bootstrap interval of the accuracy over all test rows together; rows linked by group
-        or content are drawn together.
+        95 % interval of the accuracy in `metrics`; rows linked by group or content count as what
+        they are worth together.
     seed : int
-        What the bootstrap was drawn with, and the folds where `evaluate` made them.
+        What the folds were drawn with where `evaluate` made them.
     """
 
     backbones: tuple[str, ...]
@@ -172,7 +172,7 @@ def evaluate_all(
         Plans the same candidates: says which has to wait for which.
     executor : Executor
     seed : int, default 0
-        Of the bootstrap, see `Result`.
+        See `Result`.
     keep : bool, default False
         Keep each fold's fitted classifier.
 
@@ -236,9 +236,7 @@ def _result_of(
     seed: int,
 ) -> Result:
     """What the folds, each in its place in `done`, come to together."""
-    tested = np.concatenate([fold.test for fold in split])
     sources = factorize(features.sources)  # (n,)
-    right = np.concatenate([fold.true == fold.pred for fold in done])
     return Result(
         backbones=features.names,
         fusion=candidate.fusion,
@@ -250,8 +248,26 @@ def _result_of(
             replace(one, train_images=len(np.unique(sources[fold.train])))
             for one, fold in zip(done, split, strict=True)
         ],
-        interval=interval(right, components(features)[tested], seed=seed),
+        interval=accuracy_interval(features, split, done),
         seed=seed,
+    )
+
+
+def accuracy_interval(
+    features: Features, split: Sequence[Fold], done: Sequence[FoldResult]
+) -> tuple[float, float]:
+    """95 % interval of the accuracy as `Result.metrics` has it, the mean over the folds."""
+    tested = np.concatenate([fold.test for fold in split])
+    images = len(np.unique(tested))
+    trained = np.mean([len(np.unique(features.sources[fold.train])) for fold in split])
+    return interval(
+        np.concatenate([fold.true == fold.pred for fold in done]),
+        components(features)[tested],
+        fold_weights(np.repeat(np.arange(len(split)), [len(fold.test) for fold in split])),
+        most_rows=images,
+        inflation=refit_inflation(
+            len(split) * images // len(tested), float(trained), len(tested) / len(split)
+        ),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
     log_loss,
@@ -14,6 +16,9 @@ from sklearn.metrics import (
     recall_score,
     roc_auc_score,
 )
+
+_ROUNDING = 1e-20  # variances below it are those of equal values
+_WORST = 0.25  # degrees of freedom that the worst case counts for, see `_design_effect`
 
 
 def scores(
@@ -92,38 +97,263 @@ def calibration_error(
 
 
 def interval(
-    correct: NDArray[Any],
-    groups: NDArray[Any] | None = None,
-    seed: int = 0,
-    draws: int = 1000,
+    scores: ArrayLike,
+    groups: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    *,
+    most_rows: float = math.inf,
+    inflation: float = 1.0,
+    about: float | None = None,
 ) -> tuple[float, float]:
-    """95 % bootstrap percentile interval of the accuracy.
+    """95 % interval of a weighted mean of scores between 0 and 1, as of an accuracy.
+
+    Wilson's, which is never of zero width and stays inside 0 … 1 (Wilson 1927,
+    doi:10.1080/01621459.1927.10502953; Brown, Cai & DasGupta 2001, doi:10.1214/ss/1009213286). Its
+    number of rows is the effective one: the number that gives a mean of independent rows the
+    variance that this mean has. If rows belong together, that variance is the one between groups.
+    Student's t with one degree of freedom less than there are groups, or rows, takes the place of
+    1.96 (Korn & Graubard 1998, Survey Methodology 24, 193-201; Franco, Little, Louis & Slud 2019,
+    doi:10.1093/jssam/smy019).
 
     Parameters
     ----------
-    correct : bool array of shape (n,)
+    scores : float or bool array of shape (n,)
+        Whether each row is right; or from `row_scores`.
     groups : array of shape (n,), default None
-        Rows of one group are drawn together; "" or None: each row alone.
-    seed : int, default 0
-    draws : int, default 1000
-        Resamples.
+        Rows that share a value belong together; "" or None: each row alone.
+    weights : float array of shape (n,), default None
+        None: all alike.
+    most_rows : float, default infinity
+        As many effective rows at most.
+    inflation : float, default 1
+        The variance is multiplied by it, see `refit_inflation`.
+    about : float, default None
+        The middle, if it is another than the mean of the scores.
 
     Returns
     -------
     (low, high) : floats
+        0 and 1 if all rows are of one group: nothing says how far another group would differ.
     """
-    n = len(correct)
+    value = np.asarray(scores, float)  # (n,)
+    share = shares(weights, len(value))  # (n,)
+    unit = unit_codes(groups, len(value))  # (n,)
+    units = int(unit.max()) + 1
+    if units == 1:
+        return 0.0, 1.0
+    mean = float(np.clip(share @ value, 0, 1))
+    apart = share * (value - share @ value)  # (n,)
+    rows = 1 / float(share @ share)
+    alone = float(apart @ apart) * len(value) / (len(value) - 1)
+    if alone > _ROUNDING:
+        rows = min(rows, mean * (1 - mean) / alone)
+    rows = min(rows / _design_effect(apart, share, unit), most_rows) / inflation
+    reach = float(stats.t.ppf(0.975, units - 1))
+    return _wilson(mean if about is None else about, rows, reach)
+
+
+def refit_inflation(folds: int, train: float, test: float) -> float:
+    """What the variance of an accuracy over rows is multiplied by if they were tested in folds.
+
+    Each fold's classifier depends on its training rows too, and how much can't be told without
+    bias from the folds (Bengio & Grandvalet 2004, JMLR 5, 1089-1105). 1 + test / train, 1.25 for
+    five folds, is what the simulations in docs/statistics.md ask for from 50 rows on; a difference
+    of two candidates takes more, see `significance.fold_inflation`.
+
+    Parameters
+    ----------
+    folds : int
+        Of one repeat; 1 for a test split.
+    train, test : float
+        Rows of one fold, or their means.
+    """
+    return 1.0 if folds < 2 else 1 + test / train
+
+
+def row_scores(
+    metric: str,
+    true: NDArray[Any],
+    pred: NDArray[Any],
+    proba: NDArray[Any] | None,
+    classes: Sequence[str],
+) -> NDArray[np.float64]:
+    """A score for each row, whose mean is the metric and whose spread is the metric's.
+
+    Where a metric is no mean over rows (balanced accuracy, F1, AUC), a row's score is the metric
+    plus n times the row's influence on it, so that the variance of the scores' mean is that of the
+    metric, as the bootstrap finds it in the limit (infinitesimal jackknife: Efron 1982, "The
+    jackknife, the bootstrap and other resampling plans", chapter 6; for the AUC DeLong, DeLong &
+    Clarke-Pearson 1988, doi:10.2307/2531595).
+
+    Parameters
+    ----------
+    metric : {"accuracy", "balanced_accuracy", "f1", "auc", "log_loss", "brier"}
+    true, pred, proba, classes
+        See `scores`.
+
+    Returns
+    -------
+    float array of shape (n,)
+        NaN if the metric is not defined.
+    """
+    code, names = np.searchsorted(classes, true), np.asarray(classes)  # (n,)
+    if metric == "accuracy":
+        return np.asarray(true == pred, float)
+    if metric == "balanced_accuracy":
+        return _recall_scores(np.asarray(true == pred, float), code)
+    if metric == "f1":
+        return _f1_scores(code, np.searchsorted(names, pred))
+    if proba is None:
+        return np.full(len(code), np.nan)
+    if metric == "auc":
+        return _auc_scores(code, proba)
+    if metric == "log_loss":
+        own = proba[np.arange(len(code)), code] / proba.sum(axis=1)
+        return np.asarray(-np.log(np.clip(own, np.finfo(proba.dtype).eps, 1)), float)
+    wanted = np.eye(len(names))[code]  # (n, classes)
+    return np.asarray(((proba - wanted) ** 2).sum(axis=1), float)
+
+
+def metric_intervals(
+    true: NDArray[Any],
+    pred: NDArray[Any],
+    proba: NDArray[Any] | None,
+    classes: Sequence[str],
+    *,
+    folds: NDArray[Any],
+    groups: ArrayLike | None = None,
+    inflation: float = 1.0,
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of balanced accuracy, macro F1 and AUC, each as a mean over the folds.
+
+    Parameters
+    ----------
+    true, pred, proba, classes
+        See `scores`.
+    folds : array of shape (n,)
+        In which each row was tested.
+    groups : array of shape (n,), default None
+    inflation : float, default 1
+        See `interval`.
+
+    Returns
+    -------
+    dict
+        By the metrics' names; without those that are undefined in every fold.
+    """
+    every = np.unique(true, return_counts=True)[1]
+    # A mean of recalls of equal size p has the variance of so many rows: p (1 - p) / rows.
+    most = len(every) ** 2 / float((1 / every).sum())
+    linked = np.arange(len(true)) if groups is None else np.asarray(groups)
+    found = {}
+    for metric in ("balanced_accuracy", "f1", "auc"):
+        scored = np.full(len(true), np.nan)
+        for name in np.unique(folds):
+            rows = folds == name
+            part = None if proba is None else proba[rows]
+            scored[rows] = row_scores(metric, true[rows], pred[rows], part, classes)
+        known = ~np.isnan(scored)
+        if known.any():
+            weights = fold_weights(folds[known])
+            rows = math.inf if metric == "auc" else most
+            found[metric] = interval(
+                scored[known], linked[known], weights, most_rows=rows, inflation=inflation
+            )
+    return found
+
+
+def fold_weights(folds: NDArray[Any]) -> NDArray[np.float64]:
+    """A weight for each row, with which the mean over rows is the mean over the folds' means."""
+    _, fold, size = np.unique(folds, return_inverse=True, return_counts=True)
+    return np.asarray(1 / (len(size) * size[fold]), float)
+
+
+def shares(weights: ArrayLike | None, rows: int) -> NDArray[np.float64]:
+    """The weights as parts of 1, shape (rows,)."""
+    given = np.ones(rows) if weights is None else np.asarray(weights, float)
+    return np.asarray(given / given.sum(), float)
+
+
+def unit_codes(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
+    """A number from 0 on for each row, equal for those of a group; "" is no group."""
     if groups is None:
-        unit = np.arange(n)
-    else:
-        _, unit = np.unique(groups, return_inverse=True)
-        unit = np.where(np.asarray(groups) == "", n + np.arange(n), unit)
-        _, unit = np.unique(unit, return_inverse=True)  # (n,)
-    table = np.stack((np.bincount(unit, weights=correct), np.bincount(unit)), axis=1)  # (g, 2)
-    # Groups with equal (right, rows) can't be told apart, so how often each kind is drawn is
-    # multinomial: as good as drawing groups one by one, in far less memory.
-    kinds, count = np.unique(table, axis=0, return_counts=True)  # (kinds, 2), (kinds,)
-    drawn = np.random.default_rng(seed).multinomial(len(table), count / len(table), size=draws)
-    right, rows = (drawn @ kinds).T  # (draws,), (draws,)
-    low, high = np.percentile(right / rows, (2.5, 97.5))
-    return float(low), float(high)
+        return np.arange(rows)
+    _, unit = np.unique(np.asarray(groups), return_inverse=True)
+    unit = np.where(np.asarray(groups) == "", rows + np.arange(rows), unit)
+    return np.asarray(np.unique(unit, return_inverse=True)[1], np.intp)
+
+
+def _design_effect(
+    apart: NDArray[np.float64], share: NDArray[np.float64], unit: NDArray[np.intp]
+) -> float:
+    """How much more the mean varies because rows belong together; 1 if each stands alone.
+
+    Few groups say little of that, above all if most of them are all right. So the worst case, that
+    rows of a group are equal, counts as a quarter of a degree of freedom beside those that the
+    groups have: 2 / variance of the estimated variance, relative to its square (Satterthwaite
+    1946, doi:10.2307/3002019). How much it counts is set by the simulations in docs/statistics.md.
+    """
+    size = np.bincount(unit, weights=share)  # (units,)
+    units = len(size)
+    if units == len(unit):
+        return 1.0
+    scale = units / (units - 1)
+    worst = scale * float(size @ size / (share @ share))
+    total = np.bincount(unit, weights=apart)  # (units,)
+    alone, between = float(apart @ apart), float(total @ total)
+    if min(between, alone) < _ROUNDING:
+        return worst
+    known = 2 / max(float((total**4).sum()) / between**2 - 1 / units, 1 / units)
+    effect = float(np.clip(scale * between / alone, 1, worst))
+    return (known * effect + _WORST * worst) / (known + _WORST)
+
+
+def _wilson(mean: float, rows: float, reach: float) -> tuple[float, float]:
+    """Wilson's interval for a share of so many rows, `reach` standard errors to each side."""
+    square = reach**2 / rows
+    middle = (mean + square / 2) / (1 + square)
+    half = math.sqrt(square * mean * (1 - mean) + square**2 / 4) / (1 + square)
+    # Exactly, 0 and 1 are ends of the intervals of 0 and 1.
+    return max(0.0, min(middle - half, mean)), min(1.0, max(middle + half, mean))
+
+
+def _recall_scores(right: NDArray[np.float64], code: NDArray[np.intp]) -> NDArray[np.float64]:
+    _, place, size = np.unique(code, return_inverse=True, return_counts=True)
+    recall = np.bincount(place, weights=right) / size  # (present classes,)
+    influence = (right - recall[place]) / (len(size) * size[place])
+    return np.asarray(recall.mean() + len(right) * influence, float)
+
+
+def _f1_scores(code: NDArray[np.intp], guess: NDArray[np.intp]) -> NDArray[np.float64]:
+    """F1 of a class is 2 hits / (rows of it + guesses of it)."""
+    classes = int(max(code.max(), guess.max())) + 1
+    both = np.bincount(code, minlength=classes) + np.bincount(guess, minlength=classes)
+    f1 = 2 * np.bincount(code[code == guess], minlength=classes) / np.maximum(both, 1)  # (classes,)
+    used = np.maximum(both, 1) * np.count_nonzero(both)
+    parts = 2 * (code == guess) / used[code] - f1[code] / used[code] - f1[guess] / used[guess]
+    return np.asarray(f1.sum() / np.count_nonzero(both) + len(code) * parts, float)
+
+
+def _auc_scores(code: NDArray[np.intp], proba: NDArray[Any]) -> NDArray[np.float64]:
+    n, classes = proba.shape
+    if len(np.unique(code)) < classes:
+        return np.full(n, np.nan)
+    asked = [1] if classes == 2 else range(classes)
+    total, mean = np.zeros(n), 0.0
+    for label in asked:
+        of_it, score = code == label, proba[:, label]
+        one, rest = score[of_it], score[~of_it]
+        above = _share_below(rest, one)  # of the others, below each of the class
+        beneath = 1 - _share_below(one, rest)
+        auc = above.mean()
+        mean += float(auc) / len(asked)
+        total[of_it] += (above - auc) / (len(one) * len(asked))
+        total[~of_it] += (beneath - auc) / (len(rest) * len(asked))
+    return np.asarray(mean + n * total, float)
+
+
+def _share_below(values: NDArray[Any], marks: NDArray[Any]) -> NDArray[np.float64]:
+    """The share of the values below each mark; those equal to it count by half."""
+    ordered = np.sort(values)
+    sides = (np.searchsorted(ordered, marks, side) for side in ("left", "right"))
+    return np.asarray(sum(sides) / (2 * len(values)), float)

@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
-from featcache.fitting.metrics import interval
-from featcache.fitting.significance import holm
-from featcache.reporting.predictions import FoldScores, Outcomes, p_value, read_tested
-from featcache.reporting.schema import ALPHA, Run
+from featcache.fitting.significance import ALPHA
+from featcache.reporting.predictions import pair_outcomes
+from featcache.reporting.schema import Run
 
 log = logging.getLogger("featcache")
 
@@ -32,10 +28,9 @@ class Addition:
     with_it, without : float
         Accuracy of all backbones, and of all but this one.
     low, high : float
-        95 % interval of the difference: on one split by bootstrap over groups of the rows' own
-        differences, over folds by the corrected t-test's distribution.
+        95 % interval of the difference, for all additions together.
     p : float
-        Of the paired test that `ties` uses, by Holm's method over all additions.
+        Of the paired test that `ties` uses, adjusted for all additions.
     """
 
     backbone: str
@@ -82,25 +77,37 @@ def ablation(runs: Sequence[Run]) -> list[Addition]:
     if not runs:
         return []
     most = max((run.backbones for run in runs), key=len)
-    by_setting = {_setting(run): run for run in runs}
-    measured = []
-    for run in (run for run in runs if run.backbones == most and len(most) > 1):
-        for name in most:
+    by_setting = {_setting(run): place for place, run in enumerate(runs)}
+    steps = []
+    for place, run in enumerate(runs):
+        for name in most if run.backbones == most and len(most) > 1 else ():
             rest = tuple(other for other in most if other != name)
             fusion = run.fusion if len(rest) > 1 else "concat"
-            without = by_setting.get((rest, fusion, run.head, run.select, run.tune))
-            found = None if without is None else _difference(run.folder, without.folder)
-            if without is None or found is None:
-                log.warning("no predictions of %s without %s to compare", run.name, name)
-                continue
-            measured.append((name, run, without, found))
-    p_values = holm([found[2] for *_, found in measured])
-    made = [
-        Addition(name, run.fusion, run.head, run.select, run.metric("accuracy"),
-                 without.metric("accuracy"), low, high, p)
-        for (name, run, without, (low, high, _)), p in zip(measured, p_values, strict=True)
+            steps.append((name, place, by_setting.get((rest, fusion, *_setting(run)[2:]))))
+    return sorted(_measured(runs, steps), key=lambda one: -one.adds)
+
+
+def _measured(runs: Sequence[Run], steps: Sequence[tuple[str, int, int | None]]) -> list[Addition]:
+    """The additions between two runs each, tested together; those that can't be are warned of."""
+    paired = pair_outcomes([run.folder for run in runs]) if steps else None
+    column = {} if paired is None else {place: at for at, place in enumerate(paired[1])}
+    known = []
+    for name, one, other in steps:
+        if one in column and other in column:
+            known.append((name, one, other))
+        else:
+            log.warning("no predictions of %s without %s to compare", runs[one].name, name)
+    if paired is None or not known:
+        return []
+    found = paired[0].compare([(column[one], column[other]) for _, one, other in known])
+    reach = found.critical * found.error  # (additions,)
+    low, high = found.difference - reach, found.difference + reach
+    return [
+        Addition(name, runs[one].fusion, runs[one].head, runs[one].select,
+                 runs[one].metric("accuracy"), runs[other].metric("accuracy"),
+                 max(-1.0, float(low[i])), min(1.0, float(high[i])), float(found.p[i]))
+        for i, (name, one, other) in enumerate(known)
     ]  # fmt: skip
-    return sorted(made, key=lambda one: -one.adds)
 
 
 def write_ablation(folder: Path, found: Sequence[Addition]) -> Path:
@@ -117,28 +124,3 @@ def write_ablation(folder: Path, found: Sequence[Addition]) -> Path:
 
 def _setting(run: Run) -> tuple[Any, ...]:
     return (run.backbones, run.fusion, run.head, run.select, run.tune)
-
-
-def _difference(one: Path, other: Path) -> tuple[float, float, float] | None:
-    """Interval and p-value of the first's accuracy less the other's; None without predictions."""
-    mine, theirs = read_tested(one), read_tested(other)
-    p = p_value(mine, theirs)
-    if p is None:
-        return None
-    if isinstance(mine, Outcomes) and isinstance(theirs, Outcomes):
-        groups = mine.groups or theirs.groups
-        differences = np.asarray(mine.right, float) - np.asarray(theirs.right, float)  # (n,)
-        return *interval(differences, None if groups is None else np.asarray(groups)), p
-    if isinstance(mine, FoldScores) and isinstance(theirs, FoldScores):
-        return *_over_folds(mine, theirs), p
-    return None
-
-
-def _over_folds(mine: FoldScores, theirs: FoldScores) -> tuple[float, float]:
-    """The interval whose test is `significance.corrected_t_test`."""
-    differences = np.subtract(mine.accuracy, theirs.accuracy)  # (k,)
-    k = len(differences)
-    error = np.sqrt((1 / k + mine.test / mine.train) * differences.var(ddof=1))
-    reach = float(stats.t.ppf(1 - ALPHA / 2, df=k - 1) * error)
-    mean = float(differences.mean())
-    return mean - reach, mean + reach

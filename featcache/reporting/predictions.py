@@ -1,60 +1,85 @@
-"""Predictions: every tested row of a run as a line of predictions.csv, and the tests on them."""
+"""Predictions: every tested row of a run as a line of predictions.csv; runs paired by them."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
-from featcache.fitting.significance import corrected_t_test, mcnemar
+from featcache.fitting.metrics import fold_weights, refit_inflation
+from featcache.fitting.significance import Differences, Winner, compare_all, fold_inflation, winner
 from featcache.fitting.splits import components
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.schema import read_folds
-from featcache.store.features import Features
+from featcache.store.features import Features, Strings
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Which rows a run got right, in the order of their ids.
+    """Which tests a run got right, in the order of their folds and ids.
 
     Attributes
     ----------
-    ids : tuple of str
-        Sorted, n of them.
+    ids, fold : str arrays of shape (n,)
+        With repeated folds an image is tested several times.
     right : bool array of shape (n,)
-    groups : tuple of str, or None
+    groups : str array of shape (n,), or None
         Equal for linked rows; None where no rows are linked.
     """
 
-    ids: tuple[str, ...]
+    ids: Strings
+    fold: Strings
     right: NDArray[np.bool_]
-    groups: tuple[str, ...] | None
+    groups: Strings | None
+
+    def pairs_with(self, other: Outcomes) -> bool:
+        """Whether both were tested on the same images in the same folds."""
+        return np.array_equal(self.ids, other.ids) and np.array_equal(self.fold, other.fold)
 
 
-@dataclass(frozen=True)
-class FoldScores:
-    """How accurate a run was in each fold, and on how many images.
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """The outcomes of several runs, test by test.
 
     Attributes
     ----------
-    names : tuple of str
-        Sorted, k of them.
-    accuracy : tuple of float
-        In the order of the names.
+    right : float array of shape (n, runs)
+    units : str array of shape (n,)
+        Equal for tests of one image, or of linked ones.
+    weights : float array of shape (n,)
+        With which a mean is that over the folds.
+    folds : int
+        Of one repeat.
     train, test : float
         Images of a fold, as the mean over the folds. Views of an image add rows to train on, but
         nothing independent of it: they are not counted.
     """
 
-    names: tuple[str, ...]
-    accuracy: tuple[float, ...]
+    right: NDArray[np.float64]
+    units: Strings
+    weights: NDArray[np.float64]
+    folds: int
     train: float
     test: float
+
+    def compare(self, pairs: Sequence[tuple[int, int]] | None = None) -> Differences:
+        """All pairs, or some; see `compare_all`."""
+        inflation = fold_inflation(self.folds, self.train, self.test)
+        return compare_all(
+            self.right, self.units, weights=self.weights, pairs=pairs, inflation=inflation
+        )
+
+    def winner(self) -> Winner:
+        """What the best of them is worth; see `winner`."""
+        inflation = refit_inflation(self.folds, self.train, self.test)
+        return winner(self.right, self.units, weights=self.weights, inflation=inflation)
 
 
 def write_predictions(path: Path, result: Result, features: Features) -> None:
@@ -80,62 +105,103 @@ def write_predictions(path: Path, result: Result, features: Features) -> None:
                 writer.writerow([id_, fold.name, true, pred, *group, *(f"{p:.6g}" for p in row)])
 
 
-def read_outcomes(path: Path) -> Outcomes:
-    """Read which rows were predicted right, whatever their order in the file.
+def read_predictions(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read predictions.csv: id, fold, true, pred and perhaps group as text, p_<class> as numbers.
+
+    Parameters
+    ----------
+    path : Path
+    columns : sequence of str, optional
+        Only these, if they are there.
 
     Raises
     ------
     DataError
         If the file is missing or is no whole table of predictions.
     """
+    text = dict.fromkeys(("id", "fold", "true", "pred", "group"), str)
+    wanted = None if columns is None else lambda name: name in columns
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = csv.reader(file)
-            header = next(lines, [])
-            id_, true, pred = (header.index(name) for name in ("id", "true", "pred"))
-            group = header.index("group") if "group" in header else None
-            rows = sorted(
-                (row[id_], row[true] == row[pred], "" if group is None else row[group])
-                for row in lines
-            )
-        ids, right, groups = zip(*rows, strict=True)
-    except (OSError, ValueError, IndexError, csv.Error) as error:
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={}, usecols=wanted)
+        missing = {"id", "fold", "true", "pred"} - set(table.columns)
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} can't be read as predictions: {type(error).__name__} {error}",
-            refit_remedy(path.parent),
+            f"{path} can't be read as predictions: {error}", refit_remedy(path.parent)
         ) from None
-    return Outcomes(ids, np.array(right), None if group is None else groups)
-
-
-def read_tested(folder: Path) -> Outcomes | FoldScores | None:
-    """What a run folder has for a paired test; None where that is missing or unreadable.
-
-    The rows themselves if there is one fold, else the accuracies of the folds.
-    """
-    try:
-        folds = sorted(read_folds(folder), key=lambda fold: str(fold["name"]))
-        if len(folds) == 1:
-            return read_outcomes(folder / "predictions.csv")
-        return FoldScores(
-            names=tuple(fold["name"] for fold in folds),
-            accuracy=tuple(float(fold["metrics"]["accuracy"]) for fold in folds),
-            train=sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds),
-            test=sum(fold["test"] for fold in folds) / len(folds),
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(sorted(missing))}", refit_remedy(path.parent)
         )
-    except (DataError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    return table
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """Read which tests were predicted right, whatever their order in the file.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is no whole table of predictions, or has no rows.
+    """
+    table = read_predictions(path, ("id", "fold", "true", "pred", "group"))
+    if not len(table) or table.isna().to_numpy().any() or (table["pred"] == "").any():
+        raise DataError(f"{path} is no whole table of predictions", refit_remedy(path.parent))
+    table = table.sort_values(["fold", "id"], ignore_index=True)
+    return Outcomes(
+        ids=table["id"].to_numpy(np.str_),
+        fold=table["fold"].to_numpy(np.str_),
+        right=(table["true"] == table["pred"]).to_numpy(np.bool_),
+        groups=table["group"].to_numpy(np.str_) if "group" in table else None,
+    )
+
+
+def pair_outcomes(folders: Sequence[Path]) -> tuple[Paired, list[int]] | None:
+    """What the runs in these folders had right, and the places of those that have it on record.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Only runs that were tested as the first one was are taken.
+
+    Returns
+    -------
+    (Paired, list of int) or None
+        None if the first one's predictions or folds are missing or unreadable.
+    """
+    found = [_try_outcomes(folder) for folder in folders]
+    first, design = found[0], read_design(folders[0])
+    if first is None or design is None:
+        return None
+    alike = [
+        (place, one) for place, one in enumerate(found) if one is not None and one.pairs_with(first)
+    ]
+    groups = next((one.groups for _, one in alike if one.groups is not None), first.ids)
+    right = np.stack([one.right for _, one in alike], axis=1).astype(float)
+    return Paired(right, groups, fold_weights(first.fold), *design), [place for place, _ in alike]
+
+
+def _try_outcomes(folder: Path) -> Outcomes | None:
+    try:
+        return read_outcomes(folder / "predictions.csv")
+    except DataError:
         return None
 
 
-def p_value(one: Outcomes | FoldScores | None, other: Outcomes | FoldScores | None) -> float | None:
-    """Of the paired test between two runs; None if they were not tested on the same.
+def read_design(folder: Path) -> tuple[int, float, float] | None:
+    """Folds of one repeat, and the images of a fold that train and that are tested.
 
-    McNemar's test if there is one fold, else the corrected t-test over the folds' accuracies.
+    None if metrics.json does not say.
     """
-    if isinstance(one, Outcomes) and isinstance(other, Outcomes) and one.ids == other.ids:
-        return mcnemar(one.right, other.right, one.groups or other.groups)
-    if isinstance(one, FoldScores) and isinstance(other, FoldScores) and one.names == other.names:
-        return corrected_t_test(one.accuracy, other.accuracy, one.train, one.test)
-    return None
+    folds = read_folds(folder)
+    try:
+        train = sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds)
+        test = sum(fold["test"] for fold in folds) / len(folds)
+        repeats = len(
+            {str(fold["name"]).partition(".")[0] for fold in folds if "." in fold["name"]}
+        )
+        return len(folds) // max(repeats, 1), train, test
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return None
 
 
 def _groups(features: Features) -> dict[str, int] | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featcache.errors import FeatcacheError, counted
+from featcache.fitting.metrics import metric_intervals, refit_inflation
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
@@ -41,9 +42,11 @@ from featcache.reporting.plots.features import (
 )
 from featcache.reporting.plots.samples import right_samples, wrong_samples
 from featcache.reporting.plots.style import draw, log, only_warns
+from featcache.reporting.predictions import read_design
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
 from featcache.reporting.schema import Run
+from featcache.reporting.ties import METHOD
 from featcache.store.cache import Cache, Coverage
 from featcache.store.features import Features
 from featcache.store.lazy import LazyRows
@@ -183,7 +186,7 @@ def standing(run: Run, among: Sequence[Run]) -> str:
         ties = sum(one.tie for one in family)
         sentence = f"The best of {counted(len(family), 'run')} on the same rows"
         if ties:
-            return f"{sentence}; {ties} of them can't be told from it (paired test, Holm, 5 %)."
+            return f"{sentence}; {ties} of them can't be told from it {METHOD}."
         return f"{sentence}."
     p = family[place].p
     where = f"Number {place + 1} of {counted(len(family), 'run')} on the same rows; the best is "
@@ -193,7 +196,7 @@ def standing(run: Run, among: Sequence[Run]) -> str:
     verdict = (
         "can't be told from this one" if family[place].tie else "is better by more than chance"
     )
-    return f"{sentence}, which {verdict} (paired test, Holm: p = {p:.2g})."
+    return f"{sentence}, which {verdict} (paired max-T test: p = {p:.2g})."
 
 
 def _manifest(cache: Path | None, data: str, features: Features | None) -> Images | None:
@@ -255,16 +258,28 @@ def _features(contents: Contents, manifest: Images, cache: Cache) -> Features | 
 
 
 def _metrics(contents: Contents) -> list[dict[str, Any]]:
-    """Rows of the metrics table: all means, the spread over folds, the accuracy's interval."""
+    """Rows of the metrics table: all means, the spread over folds, intervals."""
     run, rows = contents.run, []
+    intervals = {**_intervals(contents), "accuracy": run.interval}
     names = [*_METRICS, *(name for name in run.metrics if name not in _METRICS)]
     for name in names:
         if name in run.metrics:
-            interval = run.interval if name == "accuracy" else None
             rows.append({"name": _METRICS.get(name, name.replace("_", " ")),
                          "mean": run.metrics[name], "sd": run.sd.get(name),
-                         "interval": interval})  # fmt: skip
+                         "interval": intervals.get(name)})  # fmt: skip
     return rows
+
+
+def _intervals(contents: Contents) -> dict[str, tuple[float, float]]:
+    """Of the metrics whose interval metrics.json does not hold."""
+    design = read_design(contents.run.folder)
+    if not len(contents.true) or design is None:
+        return {}
+    return metric_intervals(
+        contents.true, contents.pred, contents.proba, contents.classes, folds=contents.fold,
+        groups=contents.ids if contents.groups is None else contents.groups,
+        inflation=refit_inflation(*design),
+    )  # fmt: skip
 
 
 def _confusion(contents: Contents) -> dict[str, Any]:

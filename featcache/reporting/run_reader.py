@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, UnknownName, did_you_mean
+from featcache.reporting.predictions import read_predictions
 from featcache.reporting.refit_command import refit_remedy, with_reports
 from featcache.reporting.schema import Run, read_folds, read_json, read_run
 from featcache.store.features import Strings
@@ -34,6 +34,8 @@ class Contents:
         learns no weights.
     leaks : list of str
         The findings in leaks.json, a line each.
+    groups : str array of shape (n,), or None
+        Of predictions.csv: equal for linked rows.
     """
 
     run: Run
@@ -46,6 +48,7 @@ class Contents:
     proba: NDArray[np.float64] | None
     attention: list[dict[str, Any]] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
+    groups: Strings | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -74,7 +77,7 @@ def read_contents(folder: Path) -> Contents:
     """
     run = read_run(folder)
     folds = read_folds(folder)
-    table = _predictions(folder / "predictions.csv")
+    table = read_predictions(folder / "predictions.csv")
     used = {*table["true"], *table["pred"]}
     classes = list(run.classes) or sorted(used)
     if odd := used - set(classes):
@@ -95,6 +98,7 @@ def read_contents(folder: Path) -> Contents:
         run=run, folds=folds, classes=classes, ids=ids, fold=fold, true=true,
         pred=pred, proba=proba, attention=_attention(folds),
         leaks=read_leaks(folder),
+        groups=table["group"].to_numpy(np.str_) if "group" in table and len(table) else None,
     )  # fmt: skip
 
 
@@ -103,22 +107,6 @@ def read_leaks(folder: Path) -> list[str]:
     leaks = read_json(folder / "leaks.json").get("leaks")
     leaks = leaks if isinstance(leaks, list) else []
     return [str(leak["what"]) for leak in leaks if isinstance(leak, dict) and "what" in leak]
-
-
-def _predictions(path: Path) -> pd.DataFrame:
-    text = dict.fromkeys(("id", "fold", "true", "pred", "group"), str)
-    try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={})
-        missing = {"id", "fold", "true", "pred"} - set(table.columns)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} can't be read as predictions: {error}", refit_remedy(path.parent)
-        ) from None
-    if missing:
-        raise DataError(
-            f"{path} has no column {', '.join(sorted(missing))}", refit_remedy(path.parent)
-        )
-    return table
 
 
 def _attention(folds: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,17 +13,37 @@ import numpy as np
 
 from featcache.errors import DataError, RecipeError, UnknownData
 from featcache.fitting.grid import Candidate
+from featcache.fitting.significance import ALPHA, Winner
 from featcache.fitting.splits import Fold, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
 from featcache.store.features import Features
 
 Names = tuple[str, ...]  # at least one
 
-ALPHA = 0.05  # differences with a smaller p-value are taken as more than chance
 FORMAT = 1
 _LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
 _AT_ONCE = 2**14  # rows
 _SCORES = {"metrics": "mean", "sd": "sd", "interval": "interval"}  # field -> in metrics.json
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the tests among runs on the same rows come to.
+
+    Attributes
+    ----------
+    size : int
+        Runs that were tested against one another.
+    detectable : float
+        The smallest difference from the best that the test could have shown, see
+        `Differences.detectable`.
+    winner : Winner
+        What the best is worth without the luck of having been chosen.
+    """
+
+    size: int
+    detectable: float
+    winner: Winner
 
 
 @dataclass(frozen=True)
@@ -47,13 +67,15 @@ class Run:
         Mean over the folds, and its standard deviation; None where undefined.
     interval : (low, high)
         95 % interval of the accuracy.
-    fit_seconds : float
-        One fit, as the mean over the folds.
+    fit_seconds, predict_seconds : float
+        One fit and its predictions, as the mean over the folds.
     created : str
     p : float or None
         How likely chance alone makes it differ this much from the best of the runs it was
-        compared with, adjusted for their number; None for the best and where not tested. Not
+        compared with, adjusted for all their pairs; None for the best and where not tested. Not
         kept in the folder: it depends on what else is there.
+    family : Family or None
+        Of the best: what the tests come to. Not kept either.
     leaky : bool
         Whether rows of one image, or group, were let to both sides of the split on purpose.
     select : str
@@ -107,12 +129,14 @@ class Run:
     fit_seconds: float
     created: str
     p: float | None = None
+    family: Family | None = field(default=None, repr=False, compare=False)
     leaky: bool = False
     select: str = ""
     tune: int = 0
     view: tuple[str, ...] = ()
     balance: bool = False
     # What redoes a run, and what its page tells; equal runs may differ in it.
+    predict_seconds: float = field(default=0.0, repr=False, compare=False)
     seed: int = field(default=0, repr=False, compare=False)
     settings: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     keys: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -207,7 +231,7 @@ def run_of(folder: Path, facts: Any, scores: Any) -> Run:
             raise TypeError(f"{name} holds no JSON object")
     found: dict[str, Any] = {"folder": folder}
     for one in fields(Run):
-        if one.name in ("folder", "p"):
+        if one.name in ("folder", "p", "family"):
             continue
         source, name = (scores, _SCORES[one.name]) if one.name in _SCORES else (facts, one.name)
         needed = one.default is MISSING and one.default_factory is MISSING

@@ -1,31 +1,26 @@
-"""Ties: which runs can't be told from the best one on the same rows."""
+"""Ties: which runs can't be told from the best one on the same rows, and which one to use."""
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
-from pathlib import Path
 
 from featcache.errors import counted
-from featcache.fitting.significance import holm
-from featcache.reporting.predictions import p_value, read_tested
-from featcache.reporting.schema import Run
+from featcache.reporting.predictions import pair_outcomes
+from featcache.reporting.schema import Family, Run
 
-_METHOD = "(paired test, Holm, 5 %)"
-_WORTH_SAYING = 1.1  # times faster
-_ENOUGH_FOLDS = 5
-_MANY_FOLDS = 10
+MARGIN = 0.01  # of accuracy, that a cheaper run may be below the best and still be recommended
+METHOD = "(paired max-T test, 5 %)"
+_WORTH_SAYING = 1.1  # times cheaper
+_LEAST_SAVED = 1.0  # seconds
 
 
 def mark_ties(runs: Sequence[Run]) -> list[Run]:
     """Test each run against the best with the same rows and folds.
 
-    McNemar's test where there is one test split, else the corrected t-test over the folds'
-    accuracies; Holm's adjustment over all runs that share a best. The best is picked by the same
-    numbers that are then tested, which no adjustment for its rivals makes up for in full: where
-    many equals compete, some of them may look worse than they are.
+    All pairs of these runs are tested at once, by what each predicted right, see `compare_all`: so
+    the best may be picked by the numbers that are then tested.
 
     Parameters
     ----------
@@ -36,20 +31,25 @@ def mark_ties(runs: Sequence[Run]) -> list[Run]:
     -------
     list of Run
         In the order given, with their `p`; None for the best, and for a run whose folder, or
-        the best's, lacks the predictions or scores to test.
+        the best's, lacks the predictions to test. The best have their `family`.
     """
-    marked = [replace(run, p=None) for run in runs]
-    for best, *others in _families(runs):
-        p_values = _against(runs[best].folder, [runs[place].folder for place in others])
-        tested = [(place, p) for place, p in zip(others, p_values, strict=True) if p is not None]
-        adjusted = holm([p for _, p in tested])
-        for (place, _), p in zip(tested, adjusted, strict=True):
-            marked[place] = replace(runs[place], p=p)
+    marked = [replace(run, p=None, family=None) for run in runs]
+    for places in _families(runs):
+        paired = pair_outcomes([runs[place].folder for place in places]) if places[1:] else None
+        if paired is None:
+            continue
+        outcomes, tested = paired
+        found = outcomes.compare()
+        family = Family(len(tested), found.detectable(0), outcomes.winner())
+        marked[places[0]] = replace(runs[places[0]], p=None, family=family)
+        # The first pairs are those with the first run.
+        for place, p in zip(tested[1:], found.p.tolist(), strict=False):
+            marked[places[place]] = replace(runs[places[place]], p=p, family=None)
     return marked
 
 
 def verdict(runs: Sequence[Run]) -> str:
-    """What the tests come to, in a sentence or two.
+    """What the tests come to, in a few sentences.
 
     Parameters
     ----------
@@ -57,32 +57,54 @@ def verdict(runs: Sequence[Run]) -> str:
         From `mark_ties`, all with the same rows, best first; at least one.
     """
     best, *others = runs
-    names = [run.name for run in runs]
-
-    def name(run: Run) -> str:
-        # Runs that differ in a setting only are told apart by their folders.
-        return run.name if names.count(run.name) == 1 else run.folder.name
-
-    sentence = f"{leaky_note(runs)} " if leaky_note(runs) else ""
+    parts = [leaky_note(runs)] if leaky_note(runs) else []
+    name = _name(best, runs)
     if not others:
-        return f"{sentence}{name(best)} is the only run on these rows."
+        return " ".join([*parts, f"{name} is the only run on these rows."])
     ties = [run for run in others if run.tie]
     untested = sum(run.p is None for run in others)
-    sentence += f"{name(best)} {_standing(len(ties), len(others), untested)}"
+    parts.append(f"{name} {_standing(len(ties), len(others), untested)}")
     if 0 < untested < len(others):
-        sentence += f" {counted(untested, 'other')} not tested: the predictions are not there."
-    cheapest = min(ties, key=lambda run: run.fit_seconds, default=best)
-    faster = best.fit_seconds / max(cheapest.fit_seconds, 1e-9)
-    if faster >= _WORTH_SAYING:
-        times = f"{faster:.1f}" if faster < 9.95 else f"{faster:,.0f}"
-        which = "That one" if len(ties) == 1 else "The cheapest of them"
-        sentence += f" {which} is {name(cheapest)}, {times} times faster to fit."
-    if _is_weak(best, ties):
-        sentence += (
-            f" {_folds(best)} folds give the test little power: --folds 10 or --repeats 5 tell "
-            "more."
-        )
-    return sentence
+        parts.append(f"{counted(untested, 'other')} not tested: the predictions are not there.")
+    if best.family is not None and best.family.size > 1:
+        parts += [_detectable(best.family), *recommendation(runs), _expected(best.family)]
+    return " ".join(parts)
+
+
+def recommendation(runs: Sequence[Run]) -> list[str]:
+    """Which run to use if not the best, and what that trades; empty if the best is the one.
+
+    The cheapest of those that can't be told from the best and are at most `MARGIN` below it. Its
+    cost is what as many new images take again: to extract the features of all its backbones, to
+    fit and to predict; without the extraction, if that isn't known of all these runs.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        See `verdict`.
+    """
+    best = runs[0]
+    least = best.metric("accuracy") - MARGIN - 1e-9
+    choice = [best, *(run for run in runs[1:] if run.tie and run.metric("accuracy") >= least)]
+    extracted = all(run.extraction_seconds for run in choice)
+    cost = {
+        id(run): run.fit_seconds
+        + run.predict_seconds
+        + (sum(run.extraction_seconds.values()) if extracted else 0)
+        for run in choice
+    }
+    chosen = min(choice, key=lambda run: cost[id(run)])
+    mine, theirs = cost[id(chosen)], cost[id(best)]
+    if theirs < max(_WORTH_SAYING * mine, mine + _LEAST_SAVED):
+        return []
+    times = theirs / max(mine, 1e-9)
+    faster = f"{times:.1f}" if times < 9.95 else f"{times:,.0f}"
+    below = 100 * (best.metric("accuracy") - chosen.metric("accuracy"))
+    what = "extraction, fit and predictions" if extracted else "fit and predictions"
+    return [
+        f"To use: {_name(chosen, runs)}, {below:.1f} points below the best and {faster} times "
+        f"cheaper ({mine:,.1f} s of {what}, not {theirs:,.1f} s)."
+    ]
 
 
 def leaky_note(runs: Sequence[Run]) -> str:
@@ -113,35 +135,35 @@ def _families(runs: Sequence[Run]) -> list[list[int]]:
     return list(families.values())
 
 
+def _name(run: Run, runs: Sequence[Run]) -> str:
+    """Runs that differ in a setting only are told apart by their folders."""
+    names = [one.name for one in runs]
+    return run.name if names.count(run.name) == 1 else run.folder.name
+
+
 def _standing(ties: int, others: int, untested: int) -> str:
     """What follows the best one's name."""
     if untested == others:
         rest = "the other" if others == 1 else "the others"
         return f"is best, not tested against {rest}: the predictions are not there."
     if not ties:
-        return f"is best, by more than chance {_METHOD}."
+        return f"is best, by more than chance {METHOD}."
     if ties < others:
-        return f"is best; {counted(ties, 'other')} can't be told from it {_METHOD}."
+        return f"is best; {counted(ties, 'other')} can't be told from it {METHOD}."
     none_of = "the other one can't" if ties == 1 else f"none of the {ties} others can"
-    return f"is best, but {none_of} be told from it {_METHOD}."
+    return f"is best, but {none_of} be told from it {METHOD}."
 
 
-def _folds(run: Run) -> int:
-    """Fits that it was tested with: 15 of "3 x 5 folds", 1 of "test split"."""
-    return prod(map(int, re.findall(r"\d+", run.split)))
+def _detectable(family: Family) -> str:
+    if not math.isfinite(family.detectable):
+        return "Nothing here can be told apart: too few images, or groups of them, differ."
+    points = f"{100 * family.detectable:.1f} points"
+    return f"The smallest difference that could have been shown is about {points}."
 
 
-def _is_weak(best: Run, ties: Sequence[Run]) -> bool:
-    """Whether more folds might well tell apart what these could not."""
-    if not ties or _folds(best) < 2:
-        return False
-    apart = any(run.interval[1] < best.interval[0] for run in ties)
-    return _folds(best) < (_MANY_FOLDS if apart else _ENOUGH_FOLDS)
-
-
-def _against(best: Path, others: Sequence[Path]) -> list[float | None]:
-    """The p-value of each of the others; None where one can't be had."""
-    if not others:
-        return []
-    reference = read_tested(best)
-    return [None if reference is None else p_value(reference, read_tested(path)) for path in others]
+def _expected(family: Family) -> str:
+    found = family.winner
+    return (
+        f"Best of {family.size}: {found.score:.3f}; expected of a winner chosen so: "
+        f"{found.expected:.3f} ({found.low:.3f} … {found.high:.3f})."
+    )

@@ -85,15 +85,15 @@ def test_what_a_result_holds(features):
     assert result.interval[0] <= result.metrics["accuracy"] <= result.interval[1]
 
 
-def test_interval_draws_linked_rows_together():
+def test_interval_takes_linked_rows_together():
     groups = [f"g{i // 6}" for i in range(120)]
     features = make_features(signal=0.4, groups=groups)
     result = evaluate(quick("concat", "logreg"), features, folds=3)
     tested = np.concatenate([fold.ids for fold in result.folds])
     right = np.concatenate([fold.true == fold.pred for fold in result.folds])
     where = dict(zip(features.ids.tolist(), groups, strict=True))
-    by_group = interval(right, np.array([where[id_] for id_ in tested.tolist()]))
-    assert result.interval == pytest.approx(by_group, abs=0.03)
+    by_group = interval(right, np.array([where[id_] for id_ in tested.tolist()]), inflation=1.5)
+    assert result.interval == pytest.approx(by_group, abs=0.01)
 
 
 @pytest.mark.parametrize(("fusion", "head"), PAIRS)

@@ -1,4 +1,4 @@
-"""Paired tests, each against an oracle of its own and uniform where there is nothing to find."""
+"""Tests of all pairs and the winner's luck, against exact tests, by hand and by simulation."""
 
 from __future__ import annotations
 
@@ -10,176 +10,194 @@ import pytest
 from scipy import stats
 
 from featcache.errors import DataError
-from featcache.fitting import significance
-from featcache.fitting.significance import corrected_t_test, holm, mcnemar
+from featcache.fitting.significance import compare_all, fold_inflation, winner
 
 
-def apart(won: int, lost: int, same: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """Two candidates of which one alone is right on `won` rows, the other on `lost`."""
+def apart(won: int, lost: int, same: int = 50) -> np.ndarray:
+    """Two columns: the first alone is right on `won` rows, the second alone on `lost`."""
     a = np.repeat([True, False, True], [won, lost, same])
     b = np.repeat([False, True, True], [won, lost, same])
-    order = np.random.default_rng(0).permutation(len(a))
-    return a[order], b[order]
+    return np.stack([a, b], axis=1)[np.random.default_rng(0).permutation(len(a))]
 
 
-@pytest.mark.parametrize(("won", "lost"), [(0, 1), (5, 0), (3, 9), (12, 12), (20, 4)])
-def test_few_rows_apart_are_tested_exactly(won, lost):
+@pytest.mark.parametrize(("won", "lost"), [(0, 1), (5, 0), (3, 9), (6, 6), (11, 2)])
+def test_two_candidates_with_few_rows_apart_are_tested_by_the_exact_binomial(won, lost):
     expected = stats.binomtest(won, won + lost, 0.5).pvalue
-    assert mcnemar(*apart(won, lost)) == pytest.approx(expected)
+    assert compare_all(apart(won, lost)).p == pytest.approx([expected])
 
 
-@pytest.mark.parametrize(("won", "lost"), [(20, 5), (30, 30), (59, 6), (130, 170)])
-def test_many_rows_apart_are_tested_by_mid_p(won, lost):
-    # Both tails of the binomial, term by term, the outcome itself by half.
+@pytest.mark.parametrize(("won", "lost"), [(20, 9), (30, 30), (130, 170)])
+def test_with_more_of_them_signs_are_drawn(won, lost):
     half = 0.5 ** (won + lost)
-    term = [comb(won + lost, k) * half for k in range(min(won, lost) + 1)]
-    assert mcnemar(*apart(won, lost)) == pytest.approx(2 * sum(term) - term[-1])
+    tail = sum(comb(won + lost, k) * half for k in range(min(won, lost) + 1))
+    (p,) = compare_all(apart(won, lost)).p
+    assert p == pytest.approx(min(1, 2 * tail), abs=0.015)
+    assert compare_all(apart(won, lost)).p == p  # seeded
+    assert compare_all(apart(won, lost), seed=1).p != pytest.approx(p, abs=1e-9) or p > 0.99
 
 
-def test_exact_by_hand():
-    # 1 of 8: (1 + 8) of the 256 outcomes are as far down, and as many as far up.
-    assert mcnemar(*apart(1, 7, 13)) == pytest.approx(2 * 9 / 256)
+def test_all_pairs_by_hand():
+    """Three candidates on four rows: every way to turn the rows round, with every pair's |t|."""
+    scores = np.array([[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 0, 0]], float)
+    found = compare_all(scores)
+    assert found.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    d = np.stack([scores[:, a] - scores[:, b] for a, b in found.pairs], axis=1)
+    root = np.sqrt((d**2).sum(axis=0))
+    largest = [np.abs(np.array(s) @ d / root).max() for s in product((-1, 1), repeat=4)]
+    expected = [np.mean(np.array(largest) >= t - 1e-9) for t in np.abs(d.sum(axis=0)) / root]
+    assert found.p == pytest.approx(expected)
+    assert found.difference == pytest.approx([0.75, 0.75, 0])
+    pooled = ((d - d.mean(axis=0)) ** 2).sum(axis=0) + 2
+    assert found.error == pytest.approx(np.sqrt(pooled * 4 / 3) / 4)
+    assert found.critical == found.detectable(0) == float("inf")
 
 
-def test_mid_p_is_near_chi_squared_for_very_many():
-    chi2 = (1040 - 960) ** 2 / 2000
-    assert mcnemar(*apart(1040, 960)) == pytest.approx(stats.chi2.sf(chi2, 1), abs=2e-4)
-
-
-def test_mcnemar_does_not_mind_which_comes_first():
-    for won, lost in ((3, 9), (40, 20)):
-        a, b = apart(won, lost)
-        assert mcnemar(a, b) == pytest.approx(mcnemar(b, a))
-
-
-def test_identical_candidates_have_p_1():
-    right = np.random.default_rng(0).random(300) < 0.8
-    assert mcnemar(right, right) == 1.0
-    assert mcnemar(right, right, np.arange(300) // 3) == 1.0
-    assert corrected_t_test([0.9, 0.8, 0.7], [0.9, 0.8, 0.7], 80, 20) == 1.0
-
-
-def test_groups_of_one_row_change_nothing():
-    a, b = apart(4, 11)
-    assert mcnemar(a, b, [f"row{i}" for i in range(len(a))]) == mcnemar(a, b)
-
-
-def test_few_groups_are_turned_round_in_every_way():
+def test_groups_are_turned_round_whole():
     rng = np.random.default_rng(3)
-    a, b = rng.random(60) < 0.8, rng.random(60) < 0.5
-    groups = rng.integers(9, size=60)
-    balance = np.array([(a[groups == g].astype(int) - b[groups == g]).sum() for g in range(9)])
+    scores, groups = rng.random((60, 2)) < (0.8, 0.5), rng.integers(9, size=60)
+    balance = np.array([np.subtract(*scores[groups == g].sum(axis=0)) for g in range(9)], float)
     every = [abs(balance @ signs) for signs in product((-1, 1), repeat=9)]
     expected = np.mean(np.array(every) >= abs(balance.sum()))
-    assert mcnemar(a, b, groups) == pytest.approx(expected)
+    assert compare_all(scores, groups).p == pytest.approx([expected])
 
 
-def test_many_groups_are_tested_by_chi_squared():
+def test_weights_count_rows_more_than_once():
     rng = np.random.default_rng(4)
-    groups = np.repeat(np.arange(100), 6)
-    a, b = rng.random(600) < 0.75, rng.random(600) < 0.7
-    balance = (a.astype(int) - b).reshape(100, 6).sum(axis=1)
-    z = balance.sum() / np.sqrt((balance**2).sum())
-    assert mcnemar(a, b, groups) == pytest.approx(2 * stats.norm.sf(abs(z)))
+    scores, times = rng.random((12, 3)), rng.integers(1, 4, size=12)
+    one = compare_all(scores, weights=times)
+    two = compare_all(np.repeat(scores, times, axis=0), np.repeat(np.arange(12), times))
+    assert one.p == pytest.approx(two.p)
+    assert one.difference == pytest.approx(two.difference)
 
 
-def test_exact_and_limit_agree_at_the_border():
-    # Balances of 29 psychiatrists and their patients; 25 are not 0.
-    balance = [-4, -1, -2, -1, -1, 0, 3, 1, -1, -4, -2, -3, -3, -2, -1, -3, -1, -2, 3, 1, 1, 0,
-               -1, -2, -2, 0, 0, -1, -1]  # fmt: skip
-    groups = np.repeat(np.arange(29), 4)
-    won = np.concatenate([np.arange(4) < max(0, size) for size in balance])
-    lost = np.concatenate([np.arange(4) < max(0, -size) for size in balance])
-    limit = mcnemar(won, lost, groups)
-    assert limit == pytest.approx(stats.chi2.sf(29**2 / 113, 1))
-    assert limit == pytest.approx(significance._sign_flips(np.array(balance)), abs=0.003)
-
-
-def test_corrected_t_test_by_hand():
-    # Differences 0.02, 0.04, 0.03, 0.05, 0.01: mean 0.03, variance 0.00025, test / train 1/4.
-    a, b = [0.92, 0.94, 0.93, 0.95, 0.91], [0.9] * 5
-    t = 0.03 / np.sqrt((1 / 5 + 1 / 4) * 0.00025)  # 2.828
-    assert corrected_t_test(a, b, 80, 20) == pytest.approx(2 * stats.t.sf(t, 4))
-    assert corrected_t_test(b, a, 80, 20) == pytest.approx(0.0474, abs=5e-5)
-
-
-def test_corrected_t_test_without_overlap_is_the_paired_t_test():
-    rng = np.random.default_rng(1)
-    a, b = rng.random(10), rng.random(10)
-    assert corrected_t_test(a, b, 1e12, 1) == pytest.approx(stats.ttest_rel(a, b).pvalue)
-
-
-def test_equal_differences_in_every_fold():
-    base = np.array([0.9, 0.7, 0.8, 0.6, 0.5])
-    one_row = corrected_t_test(base + 1 / 40, base, 160, 40)
-    many_rows = corrected_t_test(base + 16 / 40, base, 160, 40)
-    # One row in each of five folds may be chance, a difference of 40 points is none.
-    assert one_row == pytest.approx(2 * stats.t.sf(1 / np.sqrt(0.45), 4))
-    assert many_rows < 0.01
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: mcnemar([True], [True, False]),
-        lambda: mcnemar([True, False], [True, False], ["g"]),
-        lambda: corrected_t_test([0.5, 0.6], [0.5], 8, 2),
-        lambda: corrected_t_test([0.5], [0.6], 8, 2),
-        lambda: corrected_t_test([0.5, 0.6], [0.6, 0.6], 0, 2),
-    ],
-)
-def test_values_that_are_no_pairs(call):
-    with pytest.raises(DataError):
-        call()
-
-
-def test_holm_by_hand():
-    # Sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1 lifted to the one before it.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([0.2]) == [0.2]
-    assert holm([]) == []
-
-
-def test_holm_rejects_what_its_definition_does():
-    rng = np.random.default_rng(2)
-    for _ in range(50):
-        p = rng.random(6) ** 4
-        rejected = set()
-        for step, place in enumerate(np.argsort(p).tolist()):
-            if p[place] > 0.05 / (6 - step):
-                break
-            rejected.add(place)
-        assert {i for i, value in enumerate(holm(p.tolist())) if value <= 0.05} == rejected
-
-
-@pytest.mark.parametrize(("rows", "low"), [(60, 0.005), (1000, 0.035)])
-def test_mcnemar_holds_its_level_where_there_is_nothing_to_find(rows, low):
+def test_repeats_are_a_mean_for_each_row():
     rng = np.random.default_rng(5)
-    p = [mcnemar(*(rng.random((2, rows)) < 0.8)) for _ in range(1500)]
-    # The exact test of few rows is timid; with many the rate is 5 %, within 2.3 standard errors.
-    assert low < np.mean(np.array(p) < 0.05) < 0.063
+    repeats = rng.random((3, 40, 4)) < 0.7
+    mean = compare_all(repeats.mean(axis=0))
+    lines = compare_all(repeats.reshape(120, 4), np.tile(np.arange(40), 3))
+    assert lines.p == pytest.approx(mean.p)
+    assert fold_inflation(5, 80, 20) == 2.25
+    assert fold_inflation(1, 80, 20) == 1
 
 
-def test_mcnemar_by_group_holds_its_level_and_by_row_does_not():
-    rng = np.random.default_rng(6)
+def test_inflation_divides_t_by_its_root():
+    scores = np.random.default_rng(6).normal((0.2, 0.0), 1, (400, 2))
+    d = scores[:, 0] - scores[:, 1]
+    t = d.mean() / np.sqrt(2.25 * d.var(ddof=1) / 400)
+    found = compare_all(scores, inflation=2.25)
+    assert found.p == pytest.approx([2 * stats.t.sf(t, 399)], abs=0.01)
+    assert found.critical == pytest.approx(1.966, abs=0.06)
+    assert found.error == pytest.approx(np.sqrt(2.25 * (d.var(ddof=1) + 2 / 399) / 400), rel=0.01)
+    assert found.detectable(1) == found.critical * found.error[0]
+
+
+def test_many_equal_candidates_are_not_told_apart_more_often_than_said():
+    rng = np.random.default_rng(7)
+    false = []
+    for _ in range(300):
+        hard = rng.normal(size=(150, 1))
+        right = hard + rng.normal(size=(150, 15)) < 1
+        false.append((compare_all(right, draws=300).p < 0.05).any())
+    assert 0.01 < np.mean(false) < 0.08
+
+
+def test_a_group_counts_once_however_many_rows_it_has():
+    rng = np.random.default_rng(8)
     groups = np.repeat(np.arange(40), 10)
     by_group, by_row = [], []
-    for _ in range(600):
+    for _ in range(200):
         # Each candidate finds some groups hard, and those groups' rows fail together.
-        a, b = rng.random((2, 400)) < np.repeat(rng.choice([0.4, 0.95], (2, 40)), 10, axis=1)
-        by_group.append(mcnemar(a, b, groups))
-        by_row.append(mcnemar(a, b))
-    assert 0.025 < np.mean(np.array(by_group) < 0.05) < 0.075
+        right = rng.random((400, 2)) < np.repeat(rng.choice([0.4, 0.95], (40, 2)), 10, axis=0)
+        by_group.append(compare_all(right, groups, draws=300).p[0])
+        by_row.append(compare_all(right, draws=300).p[0])
+    assert np.mean(np.array(by_group) < 0.05) < 0.09
     assert np.mean(np.array(by_row) < 0.05) > 0.2
 
 
-def test_corrected_t_test_is_uniform_under_the_correlation_that_it_assumes():
-    rng = np.random.default_rng(7)
-    rho = 20 / 100  # of two folds' differences: test / (train + test)
-    shared, own = rng.normal(size=(2000, 1)), rng.normal(size=(2000, 5))
-    differences = np.sqrt(rho) * shared + np.sqrt(1 - rho) * own  # (2000, 5)
-    p = [corrected_t_test(row, np.zeros(5), 80, 20) for row in differences]
-    assert stats.kstest(p, "uniform").pvalue > 0.01
-    plain = stats.ttest_1samp(differences, 0, axis=1).pvalue
-    assert np.mean(plain < 0.05) > 0.1
+def test_equal_candidates_have_p_1_and_an_error():
+    right = np.repeat(np.random.default_rng(0).random((300, 1)) < 0.8, 3, axis=1)
+    for scores in (right, np.ones((50, 3)), np.zeros((50, 3))):
+        found = compare_all(scores)
+        assert found.p.tolist() == [1, 1, 1]
+        assert (found.error > 0).all()
+
+
+def test_equal_differences_everywhere():
+    scores = np.stack([np.ones(50), np.zeros(50)], axis=1)
+    found = compare_all(scores, inflation=2.25)
+    assert found.p[0] < 0.001
+    assert found.error[0] > 0
+    few = compare_all(scores[:5], inflation=2.25)
+    assert few.p == pytest.approx([2 / 2**5])
+    assert few.critical == float("inf")
+
+
+def test_more_candidates_than_rows_one_candidate_and_one_unit():
+    wide = compare_all(np.random.default_rng(1).random((3, 20)) < 0.5)
+    assert len(wide.p) == 190
+    assert (wide.p >= 0.05).all()  # three rows show nothing
+    alone = compare_all(np.ones((5, 1)))
+    assert len(alone.p) == 0
+    assert np.isnan(alone.detectable(0))
+    one = compare_all([[1, 0], [1, 0]], ["a", "a"])
+    assert one.p.tolist() == [1]
+    assert one.critical == float("inf")
+
+
+def test_chosen_pairs_only():
+    scores = np.random.default_rng(2).random((100, 5)) < (0.9, 0.8, 0.7, 0.6, 0.5)
+    some = compare_all(scores, pairs=[(0, 4), (3, 1)])
+    every = compare_all(scores)
+    assert some.difference[1] == pytest.approx(-every.difference[5])
+    assert (some.p <= [every.p[3], every.p[5]]).all()  # fewer to adjust for
+
+
+@pytest.mark.parametrize(
+    ("scores", "rest"),
+    [
+        ([], {}),
+        (np.zeros((0, 3)), {}),
+        ([1, 0, 1], {}),
+        ([[1, 0]], {"units": ["a", "b"]}),
+        ([[1, 0]], {"weights": [1, 1]}),
+    ],
+)
+def test_scores_that_are_no_table(scores, rest):
+    for function in (compare_all, winner):
+        with pytest.raises(DataError):
+            function(scores, **rest)
+
+
+def test_winner_of_equals_has_only_luck():
+    rng = np.random.default_rng(9)
+    found = [winner(rng.random((300, 40)) < 0.8, draws=50, seed=seed) for seed in range(120)]
+    assert np.mean([one.score for one in found]) > 0.84
+    assert np.mean([one.expected for one in found]) == pytest.approx(0.8, abs=0.009)
+    assert np.mean([one.low < 0.8 < one.high for one in found]) > 0.85
+
+
+def test_winner_against_a_plain_loop():
+    rng = np.random.default_rng(10)
+    right = rng.random((60, 5)) < rng.uniform(0.6, 0.9, 5)
+    groups = rng.integers(20, size=60)
+    rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    hits = tested = 0
+    for _ in range(3000):
+        out = rng.random(len(rows)) < 0.2
+        seen = np.concatenate([r for r, o in zip(rows, out, strict=True) if not o])
+        rest = np.concatenate([np.zeros(0, int), *(r for r, o in zip(rows, out, strict=True) if o)])
+        hits += right[rest, right[seen].mean(axis=0).argmax()].sum()
+        tested += len(rest)
+    found = winner(right, groups, draws=3000)
+    assert found.score == pytest.approx(right.mean(axis=0).max())
+    assert found.expected == pytest.approx(hits / tested, abs=0.006)
+
+
+def test_winner_of_what_leaves_no_choice():
+    for right, units in ((np.ones((5, 1)), None), (np.ones((5, 3)), ["a"] * 5)):
+        found = winner(right, units)
+        assert found.score == found.expected == 1
+        assert found.low < 1
+    nobody = winner(np.zeros((20, 3)))
+    assert (nobody.score, nobody.expected, nobody.low) == (0, 0, 0)
+    assert nobody.high > 0

@@ -19,6 +19,7 @@ from featcache.reporting import run_page
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import sort_runs
 from featcache.reporting.run_page import QUICK, quick_page, standing, write_run_page
+from featcache.reporting.run_reader import read_contents
 from featcache.store.cache import Cache
 
 from .pages import HOSTILE, Page, check_self_contained, make_odd_run, toy_images
@@ -163,6 +164,23 @@ def test_the_map_is_kept_and_made_again_only_when_it_is_to_be_larger(made, monke
         assert len(list(csv.DictReader(file))) == 60
 
 
+@pytest.mark.parametrize("folds", [None, 3])
+def test_intervals_of_the_metrics_that_are_no_means_over_rows(tmp_path, folds):
+    run, _ = make_odd_run(tmp_path, folds=folds)
+    rows = {row["name"]: row for row in run_page._metrics(read_contents(run.folder))}
+    assert rows["accuracy"]["interval"] == run.interval
+    for name in ("balanced accuracy", "F1 (macro)", "AUC"):
+        low, high = rows[name]["interval"]
+        assert low < rows[name]["mean"] < high < low + 0.4
+    assert rows["log loss (nats)"]["interval"] is None
+    (run.folder / "metrics.json").write_text(
+        (run.folder / "metrics.json").read_text().replace('"train', '"was')
+    )
+    rows = {row["name"]: row for row in run_page._metrics(read_contents(run.folder))}
+    assert rows["AUC"]["interval"] is None  # the folds are not on record
+    assert rows["accuracy"]["interval"] == run.interval
+
+
 def test_where_it_stands(tmp_path):
     first, _ = make_odd_run(tmp_path, "mlp", right_rate=0.95)
     second, _ = make_odd_run(tmp_path, "svm", right_rate=0.4)
@@ -170,7 +188,7 @@ def test_where_it_stands(tmp_path):
     runs = sort_runs([first, second, third]).runs
     assert standing(runs[0], runs) == (
         "The best of 3 runs on the same rows; 1 of them can't be told from it "
-        "(paired test, Holm, 5 %)."
+        "(paired max-T test, 5 %)."
     )
     assert "Number 3 of 3" in standing(runs[2], runs)
     assert "is better by more than chance" in standing(runs[2], runs)

@@ -119,6 +119,7 @@ def _ids(cache: Cache, data: str) -> dict[str, str]:
 
 
 _DAY = 86_400.0
+_SETTLED = 3600.0  # seconds after which nobody is writing a temporary file any more
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,12 @@ def choose_victims(
     found: dict[Path, Victim] = {}
     if leftovers:
         for path in _leftovers(cache, names):
-            found[path] = Victim(path, path.stat().st_size, "left over by an unfinished run")
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # it has just taken its place
+                continue
+            if path.suffix != ".tmp" or time.time() - facts.st_mtime > _SETTLED:
+                found[path] = Victim(path, facts.st_size, "left over by an unfinished run")
     if superseded:
         newest = {_purpose(entry): entry for entry in entries}  # entries come oldest first
         for entry in entries:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from filelock import Timeout
 
+from featcache.atomic import SETTLED
 from featcache.errors import (
     CacheDenied,
     CacheMissing,
@@ -119,7 +120,6 @@ def _ids(cache: Cache, data: str) -> dict[str, str]:
 
 
 _DAY = 86_400.0
-_SETTLED = 3600.0  # seconds after which nobody is writing a temporary file any more
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def choose_victims(
                 facts = path.stat()
             except FileNotFoundError:  # it has just taken its place
                 continue
-            if path.suffix != ".tmp" or time.time() - facts.st_mtime > _SETTLED:
+            if path.suffix != ".tmp" or time.time() - facts.st_mtime > SETTLED:
                 found[path] = Victim(path, facts.st_size, "left over by an unfinished run")
     if superseded:
         newest = {_purpose(entry): entry for entry in entries}  # entries come oldest first

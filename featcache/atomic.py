@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_native_id
 
 from featcache.errors import CacheUnwritable, FeatcacheError
+
+SETTLED = 3600.0  # seconds after a change when nobody is at a temporary file any more
+FREE_SOME = "Free some space and run the same command again: what is done is kept."
 
 
 @contextmanager
@@ -31,11 +36,39 @@ def replacing(path: Path) -> Iterator[Path]:
         What to write to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_native_id()}.tmp")
+    sweep(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """The name of a folder beside `path` to write into, and to rename when it is whole.
+
+    After the block nothing is left under that name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sweep(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Delete what killed processes have left beside `path` while they were writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):  # another process may sweep too
+            if time.time() - left.lstat().st_mtime < SETTLED:
+                continue
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def check_space(path: Path, what: str, needed: int) -> None:
@@ -57,14 +90,20 @@ def guard_writes(path: Path) -> Iterator[None]:
     except FeatcacheError:
         raise
     except (OSError, RuntimeError) as error:  # HDF5 raises both
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        full = is_full(error)
         why = "the disk is full" if full else str(error)
         raise CacheUnwritable(
             f"{path} can't be written: {why}",
-            "Free some space and run the same command again: what is done is kept."
+            FREE_SOME
             if full
             else "Check the folder's permissions, or choose another one with --cache.",
         ) from None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or the user's part of it, is full."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in numbers or "No space left" in str(error)
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from featcache.reporting.schema import Run
 
 _TIE = "="  # beside the place of a run that can't be told from the best
+# What steers a terminal, or turns the order of the letters about; \t and \n are left.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _EVERY_SECONDS = 10.0  # between plain progress lines, where there is no terminal
+
+
+def visible(text: str) -> str:
+    """The text with control characters, which names of files may hold, as escapes: \\x1b."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class _Handler(logging.Handler):
@@ -23,7 +31,8 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        click.secho(f"{mark}{record.getMessage()}", err=True, fg="yellow" if mark else None)
+        text = visible(record.getMessage())
+        click.secho(f"{mark}{text}", err=True, fg="yellow" if mark else None)
 
 
 def set_up_logging(quiet: bool) -> None:
@@ -41,8 +50,8 @@ def note(text: str) -> None:
 
 def say_error(problem: str, remedy: str = "") -> None:
     """One error on stderr: what is wrong, and what to do next."""
-    click.secho(f"error: {problem}", err=True, fg="red")
-    for line in remedy.splitlines():
+    click.secho(f"error: {visible(problem)}", err=True, fg="red")
+    for line in visible(remedy).splitlines():
         click.echo(f"  {line}", err=True)
 
 
@@ -112,7 +121,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
         numeric = bool(rows) and all(_looks_numeric(row[columns.index(column)]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     width = None if sys.stdout.isatty() else 200
     Console(width=width, highlight=False, markup=False).print(table)
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from featcache import __version__
+from featcache.atomic import FREE_SOME, is_full
 from featcache.cli.console import say_error
 from featcache.errors import FeatcacheError, did_you_mean
 
@@ -114,6 +115,7 @@ def run(args: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # no permission, no space, a folder in place of a file
-        say_error(str(error), "Check that the path is right and that you may read or write it.")
+        remedy = "Check that the path is right and that you may read or write it."
+        say_error(str(error), FREE_SOME if is_full(error) else remedy)
         return 1
     return code if isinstance(code, int) else 0

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter
+from multiprocessing.context import BaseContext
+from time import perf_counter, sleep
+from types import TracebackType
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +20,18 @@ from torch import Tensor
 from featcache.extraction import resizing
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.hashing import sha256_bytes
-from featcache.images.decode import BadImage, decode, reduction
+from featcache.images.decode import BYTES, BadImage, decode, reduction
 from featcache.images.manifest import Content, RowReader, Strings
+from featcache.store.memory_budget import free_memory
 
 Rows = NDArray[np.intp]
+T = TypeVar("T")
 
 _PADDING = 1.3  # of the pixels of images of several sizes that lie in one array
+NO_MEMORY = "there is too little memory for it, even alone: free some, and run again"
+_SHARE = 0.25  # of the free memory that may be decoded into at once
+_LARGE = 1 << 22  # pixels, from which on memory may be what an image lacks
+_PATIENCE = 60.0  # seconds that an image waits for others, which a killed worker never ends
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,8 @@ class Problem:
     Attributes
     ----------
     kind : {"decode", "read"}
-        The same bytes will fail to decode again; a file that can't be read now may be later.
+        The same bytes will fail to decode again; a file that can't be read now may be later, and
+        so may one that there was no memory for.
     text : str
     """
 
@@ -193,7 +205,90 @@ class Loaded:
     decode: float
 
 
-def load(read: RowReader, at: int, sha256: Strings, row: int, cuts: Cuts) -> Loaded:
+class DecodeBudget:
+    """How many pixels may be decoded at once, by all workers together.
+
+    Parameters
+    ----------
+    processes : multiprocessing context, optional
+        If the workers are its processes; threads otherwise.
+    """
+
+    def __init__(self, processes: BaseContext | None = None) -> None:
+        self.most = max(_LARGE, int(_SHARE * free_memory()) // BYTES)
+        self.lock = threading.Lock() if processes is None else processes.Lock()
+        self.taken = ctypes.c_int64(0) if processes is None else processes.RawValue("q", 0)
+
+
+class Turn:
+    """One image's part of the budget; given back when the block ends.
+
+    Attributes
+    ----------
+    pixels : int
+        That it has asked for.
+    """
+
+    def __init__(self, budget: DecodeBudget) -> None:
+        self.pixels = 0
+        self._budget = budget
+        self._taken = 0
+
+    def reserve(self, pixels: int) -> None:
+        """Wait until so many pixels may be decoded; or, above the budget, until nobody decodes.
+
+        An image that is decoded twice waits once: it would wait for itself.
+        """
+        budget, wanted = self._budget, min(pixels, self._budget.most)
+        self.pixels += pixels
+        end = perf_counter() + _PATIENCE
+        while True:
+            with budget.lock:
+                fits = budget.taken.value + wanted <= budget.most
+                if fits or self._taken or perf_counter() > end:
+                    budget.taken.value += wanted
+                    break
+            sleep(0.01)
+        self._taken += wanted
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._budget.lock:
+            self._budget.taken.value -= self._taken
+
+
+def in_turn(decode: Callable[[Callable[[int], None]], T], budget: DecodeBudget) -> T:
+    """What `decode`, given its `reserve`, makes of an image; again alone if memory may be short.
+
+    Raises
+    ------
+    BadImage
+    MemoryError
+        If it doesn't fit even alone.
+    """
+    with Turn(budget) as turn:
+        try:
+            return decode(turn.reserve)
+        except MemoryError:
+            pass
+        except BadImage:
+            if 0 < turn.pixels < _LARGE:
+                raise
+    with Turn(budget) as turn:
+        turn.reserve(budget.most)
+        return decode(turn.reserve)
+
+
+def load(
+    read: RowReader, at: int, sha256: Strings, row: int, cuts: Cuts, budget: DecodeBudget
+) -> Loaded:
     """Read and decode one image.
 
     Parameters
@@ -205,6 +300,7 @@ def load(read: RowReader, at: int, sha256: Strings, row: int, cuts: Cuts) -> Loa
     row : int
         Its row in the manifest.
     cuts : Cuts
+    budget : DecodeBudget
     """
     start = perf_counter()
     try:
@@ -212,33 +308,42 @@ def load(read: RowReader, at: int, sha256: Strings, row: int, cuts: Cuts) -> Loa
     except OSError as error:
         problem = Problem("read", f"can't be read: {error.strerror or error}")
         return Loaded(row, [], problem, perf_counter() - start, 0.0)
+    except MemoryError:
+        return Loaded(row, [], Problem("read", NO_MEMORY), perf_counter() - start, 0.0)
     if isinstance(content, bytes) and sha256_bytes(content) != sha256[at]:
         # Stored under the old digest, its vector would be silently wrong.
         problem = Problem("read", "has changed since it was listed; run again with --rehash")
         return Loaded(row, [], problem, perf_counter() - start, 0.0)
     middle = perf_counter()
-    try:
-        decoded = _decoded(content, cuts.all)
-        pixels = [
+
+    def prepare(reserve: Callable[[int], None]) -> list[Pixels | Image.Image]:
+        return [
             image if p in cuts.device and resizing.takes(*image.size) else _cut(image, p, cuts)
-            for image, p in zip(decoded, cuts.all, strict=True)
+            for image, p in zip(_decoded(content, cuts.all, reserve), cuts.all, strict=True)
         ]
+
+    try:
+        pixels = in_turn(prepare, budget)
     except BadImage as error:
         problem = Problem("decode", error.problem)
         return Loaded(row, [], problem, middle - start, perf_counter() - middle)
+    except MemoryError:
+        return Loaded(row, [], Problem("read", NO_MEMORY), middle - start, perf_counter() - middle)
     return Loaded(row, pixels, None, middle - start, perf_counter() - middle)
 
 
-def _decoded(content: Content, preprocesses: Sequence[Preprocess]) -> list[Image.Image]:
+def _decoded(
+    content: Content, preprocesses: Sequence[Preprocess], reserve: Callable[[int], None]
+) -> list[Image.Image]:
     """The image for each preprocessing, decoded once for all that want the same."""
     if len({(p.alpha, p.at_least) for p in preprocesses}) == 1:
         first = preprocesses[0]
-        return [decode(content, first.alpha, first.at_least)] * len(preprocesses)
+        return [decode(content, first.alpha, first.at_least, reserve)] * len(preprocesses)
     images: dict[tuple[str, int], Image.Image] = {}
     wanted = [(p.alpha, reduction(content, p.at_least)) for p in preprocesses]
     for p, same in zip(preprocesses, wanted, strict=True):
         if same not in images:
-            images[same] = decode(content, p.alpha, p.at_least)
+            images[same] = decode(content, p.alpha, p.at_least, reserve)
     return [images[same] for same in wanted]
 
 

@@ -29,7 +29,16 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from featcache.errors import FeatcacheError, RecipeError
 from featcache.extraction import resizing
-from featcache.extraction.batch import Batch, Cuts, Loaded, Rows, collate, joined, load
+from featcache.extraction.batch import (
+    Batch,
+    Cuts,
+    DecodeBudget,
+    Loaded,
+    Rows,
+    collate,
+    joined,
+    load,
+)
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.hashing import sha256_bytes
 from featcache.images.decode import BadImage, decode
@@ -231,9 +240,10 @@ def _by_threads(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="featcache-load")
     waiting: deque[Future[Loaded]] = deque()
     upcoming = iter(rows.tolist())
+    budget = DecodeBudget()
 
     def submit(row: int) -> None:
-        waiting.append(pool.submit(load, images.read, row, images.sha256, row, cuts))
+        waiting.append(pool.submit(load, images.read, row, images.sha256, row, cuts, budget))
 
     try:
         # Two batches ahead: enough to hide decoding, and memory stays bounded.
@@ -260,6 +270,7 @@ def _by_processes(
         for at in range(0, len(rows), batch_size)
         for chunk in np.array_split(rows[at : at + batch_size], per_batch)
     ]  # some of the last batch may be empty
+    context = multiprocessing.get_context(_start_method())
     under_way = torch.full((workers, 2), -1)  # the process and the row of each worker
     under_way = Tensor.share_memory_(under_way)  # type: ignore[no-untyped-call]
 
@@ -271,14 +282,14 @@ def _by_processes(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of more workers than cores: they were asked for
         loader: DataLoader[Batch] = DataLoader(
-            _Decoding(cuts, under_way),
+            _Decoding(cuts, under_way, DecodeBudget(context)),
             batch_size=None,
             sampler=_Lazily(chunks, chunk),
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_ignore_interrupts,
             pin_memory=loading.pin and torch.cuda.is_available(),
-            multiprocessing_context=_start_method(),
+            multiprocessing_context=context,
         )
         decoded = iter(loader)  # the workers begin
 
@@ -338,8 +349,9 @@ class _Lazily:
 class _Decoding(Dataset[Batch]):
     """What a worker process does with a chunk."""
 
-    def __init__(self, cuts: Cuts, under_way: Tensor) -> None:
+    def __init__(self, cuts: Cuts, under_way: Tensor, budget: DecodeBudget) -> None:
         self._cuts = cuts
+        self._budget = budget
         self._under_way = under_way
 
     def __getitem__(self, chunk: _Chunk) -> Batch:
@@ -349,7 +361,7 @@ class _Decoding(Dataset[Batch]):
         loaded = []
         for at, row in enumerate(chunk.rows.tolist()):
             note[1] = row
-            loaded.append(load(chunk.read, at, chunk.sha256, row, self._cuts))
+            loaded.append(load(chunk.read, at, chunk.sha256, row, self._cuts, self._budget))
         note[1] = -1
         return collate(loaded, self._cuts, shared=True)
 
@@ -394,7 +406,7 @@ def load_sample(images: Images, rows: Rows, preprocess: Preprocess) -> tuple[Pix
             if isinstance(content, bytes) and sha256_bytes(content) != images.sha256[row]:
                 continue
             pixels.append(preprocess.cut(decode(content, preprocess.alpha, preprocess.at_least)))
-        except (BadImage, OSError):
+        except (BadImage, OSError, MemoryError):
             continue
         kept.append(i)
     side = preprocess.crop

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from featcache.errors import CacheMissing, DataError, RecipeError, counted
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.batch import Decoded, Part, lay_out
+from featcache.extraction.batch import NO_MEMORY, DecodeBudget, Decoded, Part, in_turn, lay_out
 from featcache.extraction.loader import count_workers
 from featcache.extraction.network import PRECISIONS
 from featcache.extraction.preprocess import Preprocess
@@ -91,6 +91,7 @@ class Pixels:
         self.sizes = torch.zeros(len(images), 2, dtype=torch.int64)
         self._images = images
         self._threads = count_workers(workers)
+        self._budget = DecodeBudget()
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._read_all(budget)
         self._stack = self._stacked()
@@ -252,6 +253,8 @@ class Pixels:
             return error.problem
         except OSError as error:
             return f"can't be read: {error.strerror or error}"
+        except MemoryError:
+            return NO_MEMORY
 
     def _decoded(self, row: int) -> NDArray[np.uint8]:
         kept = self._kept.get(row)
@@ -262,7 +265,10 @@ class Pixels:
         check = check and isinstance(content, bytes)
         if check and sha256_bytes(bytes(content)) != self._images.sha256[row]:
             raise BadImage("has changed since it was listed; run again with --rehash")
-        return np.array(decode(content, self.preprocesses[0].alpha, self._at_least))  # (h, w, 3)
+        alpha = self.preprocesses[0].alpha
+        return in_turn(  # (h, w, 3)
+            lambda reserve: np.array(decode(content, alpha, self._at_least, reserve)), self._budget
+        )
 
     def _stacked(self) -> Tensor | None:
         """All images on the device, where they are of one size and no larger than the crop."""

@@ -33,6 +33,7 @@ from sklearn.tree._tree import Tree
 from torch import Tensor, nn
 
 from featcache.errors import DataError, FeatcacheError, first_line
+from featcache.fitting.heads.booster_file import check_booster
 
 try:
     import skops.io
@@ -121,6 +122,7 @@ def save_pipeline(folder: Path, pipeline: Any) -> list[Part]:
         else:
             part |= {"kind": "booster", "file": f"booster{number}.ubj"}
             value.save_model(folder / part["file"])
+            _refuse_unreadable(value, folder / part["file"])
         parts.append(part)
     if tensors:
         (folder / NETWORKS).write_bytes(save(tensors))  # save_file makes it private
@@ -170,6 +172,17 @@ def load_pipeline(folder: Path, parts: Sequence[Mapping[str, Any]]) -> Any:
             "Copy the whole folder again, or fit it again.",
         ) from error
     return pipeline
+
+
+def _refuse_unreadable(booster: Any, file: Path) -> None:
+    """Only boosters that can be checked when they are read are kept: trees, without categories."""
+    try:
+        check_booster(file.read_bytes())
+    except ValueError as error:
+        raise FeatcacheError(
+            f"a {type(booster).__name__} like this can't be kept: {error}",
+            "Models are kept with boosters of trees (booster='gbtree') on columns of numbers.",
+        ) from None
 
 
 def _with_modules_of_today(path: Path) -> Path | BytesIO:
@@ -341,7 +354,8 @@ def _put_back(
     if part["kind"] == "booster":
         from featcache.fitting.heads.xgboost import read_booster
 
-        place[last] = read_booster(folder / Path(part["file"]).name)
+        width = getattr(owner, "n_features_in_", None)
+        place[last] = read_booster(folder / Path(part["file"]).name, width)
         return
     with torch.device("meta"):  # no memory and no draws for weights that are replaced at once
         network = owner.untrained()

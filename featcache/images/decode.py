@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -33,16 +35,24 @@ POLICY = 2  # part of every cache key: raise it when a change here can change a 
 # What Pillow's decoders have been seen to raise on broken files.
 _BROKEN = (
     OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError,
-    OverflowError, ZeroDivisionError, MemoryError, RuntimeError, struct.error, zlib.error,
+    OverflowError, ZeroDivisionError, RuntimeError, struct.error, zlib.error,
     Image.DecompressionBombError, UnidentifiedImageError,
 )  # fmt: skip
+BYTES = 16  # that a pixel takes while it is decoded: four copies of RGBA
+_UNKNOWN = 1 << 25  # pixels of an image whose header can't be read
+_BAND = 1 << 20  # pixels that are scaled at once
 
 
 class BadImage(FeatcacheError):
     """One image that can't be decoded; it is listed and left out."""
 
 
-def decode(content: Content, alpha: str = "white", at_least: int = 0) -> Image.Image:
+def decode(
+    content: Content,
+    alpha: str = "white",
+    at_least: int = 0,
+    reserve: Callable[[int], None] | None = None,
+) -> Image.Image:
     """Decode one image.
 
     Parameters
@@ -54,6 +64,8 @@ def decode(content: Content, alpha: str = "white", at_least: int = 0) -> Image.I
     at_least : int, default 0
         A JPEG may come out smaller, as long as its shorter side has this many pixels: decoding
         at 1/2, 1/4 or 1/8 of the size is part of the format, and fast. 0: never.
+    reserve : callable, optional
+        Called with the number of pixels, which the header tells, before they are decoded.
 
     Returns
     -------
@@ -64,23 +76,33 @@ def decode(content: Content, alpha: str = "white", at_least: int = 0) -> Image.I
     ------
     BadImage
         If it is no image, is cut short, or is a decompression bomb.
+    MemoryError
+        If there is too little memory for it: nothing is known of the image then.
     """
     if isinstance(content, bytes) and not content:
         raise BadImage("the file is empty")
+    pixels = _UNKNOWN
     try:
         image = (
             Image.open(io.BytesIO(content), formats=_formats())
             if isinstance(content, bytes)
             else Image.fromarray(content)
         )
+        whole = image.size
         if at_least:
             image.draft(None, (at_least, at_least))
+        # A progressive JPEG's decoder holds all of it, whatever comes out.
+        pixels = math.prod(whole if "progressive" in image.info else image.size)
+        if reserve is not None:
+            reserve(pixels)
         image.load()
     except UnidentifiedImageError:
         raise BadImage("not an image in a known format") from None
     except Image.DecompressionBombError as error:
         raise BadImage(f"a decompression bomb: {error}") from None
     except _BROKEN as error:
+        # JPEG's, WebP's and other decoders say of a want of memory that the file is broken.
+        np.empty(pixels * BYTES, np.uint8)  # MemoryError
         raise BadImage(f"can't be decoded: {error or type(error).__name__}") from None
     try:
         return _to_rgb(_upright(image), alpha)
@@ -128,11 +150,17 @@ def _to_rgb(image: Image.Image, alpha: str) -> Image.Image:
 
 def _scaled(image: Image.Image) -> Image.Image:
     """A 16-bit, 32-bit or float image as 8-bit grey: scaled, where Pillow would clip."""
-    values = np.asarray(image, dtype=np.float64)  # (h, w)
+    values = np.asarray(image)  # (h, w)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("it holds NaN or infinite values")
     full = 1.0 if image.mode == "F" else 65535.0
-    if low < 0 or high > full:
-        values, full = values - low, (high - low) or 1.0
-    return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))
+    fits = low >= 0 and high <= full
+    if not fits:
+        full = (high - low) or 1.0
+    scaled = np.empty(values.shape, np.uint8)  # (h, w)
+    rows = max(1, _BAND // values.shape[1])
+    for top in range(0, len(values), rows):
+        band = values[top : top + rows].astype(np.float64)  # (rows, w)
+        scaled[top : top + rows] = np.rint((band if fits else band - low) * (255.0 / full))
+    return Image.fromarray(scaled)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError, UnknownData, counted
+from featcache.errors import DataError, UnknownData, counted, first_line
 from featcache.hashing import sha256_file
 from featcache.images.manifest import IMAGES_CSV, Images, make_images, read_images_csv
+
+log = logging.getLogger("featcache")
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .gif .webp .ppm .pgm .pbm .pnm .tga .jp2 .avif"
@@ -26,6 +30,10 @@ SUFFIXES = frozenset(
 # that soon after a change can't be trusted later (git calls such files racily clean).
 # FAT counts in steps of two seconds.
 GRAIN_NS = 2_000_000_000
+
+_CLASS_DEPTH = 2  # split/class/
+
+_LARGEST = 4 << 30  # bytes: more than any image that is no decompression bomb
 
 
 def from_files(
@@ -40,7 +48,7 @@ def from_files(
     rehash: bool = False,
     source: str = "",
 ) -> Images:
-    """The manifest of image files.
+    """The manifest of image files; those that can't be read are left out, with a warning.
 
     Parameters
     ----------
@@ -59,13 +67,28 @@ def from_files(
     """
     check_utf8(ids)
     scan_ns = time.time_ns()
-    stats = _stats(paths)
-    size = np.array([s.st_size for s in stats], np.int64)
-    mtime_ns = np.array([_changed_ns(s) for s in stats], np.int64)
+    bad: dict[int, str] = {}  # row -> what is wrong with its file
+    size, mtime_ns = _sizes_and_times(paths, bad)
     digests = recall(name, ids, size, mtime_ns, None if rehash else cache)
-    threads = min(8, os.cpu_count() or 1)
-    take_digests(digests, lambda row: sha256_file(Path(paths[row])), threads)
 
+    def digest(row: int) -> str:
+        try:
+            return "" if row in bad else sha256_file(Path(paths[row]))
+        except OSError as error:
+            bad[row] = _why(error)
+            return ""
+
+    take_digests(digests, digest, min(8, os.cpu_count() or 1))
+    if bad:
+        _say_left_out(paths, bad)
+        good = [row for row in range(len(paths)) if row not in bad]
+        size, mtime_ns = size[good], mtime_ns[good]
+        paths = [paths[row] for row in good]
+        digests = [digests[row] for row in good]
+        ids, labels = ([column[row] for row in good] for column in (ids, labels))
+        groups, split = (
+            None if column is None else [column[row] for row in good] for column in (groups, split)
+        )
     return make_images(
         name,
         ids,
@@ -88,7 +111,7 @@ class FileReader:
         self._paths = paths
 
     def __call__(self, row: int) -> bytes:
-        return Path(self._paths[row]).read_bytes()
+        return read_file(self._paths[row])
 
     def part(self, rows: NDArray[np.intp]) -> FileReader:
         """The same for these rows alone."""
@@ -152,22 +175,62 @@ def _changed_ns(stat_: os.stat_result) -> int:
     return max(stat_.st_mtime_ns, stat_.st_ctime_ns)
 
 
-def _stats(paths: Sequence[str | Path]) -> list[os.stat_result]:
-    stats, bad = [], []
-    for path in paths:
+def read_file(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises
+    ------
+    OSError
+        If it can't be read, or is no image's: a pipe, which is never opened, or a file of many
+        gigabytes.
+    """
+    check_file(path)
+    return Path(path).read_bytes()
+
+
+def check_file(path: str | Path) -> os.stat_result:
+    """What the system says of an image file; raises as `read_file`, and doesn't open it."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if found.st_size > _LARGEST:
+        raise OSError(errno.EFBIG, f"its {found.st_size / 1e9:,.0f} GB are more than an image has")
+    return found
+
+
+def _sizes_and_times(
+    paths: Sequence[str | Path], bad: dict[int, str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Size and time of change of each file, 0 for those that are noted in `bad`."""
+    size, mtime_ns = np.zeros(len(paths), np.int64), np.zeros(len(paths), np.int64)
+    for row, path in enumerate(paths):
         try:
-            stats.append(os.stat(path))
-            if not (stat.S_ISREG(stats[-1].st_mode) and os.access(path, os.R_OK)):
-                bad.append(path)
-        except OSError:  # a dangling link, for instance
-            bad.append(path)
-    if bad:
-        raise DataError(
-            f"{len(bad)} of {counted(len(paths), 'image file')} can't be read, for instance "
-            f"{bad[0]}",
-            "Look at its permissions, and whether it is a link to nowhere; then mend or remove it.",
-        )
-    return stats
+            found = check_file(path)
+        except OSError as error:
+            bad[row] = _why(error)
+        else:
+            if os.access(path, os.R_OK):
+                size[row], mtime_ns[row] = found.st_size, _changed_ns(found)
+            else:
+                bad[row] = os.strerror(errno.EACCES)
+    return size, mtime_ns
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or first_line(error)
+
+
+def _say_left_out(paths: Sequence[str | Path], bad: Mapping[int, str]) -> None:
+    """Warn of the files that can't be read; refuse if there is no other."""
+    first = min(bad)
+    what = (
+        f"{len(bad)} of {counted(len(paths), 'image file')} can't be read, for instance "
+        f"{paths[first]}: {bad[first]}"
+    )
+    remedy = "Look at its permissions, and whether it is a link to nowhere; then mend or remove it."
+    if len(bad) == len(paths):
+        raise DataError(what, remedy)
+    log.warning("left out: %s. %s", what, remedy)
 
 
 def check_utf8(ids: Sequence[str]) -> None:
@@ -190,21 +253,31 @@ def _is_utf8(text: str) -> bool:
 def list_images(root: Path) -> list[str]:
     """Paths of the image files below `root`, relative to it with forward slashes, sorted.
 
-    Follows links to folders, each real folder once; leaves out hidden files and folders.
+    Follows links to folders, but to none that the link itself is in; leaves out hidden files and
+    folders. A folder that several links lead to comes once below each folder of the first two
+    levels, which are classes and splits: that it is in two of them is found as a leak.
     """
     found: list[str] = []
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        shown = sorted(s for s in subfolders if not s.startswith("."))
-        subfolders[:] = [] if real in seen else shown
-        if real in seen:
-            continue
-        seen.add(real)
+    seen: set[tuple[str, ...]] = set()
+    around: dict[str, frozenset[str]] = {}  # folder -> the real folders that it is in, and its own
+    for folder, subfolders, files in os.walk(root, onerror=_say_unlisted, followlinks=True):
         below = os.path.relpath(folder, root).replace(os.sep, "/")
+        real = os.path.realpath(folder)
+        outside = around.get(below.rpartition("/")[0] or ".", frozenset())
+        once = (*below.split("/")[:_CLASS_DEPTH], real)
+        if real in outside or once in seen:
+            subfolders.clear()
+            continue
+        seen.add(once)
+        around[below] = outside | {real}
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         prefix = "" if below == "." else f"{below}/"
         found += [prefix + file for file in files if is_image(file)]
     return sorted(found)
+
+
+def _say_unlisted(error: OSError) -> None:
+    log.warning("left out: %s can't be listed: %s", error.filename, _why(error))
 
 
 def is_image(name: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from featcache.images.files import SourceOptions, from_files, list_images
+from featcache.images.files import SourceOptions, from_files, list_images, read_file
 from featcache.images.manifest import Images
 from featcache.images.remote import is_url
 
@@ -61,7 +61,7 @@ class Folder:
         return [id_ for id_ in ids if not (self._root / id_).is_file()]
 
     def read(self, id_: str) -> bytes:
-        return (self._root / id_).read_bytes()
+        return read_file(self._root / id_)
 
     def images(
         self,

@@ -30,6 +30,8 @@ _SPLIT_NAMES = {
 }  # fmt: skip
 _AT_ONCE = 2**16  # rows of a table read or written together
 _LONGEST_NAME = 200  # bytes; file systems take 255 or fewer
+_LONGEST_LABEL = 1000  # characters; csv reads 131,072, and each row takes as many as the longest
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tables and pages bear \t and \n
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COLUMNS = ("id", "sha256", "label", "group", "split", "size", "mtime_ns")
 
@@ -140,6 +142,8 @@ def make_images(
     **rest: Any,
 ) -> Images:
     """The manifest of these columns; groups and split may be left out. `rest` as in `Images`."""
+    for kind, column in (("label", labels), ("group", groups or ())):
+        _refuse_odd(kind, column)
     empty = [""] * len(ids)
     return Images(
         name,
@@ -150,6 +154,22 @@ def make_images(
         strings(split or empty),
         **rest,
     )
+
+
+def _refuse_odd(kind: str, column: Sequence[str]) -> None:
+    """Names that tables can't keep, or pages can't show."""
+    for text in set(column):
+        if _CONTROL.search(text):
+            raise DataError(
+                f"the {kind} {text[:100]!a} holds control characters",
+                "Rename it, or list the images in a CSV file: path,label.",
+            )
+        if len(text) > _LONGEST_LABEL:
+            raise DataError(
+                f"the {kind} {text[:30]!a}… has {len(text):,} characters, more than "
+                f"{_LONGEST_LABEL:,}",
+                "Give it a name.",
+            )
 
 
 def split_name(text: str) -> str | None:

@@ -55,7 +55,8 @@ _LOCAL = ("file", "local")
 _PASSWORD = re.compile(
     r"(?<=://)[^/@:]*:(?!\d+(?:/|$))[^@]*(?=@)"  # host:9000/… is none
     r"|(?:(?<=s3://)|(?<=s3a://))[^/@:]*:[^@]*(?=@)"  # there a port can't be
-    r"|(?:(?<=s3://)|(?<=s3a://)|(?<=http://)|(?<=https://))[^/@\s]+(?=@)"  # a key or token alone
+    r"|(?:(?<=s3://)|(?<=s3a://)|(?<=http://)|(?<=https://))[^/@\s]+(?=@)",  # a key or token alone
+    re.IGNORECASE,
 )
 _AT_ONCE = 2**22  # bytes of a big object that are digested together
 _BIG = 2**26
@@ -101,6 +102,11 @@ def check_url(url: str) -> str:
     if "::" in url:
         raise DataError(f"{url}: URLs in one another are not opened", "Unpack archives first.")
     scheme, mark, rest = url.partition("://")
+    if "#" in rest and scheme.lower() in _UNLISTED:
+        raise DataError(
+            f"{scheme}://{rest.partition('#')[0]}#…: a server is never told what follows #",
+            "Leave it out.",
+        )
     if not rest.strip("/"):
         raise DataError(f"{url} names no bucket or folder", "For instance s3://bucket/photos")
     if scheme.lower() in _LOCAL and not rest.startswith("/"):

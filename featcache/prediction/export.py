@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.atomic import replacing
+from featcache.atomic import making_folder, replacing
 from featcache.errors import DataError, FeatcacheError, first_line
 from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
@@ -65,10 +64,8 @@ def copy_model(
     source, target = find_model(run, reports), Path(folder).expanduser()
     facts = model_facts(source)
     refuse_existing(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with making_folder(target) as temporary:
+        temporary.mkdir(parents=True)
         for name in facts["files"]:
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, temporary / name)
@@ -76,8 +73,6 @@ def copy_model(
             facts["weights"] = _put_in(temporary, facts, source, weights_dir)
         write_facts(temporary, {k: v for k, v in facts.items() if k not in ("format", "files")})
         temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

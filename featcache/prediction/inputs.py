@@ -10,7 +10,7 @@ import numpy as np
 
 from featcache.errors import DataError
 from featcache.hashing import sha256_bytes
-from featcache.images.files import is_image, list_images
+from featcache.images.files import is_image, list_images, read_file
 from featcache.images.location import open_location
 from featcache.images.manifest import Content, Images, strings
 from featcache.images.remote import check_url, is_url, split_url
@@ -102,4 +102,4 @@ def _read(named: str) -> bytes:
     if is_url(named):
         folder, name = split_url(named)
         return open_location(folder).read(name)
-    return Path(named).read_bytes()
+    return read_file(named)

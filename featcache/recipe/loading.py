@@ -12,6 +12,7 @@ from featcache.recipe.checks import make_recipe
 from featcache.recipe.schema import Recipe, merge
 
 _OF_FILES = ("extends", "quick")  # keys of a file that the recipe itself no longer has
+_LONGEST = 1 << 20  # bytes of a recipe
 _OF_DATA = ("name", "data_root", "limit")  # what says more of one set of images
 
 
@@ -82,7 +83,13 @@ def _read_all(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
 
 def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if children and path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is no regular file")
+        with path.open("rb") as file:
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise OSError(f"it is longer than {_LONGEST} bytes")
+        plain = yaml.safe_load(text.decode("utf-8"))
     except FileNotFoundError:
         raise _absent(path, children) from None
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:

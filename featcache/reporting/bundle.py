@@ -51,12 +51,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featcache.atomic import making_folder
 from featcache.errors import DataError, FeatcacheError
 from featcache.hashing import sha256_file
 from featcache.reporting.refit_command import refit_remedy
@@ -199,12 +199,8 @@ def try_to_write(folder: Path, write: Writer, run: Path) -> None:
 
 def add_bundle(run: Path, write: Writer) -> None:
     """Give a run folder that is there a model, all or nothing, in place of one that it has."""
-    temporary = run / f".{FOLDER}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with making_folder(run / FOLDER) as temporary:
         try_to_write(temporary, write, run)
         if temporary.is_dir():
             shutil.rmtree(run / FOLDER, ignore_errors=True)
             temporary.replace(run / FOLDER)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from featcache.atomic import place
+from featcache.atomic import making_folder, place
 from featcache.errors import FeatcacheError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.fold import FoldResult
@@ -82,10 +81,8 @@ def save_run(
     run_json = {**_facts(result, folds, rows, seed, settings), **(facts or {})}
     scores = _metrics(result)
     run = run_of(folder, run_json, scores)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with making_folder(folder) as temporary:
+        temporary.mkdir(parents=True)
         _write_json(temporary / "run.json", {"format": FORMAT, "name": run.name, **run_json})
         _write_json(temporary / "metrics.json", scores)
         _write_json(temporary / "splits.json", folds_to_json(folds, features))
@@ -96,8 +93,6 @@ def save_run(
             try_to_write(temporary / FOLDER, write_model, folder)
         if not place(temporary, folder, "run.json", again):
             return read_run(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return run
 
 

@@ -190,8 +190,10 @@ def _here(environments: list[dict[str, str]]) -> Iterator[Any]:
 
     distributed: Any = importlib.import_module("distributed")
 
+    security = _security(distributed)
+    where = {"host": "127.0.0.1", "security": security, "protocol": "tls" if security else "tcp"}
     common: Mapping[str, Any] = {
-        "host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "dashboard": False,
+        **where, "nthreads": 1, "memory_limit": 0, "dashboard": False,
         "silence_logs": logging.CRITICAL,
     }  # fmt: skip
     workers = {
@@ -200,7 +202,7 @@ def _here(environments: list[dict[str, str]]) -> Iterator[Any]:
     }
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
+        "options": {**where, "port": 0, "dashboard_address": "127.0.0.1:0"},
     }
     # Set before a worker's interpreter starts: later, its libraries have counted their threads.
     early = {
@@ -211,10 +213,25 @@ def _here(environments: list[dict[str, str]]) -> Iterator[Any]:
     with (
         dask.config.set(early),
         distributed.SpecCluster(
-            workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="featcache"
+            workers=workers,
+            scheduler=scheduler,
+            security=security,
+            silence_logs=logging.CRITICAL,
+            name="featcache",
         ) as cluster,
     ):
         yield cluster
+
+
+def _security(distributed: Any) -> Any:
+    """A key of this cluster's own, without which nobody on this machine gives it work."""
+    if importlib.util.find_spec("cryptography") is not None:
+        return distributed.Security.temporary()
+    log.warning(
+        "workers of this machine listen without a key: whoever has an account here can run code "
+        "as you while they work. pip install cryptography, and they talk by TLS"
+    )
+    return None
 
 
 @contextmanager

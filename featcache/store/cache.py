@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.atomic import guard_writes
-from featcache.errors import CacheMissing, CacheRefused, CacheUnwritable, counted, unknown
+from featcache.errors import (
+    CacheMissing,
+    CacheRefused,
+    CacheUnwritable,
+    DataError,
+    counted,
+    unknown,
+)
 from featcache.images.manifest import (
     IMAGES_CSV,
     Images,
@@ -153,8 +160,12 @@ class Cache:
         images : Images
         """
         path = self.folder / images.name / IMAGES_CSV
-        with guard_writes(path):
-            write_images_csv(path, images)
+        try:
+            with guard_writes(path):
+                write_images_csv(path, images)
+        except CacheUnwritable:
+            if not _lists(path, images):
+                raise
 
     def missing(self, data: str, key: Key, digests: Digests) -> NDArray[np.bool_]:
         """Which of these images have no row under a key in a data set's finished file.
@@ -222,14 +233,16 @@ class Cache:
         if not problems:
             path.unlink(missing_ok=True)
             return
-        write_csv(
-            path,
-            ("id", "sha256", "kind", "problem"),
-            [
-                (str(images.ids[row]), str(images.sha256[row]), kind, problem)
-                for row, (kind, problem) in sorted(problems.items())
-            ],
-        )
+        wanted = [("id", "sha256", "kind", "problem")]
+        wanted += [
+            (str(images.ids[row]), str(images.sha256[row]), kind, problem)
+            for row, (kind, problem) in sorted(problems.items())
+        ]
+        if path.is_file():  # it may be that it can't be written, and need not be
+            with path.open(newline="", encoding="utf-8") as file:
+                if [tuple(row) for row in csv.reader(file)] == wanted:
+                    return
+        write_csv(path, wanted[0], wanted[1:])
 
     def choose(
         self, data: str | Images, backbone: Sequence[str] = (), view: Sequence[str] = ()
@@ -521,3 +534,13 @@ def _called(entry: Entry, wanted: str, known: Sequence[str]) -> Entry:
 def _says(wanted: str) -> int:
     """How much a name says: a key all, options more than none."""
     return 1000 if split_key(wanted)[1] else len(wanted)
+
+
+def _lists(path: Path, images: Images) -> bool:
+    """Whether a list of images has just these rows."""
+    try:
+        known = read_images_csv(path, images.name)
+    except (OSError, DataError):
+        return False
+    columns = ("ids", "sha256", "labels", "groups", "split")
+    return all(np.array_equal(getattr(known, name), getattr(images, name)) for name in columns)

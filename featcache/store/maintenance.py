@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from filelock import Timeout
 
+from featcache.atomic import SETTLED
 from featcache.errors import (
     CacheDenied,
     CacheMissing,
@@ -169,7 +170,12 @@ def choose_victims(
     found: dict[Path, Victim] = {}
     if leftovers:
         for path in _leftovers(cache, names):
-            found[path] = Victim(path, path.stat().st_size, "left over by an unfinished run")
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # it has just taken its place
+                continue
+            if path.suffix != ".tmp" or time.time() - facts.st_mtime > SETTLED:
+                found[path] = Victim(path, facts.st_size, "left over by an unfinished run")
     if superseded:
         newest = {_purpose(entry): entry for entry in entries}  # entries come oldest first
         for entry in entries:

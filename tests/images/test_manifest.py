@@ -50,8 +50,9 @@ def manifests(draw):
 
 
 @given(manifests())
-@example(replace(from_arrays("d", [np.zeros((2, 2), np.uint8)], ids=["a\rb,\n\"c'"], labels=["\r"]),
-                 size=np.zeros(1, np.int64), mtime_ns=np.zeros(1, np.int64)))  # fmt: skip
+@example(replace(from_arrays("d", [np.zeros((2, 2), np.uint8)], ids=["a\rb,\n\"c'"], labels=["x"]),
+                 labels=strings(["\r"]), size=np.zeros(1, np.int64),
+                 mtime_ns=np.zeros(1, np.int64)))  # fmt: skip
 def test_images_csv_reads_back(tmp_path_factory, images):
     path = tmp_path_factory.mktemp("csv") / "images.csv"
     write_images_csv(path, images)

@@ -16,7 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featcache.errors import FeatcacheError, RecipeError, unknown
+from featcache.errors import DataError, FeatcacheError, RecipeError, unknown
+from featcache.fitting.heads.booster_file import check_booster
 from featcache.fitting.out_of_core import Stream
 from featcache.fitting.splits import hold_out
 
@@ -225,10 +226,23 @@ class XGBHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
 
-def read_booster(path: Path) -> XGBClassifier:
-    """The fitted booster that a file holds, as `XGBClassifier.save_model` wrote it."""
+def read_booster(path: Path, width: int | None) -> XGBClassifier:
+    """The fitted booster that a file holds, as `XGBClassifier.save_model` wrote it.
+
+    `width` is how many columns X has, if that is known. XGBoost follows the numbers in a file
+    without looking: they are checked first.
+    """
+    data = path.read_bytes()
+    try:
+        check_booster(data, width)
+    except ValueError as error:
+        raise DataError(
+            f"{path} holds no booster that can be followed: {error}",
+            "It may do harm when it is used; it was not loaded. Copy the whole folder again, or "
+            "fit it again.",
+        ) from None
     booster = XGBClassifier()
-    booster.load_model(path)
+    booster.load_model(bytearray(data))
     return booster
 
 

@@ -128,7 +128,7 @@ def _thumbnail(reader: Reader, id_: str) -> tuple[str, bool]:
     try:
         content: Content = reader(id_)
         image = decode(content)
-    except (OSError, KeyError, BadImage):
+    except (OSError, KeyError, BadImage, MemoryError):
         return "", False
     small = max(image.size) < _SIDE
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)

@@ -450,8 +450,8 @@ def extraction_seconds(features: Features, cache: str | Path | None) -> dict[str
             continue
         try:
             with FeatureFile(entry.path) as file:
-                seconds = float(file.attributes.get("seconds", math.nan))
-        except (CacheRefused, OSError, ValueError, TypeError):
+                seconds = file.seconds
+        except (CacheRefused, OSError):
             continue
         if math.isfinite(seconds):
             found[name] = seconds

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.atomic import regular
 from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
 from featcache.hashing import sha256_bytes
 from featcache.images.cnmc import cnmc
@@ -129,10 +130,11 @@ class Origin(NamedTuple):
 def read_origin(folder: Path) -> Origin:
     """Where the images came from whose features are in a data set's folder of the cache."""
     try:
-        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        plain = json.loads(regular(folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        json.dumps(plain, ensure_ascii=False).encode()  # refuses halves of characters
         options = tuple(map(str, plain.get("options", ())))
         return Origin(str(plain["source"]), str(plain["root"]), options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Origin()
 
 
@@ -337,10 +339,7 @@ def _as_listed(read: Reader, images: Images) -> Reader:
 
 
 def _read_file(root: Path, id_: str) -> bytes:
-    path = root / id_
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no file")
-    return path.read_bytes()
+    return regular(root / id_).read_bytes()
 
 
 def _pictures(url: str) -> Reader | None:

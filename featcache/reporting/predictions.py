@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.atomic import regular
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.significance import corrected_t_test, mcnemar
@@ -89,7 +90,7 @@ def read_outcomes(path: Path) -> Outcomes:
         If the file is missing or is no whole table of predictions.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular(path).open(newline="", encoding="utf-8") as file:
             lines = csv.reader(file)
             header = next(lines, [])
             id_, true, pred = (header.index(name) for name in ("id", "true", "pred"))

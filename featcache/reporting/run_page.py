@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.atomic import regular
 from featcache.errors import FeatcacheError, counted
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
@@ -384,7 +385,7 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
 def read_failed(folder: Path) -> list[tuple[str, str]]:
     """The images of a data set's folder that could not be decoded, and why; none where unknown."""
     try:
-        with (folder / _FAILED_CSV).open(newline="", encoding="utf-8") as file:
+        with regular(folder / _FAILED_CSV).open(newline="", encoding="utf-8") as file:
             return [(row["id"], row["problem"]) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, csv.Error):
         return []

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from featcache.atomic import regular
 from featcache.errors import DataError, UnknownName, did_you_mean
 from featcache.reporting.refit_command import refit_remedy, with_reports
 from featcache.reporting.schema import Run, read_folds, read_json, read_run
@@ -108,7 +109,7 @@ def read_leaks(folder: Path) -> list[str]:
 def _predictions(path: Path) -> pd.DataFrame:
     text = dict.fromkeys(("id", "fold", "true", "pred", "group"), str)
     try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={})
+        table = pd.read_csv(regular(path), dtype=text, keep_default_na=False, na_values={})
         missing = {"id", "fold", "true", "pred"} - set(table.columns)
     except (OSError, ValueError) as error:
         raise DataError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.atomic import regular
 from featcache.errors import DataError, RecipeError, UnknownData
 from featcache.fitting.grid import Candidate
 from featcache.fitting.splits import Fold, folds_to_json, is_leaky
@@ -192,9 +193,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise OSError(f"{path} is no file")
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = json.loads(regular(path).read_text(encoding="utf-8"))
     json.dumps(value, ensure_ascii=False).encode()  # refuses halves of characters
     return value
 

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.atomic import guard_writes
-from featcache.errors import CacheMissing, CacheRefused, CacheUnwritable, counted, unknown
+from featcache.errors import (
+    CacheMissing,
+    CacheRefused,
+    CacheUnwritable,
+    DataError,
+    counted,
+    unknown,
+)
 from featcache.images.manifest import (
     IMAGES_CSV,
     Images,
@@ -79,9 +86,18 @@ class Cache:
         self.folder = Path(folder)
 
     def data_sets(self) -> list[str]:
-        """Names of the data sets, sorted: folders with feature files, or a list of images."""
+        """Names of the data sets, sorted: folders with feature files, or a list of images.
+
+        A folder that no data set can be called like is warned of.
+        """
         found = (self.folder.glob(f"*/{pattern}") for pattern in (IMAGES_CSV, "[!.]*.h5"))
-        return sorted({path.parent.name for paths in found for path in paths})
+        names = []
+        for name in sorted({path.parent.name for paths in found for path in paths}):
+            try:
+                names.append(check_name(name))
+            except DataError as error:
+                log.warning("left out: %s", error.problem)
+        return names
 
     def has_images(self, data: str) -> bool:
         """Whether the list of a data set's images is there."""

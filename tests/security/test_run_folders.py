@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,24 @@ from featcache.reporting.schema import read_run
 PRIVATE = "private/passport.png"
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run folder as `fit` leaves it, below reports/."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache and reports as `fit` leaves them."""
+    folder = tmp_path_factory.mktemp("made")
     X, y = blobs(60, (6,))
-    store(tmp_path / "cache", X, y, (6,))
+    store(folder / "cache", X, y, (6,))
     words = ["fit", "--data", "toy", "--backbone", "net0", "--head", "knn", "--folds", "2"]
-    where = ["--cache", str(tmp_path / "cache"), "--reports", str(tmp_path / "reports")]
+    where = ["--cache", str(folder / "cache"), "--reports", str(folder / "reports")]
     done = CliRunner().invoke(cli, [*words, *where])
     assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A run folder, below reports/ and beside its cache."""
+    for name in ("cache", "reports"):
+        shutil.copytree(made / name, tmp_path / name)
     return next(tmp_path.glob("reports/toy/*/run.json")).parent
 
 
@@ -68,6 +78,43 @@ def test_a_pipe_in_a_run_folder_is_not_waited_for(run: Path, name: str) -> None:
     os.mkfifo(run / name)
     with pytest.raises(DataError, match="no run folder"):
         read_run(run)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["predictions.csv", "leaks.json", "embedding.csv", "report.html", "confusion.png"]
+    + [f"cache/{name}" for name in ("origin.json", "failed.csv", "images.csv")],
+)
+def test_nor_is_any_other(run: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "cache/toy" / Path(name).name if "/" in name else run / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    done = report(run)
+    assert done.exit_code == (1 if name == "predictions.csv" else 0), done.output
+    ls = CliRunner().invoke(cli, ["cache", "ls", "--cache", str(tmp_path / "cache")])
+    assert ls.exit_code == 0, ls.output
+    status = CliRunner().invoke(cli, ["cache", "status", "--cache", str(tmp_path / "cache")])
+    assert status.exit_code == (1 if name.endswith("images.csv") else 0), status.output
+
+
+@pytest.mark.parametrize(
+    "text", ['{"source": "\\ud800", "root": ""}', "[" * 100_000, '{"source": 1, "root": NaN}', "[]"]
+)
+def test_a_strange_origin_is_none(run: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "cache" / "toy" / "origin.json").write_text(text)
+    for words in (["cache", "status"], ["fit", "--backbone", "vgg11", "--data", "toy"]):
+        done = CliRunner().invoke(cli, [*words, "--cache", str(tmp_path / "cache")])
+        assert not isinstance(done.exception, (UnicodeError, RecursionError)), done.output
+
+
+@pytest.mark.parametrize("name", ["a:b", "a*", 'a"b', "x" * 210])
+def test_a_folder_that_is_no_data_set_is_left_out(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "cache" / name).mkdir()
+    (tmp_path / "cache" / name / "images.csv").write_text("x")
+    done = CliRunner().invoke(cli, ["cache", "ls", "--cache", str(tmp_path / "cache")])
+    assert done.exit_code == 0
+    assert "net0" in done.output
+    assert "left out" in done.output
 
 
 def test_plots_are_not_written_through_links(run: Path, tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ class Cache:
                         Entry(data, path, file.key, len(file), file.dim, stat.st_size,
                               stat.st_mtime)
                     )  # fmt: skip
+            except FileNotFoundError:  # pruned meanwhile
+                continue
             except CacheRefused as error:
                 log.warning("left out: %s", error.problem)
         return sorted(found, key=lambda entry: (entry.mtime, entry.path.name))

@@ -226,9 +226,8 @@ def _purpose(entry: Entry) -> tuple[str, str]:
 
 def _leftovers(cache: Cache, names: Iterable[str]) -> list[Path]:
     patterns = (".*.partial", ".*.partial.*", ".*.tmp", "*.damaged")
-    return sorted(
-        {path for name in names for p in patterns for path in (cache.folder / name).glob(p)}
-    )
+    found = {path for name in names for p in patterns for path in (cache.folder / name).glob(p)}
+    return sorted(path for path in found if path.is_symlink() or not path.is_dir())
 
 
 def export(features: Features, path: str | Path) -> Path:

@@ -25,7 +25,7 @@ from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile, create, read_trained_on, write_trained_on
 from featcache.store.key import Key
 from featcache.store.locking import begin
-from featcache.store.maintenance import repair, verify
+from featcache.store.maintenance import choose_victims, delete, repair, verify
 
 ROWS = 60
 
@@ -194,6 +194,15 @@ def test_what_is_no_file_is_named_and_costs_itself(cache: Cache, kind: str) -> N
     strange = path_of(cache).with_name("strange.h5")
     STRANGE[kind](strange)
     commands_go_on(cache, "strange.h5", with_fit=kind in ("pipe", "dangling"))
+
+
+def test_leftovers_that_are_no_files_are_pruned_or_left(cache: Cache) -> None:
+    folder = cache.folder / "toy"
+    (folder / ".folder.h5.partial").mkdir()
+    (folder / ".link.h5.partial").symlink_to("nowhere")
+    os.mkfifo(folder / ".pipe.h5.partial")
+    delete(choose_victims(cache, ["toy"]))
+    assert sorted(path.name for path in folder.glob(".*.partial")) == [".folder.h5.partial"]
 
 
 def test_a_link_is_read_and_never_written_through(cache: Cache, tmp_path: Path) -> None:

@@ -106,6 +106,19 @@ def is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in numbers or "No space left" in str(error)
 
 
+def regular(path: Path) -> Path:
+    """The path of a file that is to be read; a pipe would be waited for, a device never ends.
+
+    Raises
+    ------
+    OSError
+        If something else is there. That nothing is there is seen when it is opened.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file")
+    return path
+
+
 def sync(path: Path) -> None:
     """Push a file or folder to the disk, where the system can."""
     if path.is_dir() and os.name == "nt":

@@ -48,11 +48,12 @@ def ls(cache: str, quiet: bool) -> None:
       featcache cache ls
     """
     from featcache.store.cache import Cache
+    from featcache.store.spec import options_of
 
     store = Cache(cache)
     entries = [entry for name in _data_sets(store, None) for entry in store.entries(name)]
     rows = [
-        (e.data, e.selector, e.key.weights, f"{e.key.preprocess['crop']} px", e.key.precision,
+        (e.data, e.selector, e.key.weights, f"{options_of(e.key).get('size', '?')} px", e.key.precision,
          _unusual(e.key), f"{e.rows:,}", str(e.dim), f"{e.bytes / 1e6:,.1f} MB")
         for e in entries
     ]  # fmt: skip

@@ -282,15 +282,23 @@ def names_data_set(store: Cache, data: str) -> bool:
 def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = False) -> Images:
     """The images of a data set of the cache, by default of its only one.
 
-    Opened anew where they were; where they are not found there, as they were extracted.
+    Opened anew where they were; where they are not found there, as they were extracted. A URL
+    that the cache holds isn't called: it may be somebody else's.
     """
-    from featcache.images.remote import is_url
-    from featcache.images.sources import open_images, read_origin
+    from featcache.images.remote import is_url, without_secrets
+    from featcache.images.sources import is_named, open_images, read_origin
     from featcache.images.table import TABLES
     from featcache.images.timeseries import is_there
 
     known = store.images(data)
     source, root, _ = read_origin(store.folder / known.name)
+    for url in (source, root):
+        if is_url(url) and not is_named(url, ()):
+            note(
+                f"{known.name}: its images are at {without_secrets(url)}, which is called only "
+                "if you name it; taking the list in the cache"
+            )
+            return known
     is_table = Path(source).suffix.lower() in TABLES
     if is_table and (is_url(source) or Path(source).is_file()):
         where, data_root = source, root or None

@@ -211,7 +211,7 @@ def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
         weights=spec,
         weights_dir=weights_dir,
         layer=key.layer.removesuffix(":mean"),
-        image_size=key.preprocess["crop"],
+        image_size=key.preprocess.get("crop"),
         absent="refuse",
         **{name: made[name] for name in ("colour", "filter", "scale")},
     )

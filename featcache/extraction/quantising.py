@@ -95,7 +95,7 @@ def _files(cache: Cache, data: str) -> Iterator[tuple[Path, Key]]:
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             with FeatureFile(path) as file:
-                key, whole = file.key, file.has_quantised
+                key, whole = file.key, bool(file.quantised)
         except CacheRefused:
             continue
         if key.precision == INT8 and whole:

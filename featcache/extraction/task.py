@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -153,7 +154,8 @@ class ExtractionTask:
             raise self._unique.none_left(report)
         report.seconds["compute"] += self.file.seconds
         if self.file.computed:
-            before = float(features.attributes.get("seconds", 0.0))
+            before = features.seconds
+            before = 0.0 if math.isnan(before) else before
             features.annotate({"seconds": before + self.file.seconds})
             if not self._compared:
                 self._compare_with_fp32(features)

@@ -392,6 +392,6 @@ def extraction_seconds(data: str, backbones: Sequence[Backbone], cache: str) -> 
         if not there:
             return None
         with FeatureFile(there[0]) as file:
-            found.append(float(file.attributes.get("seconds", math.nan)))
+            found.append(file.seconds)
     longest = max(found)
     return None if math.isnan(longest) else longest

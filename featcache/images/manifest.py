@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import replacing
+from featcache.atomic import regular, replacing
 from featcache.errors import DataError, counted
 from featcache.hashing import sha256_array
 
@@ -271,7 +271,7 @@ def _read_columns(path: Path) -> list[Strings]:
 
 def _rows(path: Path) -> Iterator[list[str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular(path).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             if tuple(header) != _COLUMNS:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.atomic import regular
 from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
+from featcache.hashing import sha256_bytes
 from featcache.images.cnmc import cnmc
 from featcache.images.files import KINDS, SUFFIXES, SourceOptions
 from featcache.images.location import Location, open_location
@@ -29,12 +33,14 @@ from featcache.images.manifest import (
     row_ids,
     split_name,
 )
-from featcache.images.remote import check_url, is_url
+from featcache.images.remote import check_url, is_url, without_secrets
 from featcache.images.table import TABLES, table
 from featcache.images.timeseries import series
 
 Reader = Callable[[str], Content]
 Pixels = NDArray[np.uint8]
+
+log = logging.getLogger("featcache")
 
 _SPLITS = (("train", "train"), ("valid", "val"), ("val", "val"), ("test", "test"))
 
@@ -124,10 +130,11 @@ class Origin(NamedTuple):
 def read_origin(folder: Path) -> Origin:
     """Where the images came from whose features are in a data set's folder of the cache."""
     try:
-        plain = json.loads((folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        plain = json.loads(regular(folder / ORIGIN_JSON).read_text(encoding="utf-8"))
+        json.dumps(plain, ensure_ascii=False).encode()  # refuses halves of characters
         options = tuple(map(str, plain.get("options", ())))
         return Origin(str(plain["source"]), str(plain["root"]), options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Origin()
 
 
@@ -137,8 +144,26 @@ def reader_of(images: Images) -> Reader:
     return lambda id_: images.read(row[id_])
 
 
-def find_reader(folder: Path, images: Images) -> Reader | None:
+def is_named(url: str, named: Sequence[str]) -> bool:
+    """Whether a URL that was read from a file is at a place that the user named, or on no network.
+
+    Parameters
+    ----------
+    url : str
+    named : sequence of str
+        Words of the command line, some of which may be URLs.
+    """
+    split = [word.lower().partition("://") for word in named if is_url(word)]
+    places = {(kind.rpartition(":")[2], rest.split("/")[0]) for kind, _, rest in split}
+    scheme, _, rest = url.lower().partition("://")
+    return scheme in ("file", "local", "memory") or (scheme, rest.split("/")[0]) in places
+
+
+def find_reader(folder: Path, images: Images, named: Sequence[str] = ()) -> Reader | None:
     """How to read an image by its id, if the images can still be found.
+
+    Ids and places that were read from files may be somebody else's: only what has the digest in
+    the manifest is given out, and no host is called that the user didn't name.
 
     Parameters
     ----------
@@ -146,6 +171,8 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
         The data set's folder in the cache.
     images : Images
         Its manifest; if that can read images itself, it does.
+    named : sequence of str, default ()
+        Words of the command line, see `is_named`.
 
     Returns
     -------
@@ -156,10 +183,14 @@ def find_reader(folder: Path, images: Images) -> Reader | None:
     if images.can_read:
         return reader_of(images)
     source, root, _ = read_origin(folder)
+    if is_url(root) and not is_named(root, named):
+        log.info("no pictures from %s: name it with --data", without_secrets(root))
+        return None
     if is_url(root):
-        return _pictures(root)
+        read = _pictures(root)
+        return None if read is None else _as_listed(read, images)
     if root and Path(root).is_dir():
-        return open_location(root).read
+        return _as_listed(partial(_read_file, Path(root)), images)
     if (source or images.name) == "digits":
         return find_reader(folder, open_images("digits", cache=None))
     return None
@@ -292,6 +323,23 @@ def _has_splits(root: Location, parts: Sequence[Sequence[str]]) -> bool:
             "are classes, list the images in a CSV file: path,label.",
         )
     return has_train and splits == top and (len(splits) > 1 or bool(deep))
+
+
+def _as_listed(read: Reader, images: Images) -> Reader:
+    def checked(id_: str) -> Content:
+        rows = np.flatnonzero(images.ids == id_)
+        if not len(rows):
+            raise KeyError(id_)
+        content = read(id_)
+        if not isinstance(content, bytes) or sha256_bytes(content) != images.sha256[rows[0]]:
+            raise OSError(f"{id_} is not the image that was extracted")
+        return content
+
+    return checked
+
+
+def _read_file(root: Path, id_: str) -> bytes:
+    return regular(root / id_).read_bytes()
 
 
 def _pictures(url: str) -> Reader | None:

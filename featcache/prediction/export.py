@@ -71,7 +71,9 @@ def copy_model(
             shutil.copyfile(source / name, temporary / name)
         if standalone and facts["kind"] == "features":
             facts["weights"] = _put_in(temporary, facts, source, weights_dir)
-        write_facts(temporary, {k: v for k, v in facts.items() if k not in ("format", "files")})
+        write_facts(
+            temporary, {k: v for k, v in facts.items() if k not in ("format", "files", "sha256")}
+        )
         temporary.replace(target)
     return target
 

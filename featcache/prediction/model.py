@@ -278,6 +278,15 @@ class OnFeatures:
         from featcache.fitting.persist import load_pipeline
 
         self.pipeline = load_pipeline(folder, facts["parts"])
+        # It may know fewer: a class need not have rows in the training split.
+        strange = {str(label) for label in getattr(self.pipeline, "classes_", ())}
+        strange -= set(facts["classes"])
+        if strange:
+            raise DataError(
+                f"{folder} is damaged, or was changed: its pipeline says {sorted(strange)[0]!r}, "
+                "which is no class in model.json",
+                "Copy the whole folder again, or fit it again.",
+            )
         self._classes = np.array(facts["classes"])
         self._stored = [entry["dtype"] for entry in facts["backbones"]]
         self._backbones = backbones

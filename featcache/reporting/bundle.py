@@ -38,6 +38,8 @@ trained_on : mapping
 versions : mapping of library to version
 files : mapping of file name to {"sha256": …, "bytes": …}
     Every other file of the bundle; a file that has changed since is refused.
+sha256 : str
+    Of all that model.json says besides; older bundles have none.
 parts : list of mappings
     Kind "features": where networks and boosters belong in the pipeline, see `fitting.persist`.
 quantised : mapping of selector to file name
@@ -58,7 +60,7 @@ from typing import Any
 
 from featcache.atomic import making_folder
 from featcache.errors import DataError, FeatcacheError
-from featcache.hashing import sha256_file
+from featcache.hashing import canonical_json, sha256_file, sha256_json
 from featcache.reporting.refit_command import refit_remedy
 from featcache.store.feature_file import read_quantised
 from featcache.store.features import Features
@@ -93,7 +95,7 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     folder : Path
         Where every other file of the bundle is already.
     facts : mapping
-        All of model.json but `format` and `files`.
+        All of model.json but `format`, `files` and `sha256`.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
     listed = {
@@ -103,7 +105,8 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
         }
         for path in files
     }
-    text = json.dumps({"format": FORMAT, **facts, "files": listed}, indent=1, allow_nan=False)
+    whole = {"format": FORMAT, **facts, "files": listed}
+    text = json.dumps(whole | {"sha256": _digest(whole)}, indent=1, allow_nan=False)
     (folder / FACTS).write_text(text + "\n", encoding="utf-8")
 
 
@@ -119,6 +122,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         version = facts["format"]
+        canonical_json(facts).encode()  # NaN and halves of characters are no facts
         wrong = [name for name, kind in _NEEDED.items() if not isinstance(facts[name], kind)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
@@ -131,9 +135,20 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"{path} is no model that this featcache reads ({what})",
             "Update featcache, or fit it again.",
         )
+    if "sha256" in facts and facts["sha256"] != _digest(facts):
+        raise DataError(
+            f"{path} is damaged, or was changed: it doesn't fit its checksum",
+            "Copy the whole folder again, or fit it again.",
+        )
     for name, listed in facts["files"].items():
         _check_file(folder, name, listed)
     return dict(facts)
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    """sha256 of all entries but that one, as they are read back."""
+    plain = json.loads(json.dumps(facts))
+    return sha256_json({name: value for name, value in plain.items() if name != "sha256"})
 
 
 def _check_file(folder: Path, name: str, listed: Any) -> None:

@@ -354,9 +354,10 @@ def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     give_model(done.best, best, whole, plan.folds, options.seed, plan.settings(best))
     chosen = only_images(features).select(best.backbones)
     cache = None if options.cache is None else Path(options.cache)
+    folder, named = done.best.folder, options.opened
     write_comparison(
         Path(options.reports),
-        None if cache is None else lambda runs: quick_page(done.best.folder, runs, chosen, cache),
+        None if cache is None else lambda runs: quick_page(folder, runs, chosen, cache, named),
     )
     return done
 
@@ -450,8 +451,8 @@ def extraction_seconds(features: Features, cache: str | Path | None) -> dict[str
             continue
         try:
             with FeatureFile(entry.path) as file:
-                seconds = float(file.attributes.get("seconds", math.nan))
-        except (CacheRefused, OSError, ValueError, TypeError):
+                seconds = file.seconds
+        except (CacheRefused, OSError):
             continue
         if math.isfinite(seconds):
             found[name] = seconds

@@ -29,7 +29,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 def picture(folder: Path, name: str) -> str:
     """A saved plot as a `data:` address, its SVG if that is the smaller; "" where there is none."""
     files = [folder / f"{name}.{ending}" for ending in ("svg", "png")]
-    there = [path for path in files if path.is_file()]
+    there = [path for path in files if path.is_file() and not path.is_symlink()]
     if not there:
         return ""
     smallest = min(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from featcache.atomic import regular
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.metrics import fold_weights, refit_inflation
@@ -122,7 +123,9 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> pd.Dat
     text = dict.fromkeys(("id", "fold", "true", "pred", "group"), str)
     wanted = None if columns is None else lambda name: name in columns
     try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={}, usecols=wanted)
+        table = pd.read_csv(
+            regular(path), dtype=text, keep_default_na=False, na_values={}, usecols=wanted
+        )
         missing = {"id", "fold", "true", "pred"} - set(table.columns)
     except (OSError, ValueError) as error:
         raise DataError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from featcache.atomic import regular
 from featcache.errors import FeatcacheError, counted
 from featcache.fitting.metrics import metric_intervals, refit_inflation
 from featcache.fitting.splits import factorize, only_images
@@ -95,6 +96,7 @@ def write_run_page(
     images: Images | None = None,
     cache: Path | None = None,
     depth: Depth = FULL,
+    named: Sequence[str] = (),
 ) -> Path:
     """Write report.html of a run, its plots as PNG and SVG, and per_class.csv.
 
@@ -114,6 +116,9 @@ def write_run_page(
         The cache folder; without it there is no data card, no map and no picture unless
         `features` or `images` are passed.
     depth : Depth
+    named : sequence of str, default ()
+        Words of the command line: pictures are fetched from URLs among them only, not from any
+        that a file names.
 
     Returns
     -------
@@ -129,7 +134,7 @@ def write_run_page(
     place = None if cache is None else cache / contents.run.data
     manifest = _manifest(cache, contents.run.data, features) or images
     shown = images or manifest
-    reader = None if shown is None else find_reader(place or Path(), shown)
+    reader = None if shown is None else find_reader(place or Path(), shown, named)
     scores = class_scores(contents)
     write_class_scores(folder, scores)
     _draw_map(contents, features, manifest, cache, depth)
@@ -160,7 +165,13 @@ def write_run_page(
     )  # fmt: skip
 
 
-def quick_page(folder: Path, among: Sequence[Run], features: Features, cache: Path) -> None:
+def quick_page(
+    folder: Path,
+    among: Sequence[Run],
+    features: Features,
+    cache: Path,
+    named: Sequence[str] = (),
+) -> None:
     """The page of a run that was just fitted: a smaller map, and only where anything changed.
 
     That it can't be made costs a warning only.
@@ -171,7 +182,9 @@ def quick_page(folder: Path, among: Sequence[Run], features: Features, cache: Pa
         return
     with only_warns(f"{folder.name}/{FILE}"):
         try:
-            write_run_page(folder, among=among, features=features, cache=cache, depth=QUICK)
+            write_run_page(
+                folder, among=among, features=features, cache=cache, depth=QUICK, named=named
+            )
         except FeatcacheError as error:
             log.warning("no %s: %s", page, error.problem)
 
@@ -387,7 +400,7 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
 def read_failed(folder: Path) -> list[tuple[str, str]]:
     """The images of a data set's folder that could not be decoded, and why; none where unknown."""
     try:
-        with (folder / _FAILED_CSV).open(newline="", encoding="utf-8") as file:
+        with regular(folder / _FAILED_CSV).open(newline="", encoding="utf-8") as file:
             return [(row["id"], row["problem"]) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, csv.Error):
         return []

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from featcache.atomic import regular
 from featcache.errors import DataError, RecipeError, UnknownData
 from featcache.fitting.grid import Candidate
 from featcache.fitting.significance import ALPHA, Winner
 from featcache.fitting.splits import Fold, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
+from featcache.images.manifest import check_name
 from featcache.store.features import Features
 
 Names = tuple[str, ...]  # at least one
+Name = str  # of a data set: a folder is called so
 
 FORMAT = 1
 _LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
@@ -116,7 +119,7 @@ class Run:
     """
 
     folder: Path
-    data: str
+    data: Name
     backbones: Names
     fusion: str
     head: str
@@ -189,10 +192,7 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise UnknownData(f"no run folder {folder}", "Name one below reports/.")
     try:
-        facts, scores = (
-            json.loads((folder / name).read_text(encoding="utf-8"))
-            for name in ("run.json", "metrics.json")
-        )
+        facts, scores = (_load(folder / name) for name in ("run.json", "metrics.json"))
         return run_of(folder, facts, scores)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
@@ -210,10 +210,16 @@ def read_folds(folder: Path) -> list[dict[str, Any]]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a folder that need not be whole; empty if it can't be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = _load(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _load(path: Path) -> Any:
+    value = json.loads(regular(path).read_text(encoding="utf-8"))
+    json.dumps(value, ensure_ascii=False).encode()  # refuses halves of characters
+    return value
 
 
 def run_of(folder: Path, facts: Any, scores: Any) -> Run:
@@ -341,6 +347,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_name(value: Any) -> bool:
+    try:
+        return _is_text(value) and bool(check_name(value))
+    except DataError:
+        return False
+
+
 def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
     return isinstance(value, list | tuple) and all(map(of, value))
 
@@ -351,6 +364,7 @@ def _is_dict(value: Any, of: Callable[[Any], bool] = lambda _: True) -> bool:
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by what a field is annotated with
     "str": ("text", _is_text),
+    "Name": ("a plain name", _is_name),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "int": ("a number", _is_number),
     "float": ("a number", _is_number),

@@ -86,9 +86,18 @@ class Cache:
         self.folder = Path(folder)
 
     def data_sets(self) -> list[str]:
-        """Names of the data sets, sorted: folders with feature files, or a list of images."""
+        """Names of the data sets, sorted: folders with feature files, or a list of images.
+
+        A folder that no data set can be called like is warned of.
+        """
         found = (self.folder.glob(f"*/{pattern}") for pattern in (IMAGES_CSV, "[!.]*.h5"))
-        return sorted({path.parent.name for paths in found for path in paths})
+        names = []
+        for name in sorted({path.parent.name for paths in found for path in paths}):
+            try:
+                names.append(check_name(name))
+            except DataError as error:
+                log.warning("left out: %s", error.problem)
+        return names
 
     def has_images(self, data: str) -> bool:
         """Whether the list of a data set's images is there."""
@@ -118,6 +127,8 @@ class Cache:
                         Entry(data, path, file.key, len(file), file.dim, stat.st_size,
                               stat.st_mtime)
                     )  # fmt: skip
+            except FileNotFoundError:  # pruned meanwhile
+                continue
             except CacheRefused as error:
                 log.warning("left out: %s", error.problem)
         return sorted(found, key=lambda entry: (entry.mtime, entry.path.name))

@@ -4,17 +4,23 @@ Datasets: `features` (n, d) float32 or float16; `sha256` (n, 32) uint8, the cont
 image; `done` (n,) uint8; `checksum` (n,) uint32, CRC-32 of each row's sha256 and vector;
 `trained_on` (m, 32) uint8, only if the backbone was fine-tuned: the contents that trained it;
 `quantised` (m,) uint8, only for int8: the quantised network.
-Attributes: `format`, `key` (canonical JSON), `complete`, `created`, and what made it.
+Attributes: `format`, `key` (canonical JSON), `complete`, `created`, and what made it. Behind
+HDF5's own bytes a finished file ends with its seal: sha256 of all that no row's checksum covers,
+so that libhdf5 never sees a flipped bit. Files of older versions have none.
 
+Nothing in the file leads out of it: each dataset is its own, in one piece, plain.
 Contiguous, allocated when created, default library version: such a file can be opened again
 after a SIGKILL at any moment. A row is written, flushed, and only then marked as done.
 """
 
 from __future__ import annotations
 
+import math
 import shlex
+import stat
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +35,7 @@ from featcache.errors import CacheDenied, CacheRefused, DataError, counted
 from featcache.images.manifest import IMAGES_CSV, read_images_csv
 from featcache.images.sources import read_origin
 from featcache.store.key import FORMAT, Entry, Key, read_key
+from featcache.store.seal import check_seal, seal
 from featcache.store.spec import extract_commands, in_cache
 
 Digests = NDArray[np.uint8]
@@ -41,6 +48,7 @@ QUANTISED = "quantised"
 _SHOWN = 5
 _DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)  # all h5py's
 _AGAIN = "Delete it and run the extract command again."
+_OF_ROWS = ("features", "sha256", "checksum", "done")  # seen row by row whether they are damaged
 
 
 class FeatureFile:
@@ -59,15 +67,13 @@ class FeatureFile:
 
     def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
-        self._file = _open(path, "r+" if writable else "r")
+        self._file = _open(path, writable)
         try:
-            self.key = _check_attributes(path, self._file)
-            self.dim = _check_datasets(path, self._file, self.key)
-            self.digests: Digests = self._file["sha256"][...]
-            self.complete = bool(self._file.attrs["complete"])
-        except _DAMAGE as error:
-            self._file.close()
-            raise CacheRefused(f"{path} is damaged: {error}", _AGAIN) from None
+            with _refusing(path):
+                self.key = _check_attributes(path, self._file)
+                self.dim = _check_datasets(path, self._file, self.key)
+                self.digests: Digests = self._file["sha256"][...]
+                self.complete = bool(self._file.attrs["complete"])
         except BaseException:
             self._file.close()
             raise
@@ -97,12 +103,35 @@ class FeatureFile:
     @property
     def attributes(self) -> dict[str, Any]:
         """What is recorded besides the key: versions, device, seconds, created, …"""
-        return {name: _plain(value) for name, value in self._file.attrs.items() if name != "key"}
+        with _refusing(self.path):
+            found = {name: _plain(value) for name, value in self._file.attrs.items()}
+        return {k: v for k, v in found.items() if k != "key" and isinstance(v, str | int | float)}
 
     @property
-    def has_quantised(self) -> bool:
-        """Whether the file holds the quantised network that made it."""
-        return QUANTISED in self._file
+    def seconds(self) -> float:
+        """What its extraction took; NaN if that isn't recorded."""
+        found = self.attributes.get("seconds")
+        return float(found) if isinstance(found, int | float) else math.nan
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """The sha256 of the images that trained the backbone; most have none."""
+        return frozenset(to_hex(self._file[TRAINED_ON][...]) if TRAINED_ON in self._file else ())
+
+    def offset(self, name: str) -> int:
+        """Where in the file a dataset begins."""
+        return int(self._file[name].id.get_offset())
+
+    @property
+    def quantised(self) -> bytes:
+        """The quantised network that made it; empty if there is none."""
+        return bytes(self._file[QUANTISED][...].tobytes()) if QUANTISED in self._file else b""
+
+    def replace_dataset(self, name: str, values: NDArray[np.uint8]) -> None:
+        """Keep values beside the rows, in place of what is there."""
+        if name in self._file:
+            del self._file[name]
+        self._file.create_dataset(name, data=values)
 
     def done(self) -> NDArray[np.bool_]:
         """Which rows are written, shape (n,)."""
@@ -194,7 +223,9 @@ class FeatureFile:
         self._refuse_infinite()
         with guard_writes(final):
             self._file.attrs["complete"] = True
+            spans = [at for name in _OF_ROWS for at in _span(self._file[name])]
             self.close()
+            seal(self.path, spans)
             sync(self.path)
             self.path.replace(final)
             sync(final.parent)
@@ -253,18 +284,10 @@ def read_trained_on(path: Path) -> frozenset[str]:
     Raises
     ------
     CacheRefused
-        If the file holds them in another shape.
+        If the file is damaged.
     """
-    with h5py.File(path, "r", locking=False) as file:
-        if TRAINED_ON not in file:
-            return frozenset()
-        digests = file[TRAINED_ON][...]
-        if digests.ndim != 2 or digests.shape[1] != 32 or digests.dtype != np.uint8:
-            raise CacheRefused(
-                f"{path}: its dataset {TRAINED_ON!r} is of another shape or type",
-                _AGAIN,
-            )
-        return frozenset(to_hex(digests))
+    with FeatureFile(path) as file:
+        return file.trained_on
 
 
 def write_trained_on(path: Path, sha256: Iterable[str]) -> None:
@@ -277,7 +300,8 @@ def write_trained_on(path: Path, sha256: Iterable[str]) -> None:
         Hex digests of the images' bytes.
     """
     digests = to_digests(np.array(sorted(set(sha256)), np.str_))  # (n, 32)
-    _write_dataset(path, TRAINED_ON, digests)
+    with FeatureFile(path, writable=True) as file:
+        file.replace_dataset(TRAINED_ON, digests)
 
 
 def read_quantised(path: Path) -> bytes:
@@ -288,27 +312,17 @@ def read_quantised(path: Path) -> bytes:
     CacheRefused
         If it isn't there.
     """
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return bytes(file[QUANTISED][...].tobytes())
-    except _DAMAGE as error:
-        raise CacheRefused(
-            f"{path} lacks the quantised network that made it: {error}", _AGAIN
-        ) from None
+    with FeatureFile(path) as file:
+        if not file.quantised:
+            raise CacheRefused(f"{path} lacks the quantised network that made it", _AGAIN)
+        return file.quantised
 
 
 def write_quantised(path: Path, network: bytes) -> None:
     """Keep a quantised network in a feature file, in place of what is there."""
     check_space(path, "a quantised network", len(network))
-    with guard_writes(path):
-        _write_dataset(path, QUANTISED, np.frombuffer(network, np.uint8))
-
-
-def _write_dataset(path: Path, name: str, values: NDArray[np.uint8]) -> None:
-    with h5py.File(path, "r+", locking=False) as file:
-        if name in file:
-            del file[name]
-        file.create_dataset(name, data=values)
+    with guard_writes(path), FeatureFile(path, writable=True) as file:
+        file.replace_dataset(QUANTISED, np.frombuffer(network, np.uint8))
 
 
 def to_digests(sha256: NDArray[np.str_]) -> Digests:
@@ -406,22 +420,39 @@ def _lay_out(path: Path, key: Key, digests: Digests, dim: int) -> None:
             file.create_dataset(name, shape, dtype, dcpl=layout)
 
 
-def _open(path: Path, mode: str) -> h5py.File:
+def _open(path: Path, writable: bool) -> h5py.File:
     # Files under a final name never change, so that readers need no lock; writers hold
     # featcache's own.
+    mode = "r+" if writable else "r"
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise CacheRefused(f"{path} is no file", "Move it out of the cache folder.")
+        # A link may be read: some keep large files elsewhere. What it leads to isn't ours to write.
+        if writable and path.is_symlink():
+            raise CacheRefused(f"{path} is a link: it is not written through", "Delete the link.")
+        check_seal(path, remove=writable)
         return h5py.File(path, mode, locking=False)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise CacheRefused(f"{path} is a link that leads nowhere", "Delete the link.") from None
         raise
     except PermissionError:
         raise CacheDenied(
             f"no permission to open {path}",
-            f"Ask its owner, or: chmod u+r{'w' * (mode == 'r+')} {shlex.quote(str(path))}",
+            f"Ask its owner, or: chmod u+r{'w' * writable} {shlex.quote(str(path))}",
         ) from None
     except OSError as error:
         raise CacheRefused(
             f"{path} can't be opened: it is no HDF5 file or cut short ({error})", _AGAIN
         ) from None
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise CacheRefused(f"{path} is damaged: {error}", _AGAIN) from None
 
 
 def _check_attributes(path: Path, file: h5py.File) -> Key:
@@ -434,24 +465,52 @@ def _check_attributes(path: Path, file: h5py.File) -> Key:
 
 def _check_datasets(path: Path, file: h5py.File, key: Key) -> int:
     """The width of a vector, once the datasets have been found to fit the key and each other."""
-    n, dim = file["features"].shape
-    for name, shape, dtype in (
-        ("features", (n, dim), key.dtype),
-        ("sha256", (n, 32), "uint8"),
-        ("done", (n,), "uint8"),
-        ("checksum", (n,), "uint32"),
-    ):
-        dataset = file[name]
-        if (
-            not isinstance(dataset, h5py.Dataset)
-            or dataset.shape != shape
-            or dataset.dtype != dtype
-        ):
+    n, dim = _dataset(path, file, "features").shape
+    expected = {
+        "features": ((n, dim), key.dtype),
+        "sha256": ((n, 32), "uint8"),
+        "done": ((n,), "uint8"),
+        "checksum": ((n,), "uint32"),
+    }
+    for name, row in ((TRAINED_ON, (32,)), (QUANTISED, ())):
+        if file.get(name, getlink=True) is not None:
+            expected[name] = ((*_dataset(path, file, name).shape[:1], *row), "uint8")
+    for name, (shape, dtype) in expected.items():
+        dataset = _dataset(path, file, name)
+        if dataset.shape != shape or dataset.dtype != dtype:
             raise CacheRefused(f"{path}: its dataset {name!r} is of another shape or type", _AGAIN)
-        # As `_lay_out` has it: a packed or sparse one may be larger than any memory.
-        if dataset.id.get_storage_size() != dataset.nbytes:
-            raise CacheRefused(f"{path}: its dataset {name!r} is packed, or not all there", _AGAIN)
+        if dataset.nbytes and _span(dataset)[1] > path.stat().st_size:
+            raise CacheRefused(f"{path}: its dataset {name!r} is not all there", _AGAIN)
     return int(dim)
+
+
+def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset, refused if its bytes are not in this file, in one piece, as `_lay_out` has it.
+
+    A link or another layout leads to other files, or to more bytes than any memory has.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise CacheRefused(f"{path} is damaged: it has no dataset {name!r}", _AGAIN)
+    if not isinstance(link, h5py.HardLink):
+        raise CacheRefused(f"{path}: its dataset {name!r} is a link to elsewhere", _AGAIN)
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise CacheRefused(f"{path}: its dataset {name!r} is of another shape or type", _AGAIN)
+    made = dataset.id.get_create_plist()
+    if made.get_layout() != h5py.h5d.CONTIGUOUS or made.get_nfilters():
+        raise CacheRefused(f"{path}: its dataset {name!r} is packed, or in pieces", _AGAIN)
+    if made.get_external_count():
+        raise CacheRefused(f"{path}: its dataset {name!r} is kept in another file", _AGAIN)
+    if dataset.id.get_storage_size() != dataset.nbytes:
+        raise CacheRefused(f"{path}: its dataset {name!r} is not all there", _AGAIN)
+    return dataset
+
+
+def _span(dataset: h5py.Dataset) -> tuple[int, int]:
+    """Where in its file a dataset begins and ends."""
+    begin = dataset.id.get_offset() or 0  # None for one without rows
+    return begin, begin + dataset.nbytes
 
 
 def _put(dataset: h5py.Dataset, rows: NDArray[np.intp], values: NDArray[Any]) -> None:
@@ -464,7 +523,8 @@ def _put(dataset: h5py.Dataset, rows: NDArray[np.intp], values: NDArray[Any]) ->
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _agree(digests: Digests, features: NDArray[Any], stored: NDArray[np.uint32]) -> bool:

@@ -12,6 +12,12 @@ from featcache.errors import CacheRefused
 from featcache.hashing import canonical_json, sha256_bytes
 
 FORMAT = 1
+_DTYPES = ("float32", "float16")
+_PREPROCESS = {  # what is read of it here
+    "crop": int, "view": str, "colour": str, "mean": int | float, "std": int | float,
+    "filters": str,
+}  # fmt: skip
+_LISTS = ("mean", "std", "filters")
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,8 @@ def read_key(text: str, where: str) -> Key:
         if version == FORMAT:
             plain.setdefault("calibration", "")
             key = Key(**{field.name: plain[field.name] for field in fields(Key)})
-            if not isinstance(key.preprocess, dict) or not isinstance(key.calibration, str):
-                raise TypeError("preprocess is no mapping, or calibration no text")
+            _check_types(key)
+            key.json().encode()  # NaN and halves of characters have no digest
             return key
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CacheRefused(
@@ -125,6 +131,21 @@ def read_key(text: str, where: str) -> Key:
         f"{where} was written by {age} featcache (format {version}, this one reads {FORMAT})",
         remedy,
     )
+
+
+def _check_types(key: Key) -> None:
+    """Refuse what no key holds: commands read names, options and sizes from it."""
+    texts = [getattr(key, one.name) for one in fields(Key) if one.type == "str"]
+    if not all(isinstance(text, str) for text in texts) or key.dtype not in _DTYPES:
+        raise TypeError("a field is of another type")
+    if not isinstance(key.preprocess, dict):
+        raise TypeError("preprocess is no mapping")
+    for name, value in key.preprocess.items():
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, _PREPROCESS.get(name, str | int | float)) for item in items):
+            raise TypeError(f"preprocess.{name} is of another type")
+        if name in _PREPROCESS and isinstance(value, list) != (name in _LISTS):
+            raise TypeError(f"preprocess.{name} is of another type")
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused, FeatcacheError
-from featcache.store.feature_file import damaged_rows, refuse_damaged
+from featcache.store.feature_file import FeatureFile, damaged_rows, refuse_damaged
 from featcache.store.key import Entry, Key
 
 Floats = NDArray[np.float32]
@@ -39,18 +38,16 @@ class _File:
 
     @classmethod
     def of(cls, entry: Entry) -> _File:
-        with h5py.File(entry.path, "r", locking=False) as file:
-            features = file["features"]
-            n, dim = features.shape
+        with FeatureFile(entry.path) as file:
             return cls(
                 path=entry.path,
                 key=entry.key,
-                offset=_offset(file, "features", entry.path),
-                digests_at=_offset(file, "sha256", entry.path),
-                checksums_at=_offset(file, "checksum", entry.path),
-                dtype=features.dtype,
-                rows=int(n),
-                dim=int(dim),
+                offset=file.offset("features"),
+                digests_at=file.offset("sha256"),
+                checksums_at=file.offset("checksum"),
+                dtype=np.dtype(file.key.dtype),
+                rows=len(file),
+                dim=file.dim,
                 identity=_identity(entry.path.stat()),
             )
 
@@ -233,7 +230,7 @@ def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep
     Raises
     ------
     CacheRefused
-        If a file's vectors are not in one piece.
+        If a file is damaged.
     """
     blocks = []
     for place in range(len(tables[0])):
@@ -245,17 +242,6 @@ def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep
         ]
         blocks.append(_Block(files, np.concatenate(stand), slice(0, files[0].dim)))
     return LazyRows(blocks, np.arange(len(keep) * len(tables)))
-
-
-def _offset(file: h5py.File, name: str, path: Path) -> int:
-    """Where in the file a data set begins."""
-    offset = file[name].id.get_offset()
-    if offset is None:
-        raise CacheRefused(
-            f"{path}: its vectors are not in one piece, as featcache writes them",
-            "Delete it and run the extract command again, or load it: --memory 1TB.",
-        )
-    return int(offset)
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int, int]:

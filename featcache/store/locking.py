@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def begin(cache: Cache, data: str, key: Key, digests: Digests, dim: int) -> Feat
     """
     final = cache.path(data, key)
     partial = cache.partial(data, key)
-    kept = _rows_to_keep(final, partial, key, digests)
+    kept = _rows_to_keep(final, [partial, *find_parts(cache, data, key)], key, digests)
     rows = np.concatenate([kept, digests[positions(digests, kept) < 0]])
     resumed = _resume(partial, key, rows, dim)
     if resumed is not None:
@@ -134,8 +134,12 @@ def new_part(cache: Cache, data: str, key: Key, first: int, last: int) -> Path:
 
     A name of its own each time: a process that was taken for dead may still be writing.
     """
-    final = cache.path(data, key)
-    return final.with_name(f".{final.name}.part-{first}-{last}.{uuid.uuid4().hex[:12]}.partial")
+    return part_beside(cache.path(data, key), f"{first}-{last}")
+
+
+def part_beside(final: Path, span: str) -> Path:
+    """A new part's name, by that of the finished file."""
+    return final.with_name(f".{final.name}.part-{span}.{uuid.uuid4().hex[:12]}.partial")
 
 
 def find_parts(cache: Cache, data: str, key: Key, span: str = "*") -> list[Path]:
@@ -158,24 +162,26 @@ def _copy_parts(cache: Cache, data: str, key: Key, file: FeatureFile) -> None:
         part.unlink(missing_ok=True)
 
 
-def _rows_to_keep(final: Path, partial: Path, key: Key, digests: Digests) -> Digests:
-    """The rows that the new file begins with: the finished file's, then the interrupted one's.
+def _rows_to_keep(final: Path, interrupted: Sequence[Path], key: Key, digests: Digests) -> Digests:
+    """The rows that the new file begins with: the finished file's, then the interrupted ones'.
 
-    Of the latter those that are good, and those still wanted: a plain resumption finds its own
-    rows in their own order.
+    Of the latter those that are good; of the first of them also those still wanted: a plain
+    resumption finds its own rows in their own order.
     """
     kept: Digests = digests[:0]
     if final.is_file():
         with FeatureFile(final) as file:
             kept = file.digests
-    try:
-        with FeatureFile(partial) as file:
-            if file.key == key:
-                useful = file.good() | (positions(file.digests, digests) >= 0)
-                fresh = useful & (positions(file.digests, kept) < 0)
-                kept = np.concatenate([kept, file.digests[fresh]])
-    except (FileNotFoundError, CacheRefused):
-        pass
+    for place, path in enumerate(interrupted):
+        try:
+            with FeatureFile(path) as file:
+                if file.key == key:
+                    wanted = positions(file.digests, digests) >= 0
+                    useful = file.good() & ~wanted if place else file.good() | wanted
+                    fresh = useful & (positions(file.digests, kept) < 0)
+                    kept = np.concatenate([kept, file.digests[fresh]])
+        except (FileNotFoundError, CacheRefused):
+            continue
     return kept
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from featcache.store.cache import Cache, Coverage
 from featcache.store.feature_file import FeatureFile, to_digests, to_hex
 from featcache.store.features import Features
 from featcache.store.key import Entry, Key
-from featcache.store.locking import hold, lock_for
+from featcache.store.locking import hold, lock_for, part_beside
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def verify_file(path: Path, ids: dict[str, str]) -> Finding:
 def repair(finding: Finding) -> str:
     """Take a damaged file out of use, so that the next extraction keeps only its good rows.
 
-    One that may not be read stays as it is.
+    Nothing is replaced: what an interrupted extraction has done is a part of the next one. One
+    that may not be read stays as it is.
 
     Returns
     -------
@@ -105,10 +108,19 @@ def repair(finding: Finding) -> str:
         return f"{path.name} was left as it is: give yourself permission to read it"
     with hold(path):  # a writer at work would put the file back in its place
         if finding.damaged:
-            path.replace(path.with_name(f".{path.name}.partial"))
+            partial = path.with_name(f".{path.name}.partial")
+            if os.path.lexists(partial):
+                partial.rename(part_beside(path, "interrupted"))
+            path.rename(partial)
             return f"{counted(len(finding.damaged), 'row')} of {path.name} will be embedded again"
-        path.replace(path.with_name(f"{path.name}.damaged"))
-    return f"{path.name} was renamed to {path.name}.damaged; it will be extracted again"
+        aside = next(name for name in _names_aside(path) if not os.path.lexists(name))
+        path.rename(aside)
+    return f"{path.name} was renamed to {aside.name}; it will be extracted again"
+
+
+def _names_aside(path: Path) -> Iterator[Path]:
+    yield path.with_name(f"{path.name}.damaged")
+    yield from (path.with_name(f"{path.name}.{number}.damaged") for number in count(2))
 
 
 def _ids(cache: Cache, data: str) -> dict[str, str]:
@@ -171,7 +183,7 @@ def choose_victims(
     if leftovers:
         for path in _leftovers(cache, names):
             try:
-                facts = path.stat()
+                facts = path.lstat()
             except FileNotFoundError:  # it has just taken its place
                 continue
             if path.suffix != ".tmp" or time.time() - facts.st_mtime > SETTLED:
@@ -220,9 +232,8 @@ def _purpose(entry: Entry) -> tuple[str, str]:
 
 def _leftovers(cache: Cache, names: Iterable[str]) -> list[Path]:
     patterns = (".*.partial", ".*.partial.*", ".*.tmp", "*.damaged")
-    return sorted(
-        {path for name in names for p in patterns for path in (cache.folder / name).glob(p)}
-    )
+    found = {path for name in names for p in patterns for path in (cache.folder / name).glob(p)}
+    return sorted(path for path in found if path.is_symlink() or not path.is_dir())
 
 
 def export(features: Features, path: str | Path) -> Path:

@@ -349,15 +349,15 @@ class TestFoundAgain:
         manifest = read_images_csv(cache / "photos" / "images.csv", "photos")
         store.asked.clear()
         for _ in range(2):
-            reader = find_reader(cache / "photos", manifest)
+            reader = find_reader(cache / "photos", manifest, ["--data", PHOTOS])
             assert reader("cat/00.png") == store.store["/bucket/photos/cat/00.png"].getvalue()
         assert store.asked["read"] == 1
-        with pytest.raises(OSError, match="nothing"):
+        with pytest.raises(KeyError, match="nothing"):
             reader("cat/nothing.png")
 
     def test_a_place_that_is_silent_is_asked_once(self, store, cache):
         noted(open_images(PHOTOS, cache=cache), cache)
-        reader = find_reader(cache / "photos", Cache(cache).images("photos"))
+        reader = find_reader(cache / "photos", Cache(cache).images("photos"), [PHOTOS])
         store.errors["/bucket/photos/cat/00.png"] = [OSError("no route")]
         store.asked.clear()
         for name in ("cat/00.png", "cat/03.png", "cat/00.png"):
@@ -371,16 +371,19 @@ class TestFoundAgain:
         assert json.loads(origin.read_text()) == {"source": PHOTOS, "root": PHOTOS}
         origin.write_text(origin.read_text().replace("flaky", "nothing"))
         manifest = read_images_csv(cache / "photos" / "images.csv", images.name)
-        assert find_reader(cache / "photos", manifest) is None
+        assert find_reader(cache / "photos", manifest, [PHOTOS.replace("flaky", "nothing")]) is None
 
-    def test_by_commands(self, store, cache, tmp_path):
+    def test_commands_call_no_place_that_only_the_cache_names(self, store, cache, tmp_path):
         noted(open_images(PHOTOS, cache=cache), cache)
-        assert images_as_they_are(Cache(cache)).can_read
         table = tmp_path / "list.csv"
         table.write_text("path,label\ncat/00.png,x\n")
         noted(open_images(table, data_root=PHOTOS, cache=cache), cache)
-        again = images_as_they_are(Cache(cache), "list")
-        assert again.read(0) == store.store["/bucket/photos/cat/00.png"].getvalue()
+        store.asked.clear()
+        for name in ("photos", "list"):
+            assert not images_as_they_are(Cache(cache), name).can_read
+            manifest = Cache(cache).images(name)
+            assert find_reader(cache / name, manifest, ["--data", "flaky://other/photos"]) is None
+        assert not store.asked
 
     def test_by_predict(self, store):
         from featcache.prediction.inputs import as_images, list_paths

@@ -213,7 +213,7 @@ def replaced(name, value):
     [
         (lambda p: p.write_bytes(b""), "no HDF5 file or cut short"),
         (lambda p: p.write_text("features,1,2\n"), "no HDF5 file or cut short"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-1]), "no HDF5 file or cut short"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-200]), "no HDF5 file or cut short"),
         (lambda p: p.write_bytes(p.read_bytes()[:1000]), "no HDF5 file or cut short"),
         (foreign, "not written by featcache"),
         (lambda p: edit(p, key="nonsense"), "no readable key"),

@@ -138,14 +138,14 @@ def test_a_file_cut_short_or_gone_is_refused(tmp_path, monkeypatch):
 def test_vectors_in_pieces_are_refused(tmp_path):
     X, y = blobs(50)
     cache, images = store(tmp_path, X, y, (10,))
-    path = cache.choose("toy")[0].path
-    with h5py.File(path, "r+") as file:
+    entries = cache.choose("toy")
+    with h5py.File(entries[0].path, "r+") as file:
         values = file["features"][...]
         del file["features"]
         file.create_dataset("features", data=values, chunks=(5, 10))
-    with pytest.raises(CacheRefused, match="not in one piece"):
-        cache.features(images, cache.choose("toy"), lazy=True)
-    assert cache.features(images, cache.choose("toy")).X.shape == (50, 10)
+    for lazy in (True, False):
+        with pytest.raises(CacheRefused, match="packed, or in pieces"):
+            cache.features(images, entries, lazy=lazy)
 
 
 def test_nan_comes_as_it_is(tmp_path):

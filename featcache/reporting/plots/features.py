@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from featcache.atomic import regular
 from featcache.errors import counted
 from featcache.reporting.html import write_text
 from featcache.reporting.plots.style import colour, legend, marker, new_figure, tidy
@@ -106,7 +107,7 @@ def write_map(folder: Path, found: Map) -> None:
 def read_map(folder: Path) -> Map | None:
     """The map in a run folder; None where there is none, or it can't be read."""
     try:
-        with (folder / FILE).open(newline="", encoding="utf-8") as file:
+        with regular(folder / FILE).open(newline="", encoding="utf-8") as file:
             rows = [
                 (r["id"], r["label"], float(r["x"]), float(r["y"])) for r in csv.DictReader(file)
             ]

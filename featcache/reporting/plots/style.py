@@ -71,6 +71,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> Path:
     for ending in ("svg", "png"):
         temporary = folder / f".{name}.tmp.{ending}"
         metadata = {"Date": None} if ending == "svg" else None
+        temporary.unlink(missing_ok=True)  # a link there would be written through
         try:
             figure.savefig(temporary, dpi=_DPI, metadata=metadata)
             temporary.replace(folder / f"{name}.{ending}")

@@ -138,7 +138,7 @@ def standardise(stream: Stream) -> StandardScaler:
     return scaler
 
 
-_SAMPLE = 2**26  # bytes of float32 rows that the first guess is fitted on
+SAMPLE = 2**26  # bytes of float32 rows that the first guess is fitted on
 
 
 def check_logreg(head: Any) -> None:
@@ -233,7 +233,7 @@ def _guess(head: Any, stream: Stream, y: NDArray[Any], loss: _Loss) -> NDArray[n
     """Coefficients of a sample, flat; zeros where it lacks a class."""
     n, width = len(stream), stream.width
     start = np.zeros((loss.outputs, width + 1))
-    size = min(n, max(1, _SAMPLE // (4 * width)))
+    size = min(n, max(1, SAMPLE // (4 * width)))
     rows = np.random.default_rng(0).permutation(n)[:size]
     if size < n and len(np.unique(y[rows])) == len(head.classes_):
         # Few steps do; with the weight of all rows against that of the penalty.

@@ -38,6 +38,7 @@ class LogRegHead(LogisticRegression):  # type: ignore[misc]
 
     search_space: ClassVar[dict[str, Any]] = {"C": ("log", 1e-4, 1.0)}
     held_out_: HeldOut
+    usual: ClassVar[dict[str, float]] = {"C": _C}  # if no rows can choose it
     path: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> LogRegHead:
@@ -116,6 +117,7 @@ class RidgeHead(RidgeClassifier):  # type: ignore[misc]
     """
 
     search_space: ClassVar[dict[str, Any]] = {"alpha": ("log", 1.0, 1e5)}
+    usual: ClassVar[dict[str, float]] = {"alpha": _ALPHA}  # if no rows can choose it
     path: ClassVar[tuple[float, ...]] = (1e5, 3e4, 1e4, 3e3, 1e3, 300.0, 100.0, 30.0, 10.0)
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> RidgeHead:

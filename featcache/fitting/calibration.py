@@ -19,7 +19,6 @@ from featcache.fitting.splits import Rows, inner_folds
 Floats = NDArray[np.float64]
 HeldOut = tuple[Rows, Floats]  # rows (m,), and what was said of them by who had not seen them
 
-_PARTS = 3
 _ENOUGH = 2000  # rows: a third part of many tells as much as all parts of few
 _MOST = 50.0
 
@@ -62,11 +61,11 @@ def tempered(proba: NDArray[Any], temperature: float) -> Floats:
 
 
 def held_out_rows(
-    y: NDArray[Any], groups: NDArray[Any] | None, random_state: Any
+    y: NDArray[Any], groups: NDArray[Any] | None, random_state: Any, parts: int = 3
 ) -> list[tuple[Rows, Rows]]:
-    """Inner folds, as many as hold out 2,000 rows, at most three; none if a class is too rare."""
+    """Inner folds, as many as hold out 2,000 rows, or all; none if a class is too rare."""
     seed = 0 if random_state is None else check_random_state(random_state).randint(2**31 - 1)
-    folds = inner_folds(y, groups, _PARTS, seed)
+    folds = inner_folds(y, groups, parts, seed)
     held = np.cumsum([len(rows) for _, rows in folds])
     return folds[: 1 + int((held < _ENOUGH).sum())]
 

@@ -45,8 +45,8 @@ def make_classifier(
     "attention" and "gated" with "mlp" are trained jointly: the "fusion" step standardises the
     columns and the "head" step holds fusion and perceptron. Before another head they are trained on
     the rows that it is then fitted on: its probabilities are too sure, and "logreg" and "ridge"
-    have their usual penalty, since those rows can't choose one. A late fusion ("vote", "stack", or any
-    with a parameter `head`) holds the head itself, so that "fusion" is the only step. Any other
+    have their usual penalty, since those rows can't choose one. A late fusion ("vote", "stack", or
+    any with a parameter `head`) holds the head itself, so that "fusion" is the only step. Any other
     fitted before its head.
 
     A selection of columns stands between fusion and head; in a late fusion, before each clone of

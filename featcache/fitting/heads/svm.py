@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import rbf_kernel
@@ -18,8 +19,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import DataError, unknown
+from featcache.fitting.calibration import held_out_rows
 from featcache.fitting.class_weights import class_weights
-from featcache.fitting.splits import Rows, inner_folds
+from featcache.fitting.splits import Rows
 
 log = logging.getLogger("featcache")
 
@@ -70,7 +72,7 @@ class GramSVC(BaseEstimator):  # type: ignore[misc]
         float64 array of shape (n, outputs)
             Decision values of each row by machines that were fitted without its fold.
         """
-        gram = rbf_kernel(X, gamma=self.gamma).astype(np.float64)  # (n, n)
+        gram = _gram(X, self.gamma)  # (n, n)
         held = np.empty((len(X), self._outputs(codes)))
         for train, test in folds:
             dual, intercept = self._machines(gram[np.ix_(train, train)], codes[train])
@@ -99,10 +101,27 @@ class GramSVC(BaseEstimator):  # type: ignore[misc]
         dual, intercept = np.zeros((len(codes), outputs)), np.zeros(outputs)
         for output in range(outputs):
             mine = codes == (output if outputs > 1 else 1)  # (n,)
-            machine = PlainSVC(C=self.C, kernel="precomputed").fit(gram, mine, weights)
+            with config_context(assume_finite=True):  # not n² numbers for each machine
+                machine = PlainSVC(C=self.C, kernel="precomputed").fit(gram, mine, weights)
             dual[machine.support_, output] = machine.dual_coef_[0]
             intercept[output] = machine.intercept_[0]
         return dual, intercept
+
+
+def _gram(X: NDArray[Any], gamma: float) -> Floats:
+    """The rbf kernel of the rows (n, n), by one product in X's precision.
+
+    Half the time of scikit-learn's, which multiplies in float64; centred rows lose nothing.
+    """
+    X = X - X.mean(axis=0)  # (n, d)
+    gram = X @ X.T  # (n, n)
+    square = np.diagonal(gram).copy()  # (n,)
+    gram *= 2
+    gram -= square
+    gram -= square[:, None]
+    gram *= gram.dtype.type(gamma)
+    np.minimum(gram, 0, out=gram)
+    return np.asarray(np.exp(gram, out=gram), np.float64)
 
 
 class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -111,8 +130,9 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Of more than two classes, each has a machine against the rest (Rifkin & Klautau 2004). A
     multinomial logistic regression, of two classes Platt's sigmoid (1999), turns the decision
     values into probabilities. It learns from the values of rows that were held out in turn (`cv`
-    parts). `predict` is the most probable class, hence always consistent with `predict_proba`;
-    near a boundary it can differ from what the bare machines say.
+    parts; of many rows as many of them as hold 2,000). `predict` is the most probable class, hence
+    always consistent with `predict_proba`; near a boundary it can differ from what the bare
+    machines say.
 
     A class with fewer rows than `cv` lowers the number of parts to its rows. With a class of one
     row nothing can be held out: the map is then learned on the training rows themselves, and the
@@ -193,7 +213,7 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise unknown("kernel", str(self.kernel), _KERNELS)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])  # (n, d), (n,)
         check_classification_targets(y)
-        self.classes_, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+        self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(
                 f"SVMHead needs two classes, y has 1 class: {self.classes_[0]}",
@@ -202,12 +222,14 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weights_ = class_weights(self.class_weight, self.classes_, y)
         drawn = check_random_state(self.random_state)
         self.machine_ = self._machine(X, drawn)
-        parts, seed = min(self.cv, int(counts.min())), int(drawn.randint(2**31 - 1))
-        folds = inner_folds(codes, groups, parts, seed) or inner_folds(codes, None, parts, seed)
+        seed = int(drawn.randint(2**31 - 1))
+        folds = held_out_rows(codes, groups, seed, self.cv)
+        folds = folds or held_out_rows(codes, None, seed, self.cv)
         values = _fit_and_hold_out(self.machine_, X, codes, folds)  # (n, outputs)
-        self.map_ = LogisticRegression(max_iter=1000).fit(values, codes)
-        rows = np.arange(len(X)) if folds else np.arange(0)
-        self.held_out_ = (rows, self._weighted(self.map_.predict_proba(values))[rows])
+        # If nothing can be held out, the machines' own rows.
+        rows = np.concatenate([held for _, held in folds]) if folds else np.arange(len(X))
+        self.map_ = LogisticRegression(max_iter=1000).fit(values[rows], codes[rows])
+        self.held_out_ = (rows, self._weighted(self.map_.predict_proba(values[rows])))
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:

@@ -228,7 +228,9 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         values = _fit_and_hold_out(self.machine_, X, codes, folds)  # (n, outputs)
         # If nothing can be held out, the machines' own rows.
         rows = np.concatenate([held for _, held in folds]) if folds else np.arange(len(X))
-        self.map_ = LogisticRegression(max_iter=1000).fit(values[rows], codes[rows])
+        # A sigmoid has two numbers to learn and, as Platt's, next to no penalty; the map has k².
+        strength = 1.0 if len(self.classes_) > 2 else 100.0
+        self.map_ = LogisticRegression(C=strength, max_iter=1000).fit(values[rows], codes[rows])
         self.held_out_ = (rows, self._weighted(self.map_.predict_proba(values[rows])))
         return self
 

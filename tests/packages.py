@@ -12,6 +12,7 @@ import pytest
 from featcache.fitting.heads import HEADS
 
 needs_xgboost = pytest.mark.skipif(find_spec("xgboost") is None, reason="xgboost is not installed")
+needs_pymoo = pytest.mark.skipif(find_spec("pymoo") is None, reason="pymoo is not installed")
 XGBOOST = pytest.param("xgboost", marks=needs_xgboost)
 EACH_HEAD = [XGBOOST if name == "xgboost" else name for name in HEADS]
 

@@ -142,6 +142,7 @@ fit_options = _stack([
     click.option("--memory", default="auto", show_default=True, metavar="auto|SIZE", help="What a fit may take, for instance 8GB; features that it would not fit into stay on disk."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
     click.option("--select", default="", metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
+    click.option("--calibrate/--no-calibrate", default=True, help="Probabilities with a temperature learned on held-out rows, or raw (mlp, lda, vote)."),
     click.option("--tune", type=click.IntRange(0), default=0, metavar="N", help="Try N settings in an inner loop on the training rows."),
     click.option("--tuner", type=click.Choice(["random", "optuna"]), default="random", show_default=True, help="How --tune draws them."),
     click.option("--again", is_flag=True, help="Fit even what was run before."),

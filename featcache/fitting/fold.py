@@ -87,12 +87,15 @@ def predict_all(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDAr
     return pred, proba
 
 
-def _sum_to_one(proba: NDArray[Any]) -> NDArray[Any]:
-    """Probabilities (n, classes); those of some classifiers miss 1 in float32, as GaussianNB's."""
-    total = proba.sum(axis=1, dtype=np.float64, keepdims=True)  # (n, 1)
-    if np.allclose(total, 1) or not (total > 0).all():
+def _sum_to_one(proba: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities (n, classes), float64 whatever the head counts in: the log loss is clipped by
+    the smallest step of the type. Those of some classifiers miss 1 in float32, as GaussianNB's.
+    """
+    proba = np.asarray(proba, np.float64)  # (n, classes)
+    total = proba.sum(axis=1, keepdims=True)  # (n, 1)
+    if not (total > 0).all():
         return proba
-    exact: NDArray[Any] = proba / total  # (n, classes)
+    exact: NDArray[np.float64] = proba / total  # (n, classes)
     return exact
 
 

@@ -217,5 +217,13 @@ def linear(weight: Any, bias: Any) -> nn.Linear:
     return layer
 
 
+def logits(head: Any) -> nn.Linear:
+    """A fitted LogisticRegression."""
+    weight, bias = head.coef_, head.intercept_
+    if len(weight) == 1:  # two classes: the first one's logit is 0
+        weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
+    return linear(weight, bias)
+
+
 def _float32(array: Any) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float32))

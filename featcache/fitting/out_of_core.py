@@ -138,7 +138,7 @@ def standardise(stream: Stream) -> StandardScaler:
     return scaler
 
 
-_SAMPLE = 2**26  # bytes of float32 rows that the first guess is fitted on
+SAMPLE = 2**26  # bytes of float32 rows that the first guess is fitted on
 
 
 def check_logreg(head: Any) -> None:
@@ -233,7 +233,7 @@ def _guess(head: Any, stream: Stream, y: NDArray[Any], loss: _Loss) -> NDArray[n
     """Coefficients of a sample, flat; zeros where it lacks a class."""
     n, width = len(stream), stream.width
     start = np.zeros((loss.outputs, width + 1))
-    size = min(n, max(1, _SAMPLE // (4 * width)))
+    size = min(n, max(1, SAMPLE // (4 * width)))
     rows = np.random.default_rng(0).permutation(n)[:size]
     if size < n and len(np.unique(y[rows])) == len(head.classes_):
         # Few steps do; with the weight of all rows against that of the penalty.
@@ -346,6 +346,15 @@ def by_blocks(function: Callable[[NDArray[Any]], NDArray[Any]], stream: Stream) 
     return np.empty(0) if out is None else out
 
 
+def _asking(pipeline: Pipeline) -> Iterator[str]:
+    """The names by which its steps, and those of pipelines in it, are told groups."""
+    for name, step in pipeline.steps:
+        if isinstance(step, Pipeline):
+            yield from (f"{name}__{inner}" for inner in _asking(step))
+        elif has_fit_parameter(step, "groups"):
+            yield f"{name}__groups"
+
+
 def fit_with_routing(estimator: Any, X: Any, y: Any, groups: NDArray[Any] | None = None) -> Any:
     """Fit, and tell which rows belong together to whatever part of a pipeline asks for it.
 
@@ -366,8 +375,7 @@ def fit_with_routing(estimator: Any, X: Any, y: Any, groups: NDArray[Any] | None
     if groups is None:
         return estimator.fit(X, y)
     if isinstance(estimator, Pipeline):
-        steps = [name for name, step in estimator.steps if has_fit_parameter(step, "groups")]
-        return estimator.fit(X, y, **{f"{name}__groups": groups for name in steps})
+        return estimator.fit(X, y, **dict.fromkeys(_asking(estimator), groups))
     if has_fit_parameter(estimator, "groups"):
         return estimator.fit(X, y, groups=groups)
     return estimator.fit(X, y)

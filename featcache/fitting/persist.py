@@ -18,7 +18,6 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.tree._tree import Tree
 from torch import Tensor, nn
@@ -84,7 +83,7 @@ _MOVED = {
     }.items()
 }
 _MODULE = re.compile(r'(?<="__module__": ")[\w.]+(?=")')
-_TRAINED_ON = "_BaseLibSVM__Xfit"  # where an SVC keeps X for a kernel that is a function
+_OF_THE_FIT = "held_out_"  # of use to what is fitted after it; as long as the training rows
 _CHOSEN = ("best_estimator_", "best_")  # where a search keeps it: sklearn's, `TunedClassifier`
 
 Part = dict[str, Any]
@@ -281,8 +280,6 @@ def _without_parts(value: Any, found: list[tuple[Place, Any]], place: Place = ()
             return _without_parts(getattr(value, chosen), found, place)
     if module == "sklearnex":
         value = _stock(value)
-    elif isinstance(getattr(value, "kernel", None), partial):
-        value = _by_name(value)
     if type(value) in (list, tuple):
         items = [_without_parts(v, found, (*place, i)) for i, v in enumerate(value)]
         same = all(a is b for a, b in zip(items, value, strict=True))
@@ -294,10 +291,9 @@ def _without_parts(value: Any, found: list[tuple[Place, Any]], place: Place = ()
         return value
     if inspect.isclass(value) or not hasattr(value, "__dict__") or inspect.isroutine(value):
         return value
-    state = {k: _without_parts(v, found, (*place, k)) for k, v in vars(value).items()}
-    if type(value).__module__.split(".")[0] != "sklearnex" and all(
-        state[k] is v for k, v in vars(value).items()
-    ):
+    kept = {k: v for k, v in vars(value).items() if k != _OF_THE_FIT}
+    state = {k: _without_parts(v, found, (*place, k)) for k, v in kept.items()}
+    if len(kept) == len(vars(value)) and all(state[k] is v for k, v in kept.items()):
         return value
     copy = object.__new__(type(value))
     vars(copy).update(state)
@@ -325,19 +321,6 @@ def _stock(fitted: Any) -> Any:
         for name, dtype in learned.items():
             setattr(plain, name, np.ascontiguousarray(getattr(fitted, name), dtype))
     return plain
-
-
-def _by_name(fitted: Any) -> Any:
-    """An SVC whose kernel is a function, `partial(rbf_kernel, gamma=…)`, as one of kernel "rbf"."""
-    gamma = float(fitted.kernel.keywords["gamma"])
-    named = clone(fitted).set_params(kernel="rbf", gamma=gamma)
-    kept = vars(fitted).keys() - {*named.get_params(), _TRAINED_ON}
-    vars(named).update({name: vars(fitted)[name] for name in kept})
-    if hasattr(fitted, "support_"):
-        X = vars(fitted)[_TRAINED_ON]  # (n, d): with a function, all that it was trained on
-        named.support_vectors_ = np.ascontiguousarray(X[fitted.support_], np.float64)
-        named.shape_fit_, named._gamma = X.shape, gamma
-    return named
 
 
 def _put_back(

@@ -43,8 +43,10 @@ def make_classifier(
     """A pipeline with the steps "fusion" and "head", and perhaps "select" between them.
 
     "attention" and "gated" with "mlp" are trained jointly: the "fusion" step standardises the
-    columns and the "head" step holds fusion and perceptron. A late fusion ("vote", "stack", or any
-    with a parameter `head`) holds the head itself, so that "fusion" is the only step. Any other
+    columns and the "head" step holds fusion and perceptron. Before another head they are trained on
+    the rows that it is then fitted on: its probabilities are too sure, and "logreg" and "ridge"
+    have their usual penalty, since those rows can't choose one. A late fusion ("vote", "stack", or
+    any with a parameter `head`) holds the head itself, so that "fusion" is the only step. Any other
     fitted before its head.
 
     A selection of columns stands between fusion and head; in a late fusion, before each clone of
@@ -90,6 +92,10 @@ def make_classifier(
     joint: Mapping[str, str] = {}  # of the fusion's parameters, those that the head has
     if named and not select and hasattr(steps["head"], "joint_network"):
         joint = getattr(steps["fusion"], "joint", {})
+    if isinstance(head, str) and getattr(steps["fusion"], "joint", {}) and not joint:
+        # The head sees vectors that were learned with the labels of the same rows: whatever it
+        # holds out of them is no test of a penalty.
+        steps["head"].set_params(**getattr(steps["head"], "usual", {}))
     if select:
         steps = {**steps, "select": make_selection(select, seed)}
         if select.startswith("variance") and "scale" in steps["fusion"].get_params():

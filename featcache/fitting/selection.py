@@ -307,8 +307,10 @@ class NSGASelection(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         self.rows = rows
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> NSGASelection:
+    def fit(self, X: Any, y: Any, groups: Any = None) -> NSGASelection:
         """Search the columns of X (n, d) for labels y (n,).
+
+        Rows that share a value of `groups` (n,) go into one part, if each class has two of them.
 
         Raises
         ------
@@ -332,9 +334,13 @@ class NSGASelection(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         check_classification_targets(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        X, y = self._sample(X, y, seed)
+        rows = self._sample(y, seed)
+        X, y = X[rows], y[rows]
         classes, counts = np.unique(y, return_counts=True)
-        folds = inner_folds(y, None, self.cv, seed) if len(classes) > 1 else []
+        folds = []
+        if len(classes) > 1:
+            mine = None if groups is None else np.asarray(groups)[rows]
+            folds = inner_folds(y, mine, self.cv, seed) or inner_folds(y, None, self.cv, seed)
         if not folds:
             raise DataError(
                 f"the selection 'nsga' can't hold rows out: class {classes[counts.argmin()]!r} "
@@ -354,17 +360,15 @@ class NSGASelection(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         self.support_ = masks[place]
         return self
 
-    def _sample(
-        self, X: NDArray[Any], y: NDArray[Any], seed: int
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _sample(self, y: NDArray[Any], seed: int) -> NDArray[np.intp]:
         classes, counts = np.unique(y, return_counts=True)
         left = len(y) - self.rows  # stratified, both sides need a row of each class
         if left < len(classes) or counts.min() < 2 or self.rows < len(classes):
-            return X, y
+            return np.arange(len(y))
         kept, _ = train_test_split(
             np.arange(len(y)), train_size=self.rows, stratify=y, random_state=seed
         )
-        return X[kept], y[kept]
+        return np.asarray(kept, np.intp)
 
     def _get_support_mask(self) -> Mask:
         check_is_fitted(self)

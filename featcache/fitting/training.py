@@ -239,13 +239,27 @@ def _validate(
     weights: Tensor | None,
 ) -> tuple[float, float]:
     """Mean cross entropy and accuracy on pieces of rows."""
+    logits, rows = _logits(network, pieces)  # (n, classes), (n,)
+    truth = y[rows]  # (n,)
+    loss = functional.cross_entropy(logits, truth, weights).item()
+    return loss, (logits.argmax(1) == truth).float().mean().item()
+
+
+def _logits(network: nn.Module, pieces: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes) of pieces of rows, and which rows they are (n,)."""
     network.eval()
     with torch.inference_mode():
         found = [(network(x), rows) for x, rows in pieces]
-    logits = torch.cat([one for one, _ in found])  # (n, classes)
-    truth = y[torch.cat([rows for _, rows in found])]  # (n,)
-    loss = functional.cross_entropy(logits, truth, weights).item()
-    return loss, (logits.argmax(1) == truth).float().mean().item()
+    return torch.cat([one for one, _ in found]), torch.cat([rows for _, rows in found])
+
+
+def held_out_logits(
+    network: nn.Module, X: Tensor | Batches, rows: NDArray[np.intp]
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Logits (m, classes) of these rows of X, and the rows (m,) in the order of the logits."""
+    source = InMemory(X) if isinstance(X, Tensor) else X
+    logits, order = _logits(network, source.in_order(torch.from_numpy(rows)))
+    return logits.numpy(), order.numpy()
 
 
 def infer(output: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from featcache.errors import UnknownName
 from featcache.extraction.preprocess import Preprocess
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.heads import HEADS
-from featcache.fitting.networks import Standardise, linear
+from featcache.fitting.networks import Standardise, logits
 from featcache.fitting.registry import names_with
 
 
@@ -111,16 +111,8 @@ def _can(kind: Any) -> bool:
     return kind in _OF_SKLEARN or hasattr(kind, "as_module")
 
 
-def _logits(head: Any) -> nn.Module:
-    """A fitted LogisticRegression."""
-    weight, bias = head.coef_, head.intercept_
-    if len(weight) == 1:  # two classes: the first one's logit is 0
-        weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
-    return linear(weight, bias)
-
-
 _OF_SKLEARN: dict[type, Callable[[Any], nn.Module]] = {
-    LogisticRegression: _logits,
+    LogisticRegression: logits,
     StandardScaler: Standardise,
 }
 

@@ -35,8 +35,8 @@ _OF_EXTRACTION = (
 )  # fmt: skip
 _OF_COMPARISON = (
     "fusion", "head", "singles", "folds", "test_split", "repeats", "balance", "leaky", "strict",
-    "near_duplicates", "seed", "gate", "jobs", "select", "tune", "tuner", "ablate", "reports",
-    "cache",
+    "near_duplicates", "seed", "gate", "jobs", "select", "tune", "tuner", "ablate", "calibrate",
+    "reports", "cache",
 )  # fmt: skip
 
 Fitted = Callable[[int, int, Run], None]

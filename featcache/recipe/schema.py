@@ -22,7 +22,7 @@ from featcache.store.features import canonical
 CHANGES = (
     "backbone", "view", "group", "fusion", "head", "singles", "folds", "repeats", "test_split",
     "balance", "leaky", "strict", "near_duplicates", "seed", "set", "gate", "select", "tune",
-    "tuner", "ablate",
+    "tuner", "ablate", "calibrate",
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ class Recipe(BaseModel):
     tune: int = Field(default=0, ge=0)
     tuner: str = "random"
     ablate: bool = False
+    calibrate: bool = True
 
     protocols: dict[str, dict[str, Any]] = {}
     finetune: dict[str, Any] | None = None

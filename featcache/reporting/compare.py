@@ -77,6 +77,7 @@ def compare(
     tune: int = 0,
     tuner: str = "random",
     ablate: bool = False,
+    calibrate: bool = True,
     protocol: str = "",
     crew: Executor | None = None,
     opened: Sequence[str] = (),
@@ -146,6 +147,9 @@ def compare(
     tuner : {"random", "optuna"}, default "random"
     ablate : bool, default False
         Add all backbones but one, for every fusion and head.
+    calibrate : bool, default True
+        False is short for the settings `mlp.calibrate`, `lda.calibrate` and `vote.calibrate`:
+        their probabilities as they come.
     protocol : str, default ""
         What a recipe calls this way of evaluating; noted in each run.json.
     crew : Executor, optional
@@ -162,7 +166,8 @@ def compare(
     features = features.in_order()
     options = _Options(
         view=viewed(features), group=group, repeats=repeats, balance=balance, leaky=leaky,
-        strict=strict, near_duplicates=near_duplicates, seed=seed, settings=settings or {},
+        strict=strict, near_duplicates=near_duplicates, seed=seed,
+        settings=({} if calibrate else _RAW) | dict(settings or {}),
         reports=reports, gate=gate, again=again, cache=cache, select=select, tune=tune,
         tuner=tuner, protocol=protocol, opened=list(opened),
     )  # fmt: skip
@@ -187,6 +192,9 @@ def compare(
             if fitted is not None:
                 fitted(len(runs), len(classifiers), run)
     return _finish(plan, runs)
+
+
+_RAW = {"mlp.calibrate": False, "lda.calibrate": False, "vote.calibrate": False}
 
 
 @dataclass(frozen=True)

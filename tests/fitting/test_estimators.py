@@ -12,6 +12,7 @@ from featcache.fitting.fusions.late import StackFusion, VoteFusion
 from featcache.fitting.fusions.learned import AttentionFusion, BilinearFusion, GatedFusion
 from featcache.fitting.fusions.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
 from featcache.fitting.heads import HEADS
+from featcache.fitting.heads.linear import LDAHead
 from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.heads.neighbours import KNNHead, NearestMeanHead
 from featcache.fitting.heads.svm import SVMHead
@@ -31,6 +32,7 @@ OURS = [
     StackFusion(),
     MLPHead(hidden=16, epochs=12, lr=0.03),
     SVMHead(),
+    LDAHead(),
     KNNHead(),
     NearestMeanHead(),
     BestColumns(amount=2),
@@ -47,6 +49,7 @@ OTHERS = [
     SVMHead(kernel="linear"),
     HEADS["logreg"](0),
     HEADS["ridge"](0),
+    LDAHead(shrinkage=0.3),
     HEADS["forest"](0).set_params(n_estimators=10, n_jobs=1),
     HEADS["dummy"](0),
     BestColumns("variance", standardise=True),

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_validate
 from sklearn.neighbors import KNeighborsClassifier
@@ -197,3 +198,16 @@ def test_folds_that_cannot_be_scored(features, fold, message):
 def test_two_samples():
     with pytest.raises(DataError, match="2 samples can't fill 5 folds"):
         evaluate(quick("concat", "mlp"), make_features(n=2))
+
+
+def test_a_sure_miss_costs_the_same_whatever_a_head_counts_in(features):
+    class Sure(DummyClassifier):
+        def predict_proba(self, X):
+            return np.tile(np.array([1e-12, 1e-12, 1 - 2e-12], self.dtype), (len(X), 1))
+
+    said = {}
+    for dtype in (np.float32, np.float64):
+        Sure.dtype = dtype
+        said[dtype] = evaluate(Sure(), features, folds=2).metrics["log_loss"]
+    assert said[np.float32] == pytest.approx(said[np.float64], rel=1e-6)
+    assert said[np.float64] == pytest.approx(-np.log(1e-12) * 2 / 3, rel=1e-6)

@@ -268,7 +268,7 @@ def test_onnx_takes_the_modules_that_they_give(features, monkeypatch):
     with pytest.raises(UnknownName, match="ToyHead can't be written") as caught:
         as_module(made, ["cat", "dog", "owl"])
     assert "concat, attention, gated, toy, learned-toy;" in caught.value.remedy
-    assert "mlp, logreg, nearest_mean." in caught.value.remedy
+    assert "mlp, logreg, lda, nearest_mean." in caught.value.remedy
 
 
 def test_a_fusion_with_a_module_trains_within_the_mlp(features, tmp_path):

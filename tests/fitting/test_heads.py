@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from packages import EACH_HEAD, XGBOOST
-from sklearn.linear_model import LogisticRegression
 
 from featcache.fitting.heads import HEADS
 
@@ -73,7 +72,3 @@ def test_constant_columns_and_tiny_data(name):
     X = features.X.copy()
     X[:, 1] = 7
     assert set(small(name).fit(X, features.y).predict(X)) <= {"cat", "dog", "owl"}
-
-
-def test_logreg_is_sklearns():
-    assert isinstance(HEADS["logreg"](0), LogisticRegression)

@@ -36,7 +36,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(training, "_BUFFER", 100 * 40)
     monkeypatch.setattr(training, "_RUN", 4 * 40)
     monkeypatch.setattr(training, "_CHUNK", 64)
-    monkeypatch.setattr(out_of_core, "_SAMPLE", 90 * 40)
+    monkeypatch.setattr(out_of_core, "SAMPLE", 90 * 40)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def _penalised_loss(fitted, X, y):
     z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
     losses = logsumexp(z, axis=1) - z[np.arange(len(y)), codes]  # (n,)
     size = float(np.square(fitted.coef_.astype(np.float64)).sum())
-    return np.average(losses, weights=weight) + size / (2 * fitted.C * weight.sum())
+    return np.average(losses, weights=weight) + size / (2 * fitted.C_ * weight.sum())
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -120,7 +120,7 @@ def test_logreg_finds_the_same_optimum(tmp_path, classes, settings):
     # Logits are float32 there, so no step that gains less than their rounding can be seen: by that
     # much the loss may be above its optimum, whatever the processor.
     best, found = (_penalised_loss(fitted, X, lazy.y) for fitted in (exact, other))
-    assert -1e-12 < found - best < np.finfo(np.float32).eps
+    assert -1e-11 < found - best < np.finfo(np.float32).eps
     np.testing.assert_allclose(other.coef_, exact.coef_, rtol=0, atol=1e-3)
     single = fit_clone(wanted, X, lazy.y).steps[1][1]
     assert (other.coef_.dtype, other.coef_.shape) == (single.coef_.dtype, single.coef_.shape)
@@ -130,7 +130,7 @@ def test_logreg_finds_the_same_optimum(tmp_path, classes, settings):
 def test_logreg_does_not_depend_on_its_first_guess(both, monkeypatch):
     wanted, lazy = make_classifier(head="logreg", settings={"head.tol": 1e-6}), both[1]
     guessed = fit_clone(wanted, lazy.X, lazy.y).steps[1][1]
-    monkeypatch.setattr(out_of_core, "_SAMPLE", 40)  # too few rows for every class
+    monkeypatch.setattr(out_of_core, "SAMPLE", 40)  # too few rows for every class
     plain = fit_clone(wanted, lazy.X, lazy.y).steps[1][1]
     one, other = (_penalised_loss(fitted, both[0].X, lazy.y) for fitted in (guessed, plain))
     assert one == pytest.approx(other, abs=float(np.finfo(np.float32).eps))

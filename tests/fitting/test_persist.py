@@ -58,13 +58,18 @@ def _says(pipeline, X):
     return (pipeline.predict(X)[:, None] == pipeline.classes_).astype(float)
 
 
+@pytest.mark.parametrize("rows", [0, 1000])
 @pytest.mark.parametrize("fusion", ["concat", "vote", "stack"])
-def test_an_svm_of_scikit_learns_own_svc_comes_back(tmp_path, monkeypatch, fusion):
-    """Without scikit-learn-intelex its kernel is a function, which no file may hold."""
+def test_an_svm_of_scikit_learns_own_svc_comes_back(tmp_path, monkeypatch, fusion, rows):
+    """Also without what it said of rows that were held out, of which there are many."""
     monkeypatch.setattr(svm, "SVC", PlainSVC)
     features = make_features()
-    pipeline = make_classifier(fusion, "svm", blocks=features.blocks).fit(features.X, features.y)
-    again = _round_trip(tmp_path, pipeline)
+    settings = {"svm.gram_rows": rows}
+    pipeline = make_classifier(fusion, "svm", blocks=features.blocks, settings=settings)
+    again = _round_trip(tmp_path, pipeline.fit(features.X, features.y))
+    if fusion == "concat":
+        assert hasattr(pipeline[-1], "held_out_")
+        assert not hasattr(again[-1], "held_out_")
     np.testing.assert_allclose(_says(again, features.X), _says(pipeline, features.X), atol=1e-6)
 
 

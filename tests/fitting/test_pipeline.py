@@ -12,6 +12,7 @@ from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.fusions.late import StackFusion, VoteFusion
 from featcache.fitting.fusions.learned import AttentionFusion
+from featcache.fitting.heads import HEADS
 from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.pipeline import describe, make_classifier, with_blocks
 
@@ -148,3 +149,17 @@ def test_with_blocks_reaches_every_depth():
     assert inner["a"].blocks is None
     own = with_blocks(make_pipeline(ConcatFusion(blocks=(5, 5)), MLPHead()), (6, 4))
     assert own[0].blocks == (5, 5)
+
+
+@pytest.mark.parametrize("head", ["logreg", "ridge"])
+def test_rows_that_a_fusion_was_trained_on_choose_no_penalty(head):
+    name, usual = {"logreg": ("C", 0.01), "ridge": ("alpha", 1000.0)}[head]
+
+    def of(fusion, **options):
+        made = make_classifier(fusion, options.pop("head", head), **options)
+        return made.get_params()[f"head__{name}"]
+
+    assert of("gated") == of("attention", select="anova:4") == usual
+    assert of("concat") is of("sum") is None
+    assert of("gated", settings={f"{head}.{name}": 0.5}) == 0.5
+    assert of("gated", head=HEADS[head](0)) is None  # an object is as it is

@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
+from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.fitting.fusions.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
+from featcache.fitting.fusions.pooled import (
+    HadamardFusion,
+    MaxFusion,
+    MeanFusion,
+    SumFusion,
+    procrustes,
+)
 
 KINDS = [SumFusion, MeanFusion, MaxFusion, HadamardFusion]
 
@@ -32,10 +39,42 @@ def projected(train, X, blocks, width):
 )
 def test_is_the_formula(features, kind, merge):
     train, test = features.X[:80].astype(float), features.X[80:].astype(float)
-    fused = kind(features.blocks).fit(train).transform(test)
+    fused = kind(features.blocks, align=False).fit(train).transform(test)
     expected = merge(*np.moveaxis(projected(train, test, features.blocks, 4), 1, 0))
     assert fused.shape == (40, 4)
     np.testing.assert_allclose(fused, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "merge"),
+    [(SumFusion, lambda a, b: a + b), (MaxFusion, np.maximum)],
+)
+def test_blocks_are_turned_as_scipy_turns_them(features, kind, merge):
+    train, test = features.X[:80].astype(float), features.X[80:].astype(float)
+    mine, theirs = np.moveaxis(projected(train, train, features.blocks, 4), 1, 0)
+    turn, _ = orthogonal_procrustes(theirs, mine)
+    one, other = np.moveaxis(projected(train, test, features.blocks, 4), 1, 0)
+    fused = kind(features.blocks).fit(train).transform(test)
+    np.testing.assert_allclose(fused, merge(one, other @ turn), atol=1e-8)
+
+
+def test_blocks_that_see_the_same_are_found_out():
+    """Three views of one signal, each turned its own way: after a sum it is whole."""
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(400, 5))
+    turns = [np.linalg.qr(rng.normal(size=(5, 5)))[0] for _ in range(3)]
+    tokens = np.stack([signal @ turn for turn in turns])  # (k, n, w)
+    products = np.einsum("ina,jnb->ijab", tokens, tokens)
+    turned = np.einsum("kna,kab->knb", tokens, procrustes(products))
+    np.testing.assert_allclose(turned, np.broadcast_to(turned[0], (3, 400, 5)), atol=1e-8)
+    noisy = tokens + rng.normal(scale=0.5, size=tokens.shape)
+    found = procrustes(np.einsum("ina,jnb->ijab", noisy, noisy))
+    turned = np.einsum("kna,kab->knb", noisy, found)
+    apart = np.square(turned - turned.mean(axis=0)).mean()
+    assert apart < 0.2 < np.square(noisy - noisy.mean(axis=0)).mean()
+    np.testing.assert_allclose(
+        found @ found.transpose(0, 2, 1), np.eye(5)[None].repeat(3, 0), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

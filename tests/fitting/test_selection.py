@@ -1,9 +1,8 @@
 import importlib.util
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from packages import EACH_HEAD
+from packages import EACH_HEAD, needs_pymoo
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, f_classif, mutual_info_classif
 
@@ -21,8 +20,6 @@ from featcache.fitting.selection import (
 
 from .conftest import make_features
 from .test_evaluate import QUICK
-
-needs_pymoo = pytest.mark.skipif(find_spec("pymoo") is None, reason="pymoo is not installed")
 
 
 def test_anova_keeps_what_sklearn_keeps(features):

@@ -16,7 +16,11 @@ def test_boosting_stops_early():
     features = make_features(n=300, signal=0.2)
     head = XGBHead(n_jobs=1, patience=3).fit(features.X, features.y)
     losses = head.history_["val_loss"]
-    assert len(losses) == int(np.argmin(losses)) + 1 + 3 < 100
+    assert len(losses) == int(np.argmin(losses)) + 1 + 3 < 400
+    rows, proba = head.held_out_
+    assert len(rows) == 30
+    right = -np.log(proba[np.arange(30), np.searchsorted(head.classes_, features.y[rows])])
+    assert right.mean() == pytest.approx(min(losses), rel=1e-4)
     everything = XGBHead(n_jobs=1, validation=0, n_estimators=7).fit(features.X, features.y)
     assert everything.history_["val_loss"] == []
     assert everything.booster_.get_booster().num_boosted_rounds() == 7
@@ -51,3 +55,24 @@ def test_device_of_the_trees(monkeypatch, features):
     assert xgboost._device("cuda:1") == "cuda:1"
     with pytest.raises(UnknownName, match="device 'gpu'"):
         xgboost.XGBHead(device="gpu").fit(features.X, features.y)
+
+
+@needs_xgboost
+def test_a_tree_sees_64_columns():
+    from featcache.fitting.heads.xgboost import XGBHead
+
+    rng = np.random.default_rng(0)
+    for width, share in ((10, 1.0), (640, 0.1)):
+        X, y = rng.normal(size=(30, width)), np.arange(30) % 2
+        head = XGBHead(n_jobs=1, n_estimators=2).fit(X, y)
+        assert head.booster_.get_params()["colsample_bytree"] == share
+    given = XGBHead(n_jobs=1, n_estimators=2, colsample_bytree=0.5).fit(X, y)
+    assert given.booster_.get_params()["colsample_bytree"] == 0.5
+
+
+@needs_xgboost
+def test_labels_that_say_nothing_are_not_learned():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(1200, 60)), rng.integers(0, 4, 1200)
+    head = HEADS["xgboost"](0).set_params(n_jobs=1).fit(X[:600], y[:600])
+    assert head.score(X[600:], y[600:]) == pytest.approx(0.25, abs=0.06)

@@ -33,6 +33,7 @@ SETTINGS = [
     ("gated", "mlp", {"mlp.epochs": 2, "gated.dim": 8}, ""),
     ("attention", "logreg", {"attention.epochs": 2, "attention.dim": 8}, ""),
     ("gated", "nearest_mean", {"gated.epochs": 2, "gated.dim": 8}, ""),
+    ("concat", "lda", {}, ""),
     ("concat", "logreg", {}, "anova:4"),
     ("concat", "logreg", {}, "variance:4"),
     ("concat", "mlp", {"mlp.epochs": 2}, "pca:3"),
@@ -78,7 +79,7 @@ def test_a_class_that_was_not_trained_on_gets_0() -> None:
 @pytest.mark.parametrize(
     ("fusion", "head", "name"),
     [("sum", "logreg", "SumFusion"), ("concat", "svm", "SVMHead"), ("vote", "logreg", "VoteFusion"),
-     ("concat", "ridge", "RidgeClassifier"),
+     ("concat", "ridge", "RidgeHead"),
      pytest.param("concat", "xgboost", "XGBHead", marks=needs_xgboost)],
 )  # fmt: skip
 def test_what_can_t_be_written_is_named_with_what_can(fusion: str, head: str, name: str) -> None:
@@ -87,7 +88,7 @@ def test_what_can_t_be_written_is_named_with_what_can(fusion: str, head: str, na
     with pytest.raises(UnknownName, match=name) as caught:
         as_module(made, ["cat", "dog", "owl"])
     assert "Fusions that can: concat, attention, gated;" in caught.value.remedy
-    assert "heads that can: mlp, logreg, nearest_mean." in caught.value.remedy
+    assert "heads that can: mlp, logreg, lda, nearest_mean." in caught.value.remedy
 
 
 def _tiny_pixels(made: Made) -> tuple[list[str], np.ndarray]:

@@ -249,7 +249,7 @@ def test_scores_are_scikit_learns_by_hand_on_exported_features(tmp_path, cache):
         "svm": linear_svm,
     }
     table = compare(features, head=list(made), singles=False, folds=4, reports=tmp_path / "r",
-                    settings={"svm.kernel": "linear"})  # fmt: skip
+                    settings={"svm.kernel": "linear", "logreg.C": 0.01})  # fmt: skip
     for run in table.runs:
         right = []
         for fold in folds:
@@ -441,3 +441,24 @@ def test_damaged_findings_are_found_again(tmp_path, caplog, damaged):
     (run.folder / "leaks.json").write_text(damaged)
     compare(features, head="nearest_mean", reports=tmp_path, singles=False)
     assert len(caplog.records) > found
+
+
+def test_raw_probabilities_are_short_for_settings(tmp_path, fitted):
+    def runs(**options):
+        done = compare(
+            make_features(), fusion=["concat", "vote"], head=["mlp", "knn"], singles=False, folds=2,
+            reports=tmp_path, **options,
+        )  # fmt: skip
+        return {(run.fusion, run.head): run for run in done}
+
+    short = {"mlp.epochs": 2, "mlp.hidden": 8}
+    plain, raw = runs(settings=short), runs(settings=short, calibrate=False)
+    assert raw["concat", "mlp"].settings == {**short, "mlp.calibrate": False}
+    assert raw["vote", "mlp"].settings == {**short, "mlp.calibrate": False, "vote.calibrate": False}
+    assert raw["concat", "knn"].settings == {}
+    assert raw["concat", "knn"].folder == plain["concat", "knn"].folder
+    assert raw["concat", "mlp"].metric("log_loss") != plain["concat", "mlp"].metric("log_loss")
+    assert raw["concat", "mlp"].metric("accuracy") == plain["concat", "mlp"].metric("accuracy")
+    before = len(fitted)
+    runs(settings={**short, "mlp.calibrate": False, "vote.calibrate": False})
+    assert len(fitted) == before

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import DataError, RecipeError
 from featcache.fitting.blocks import resolve_blocks, slices
+from featcache.fitting.calibration import temperature, tempered
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
 from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing, some_rows
@@ -133,6 +134,10 @@ class VoteFusion(LateFusion):
         Width of each backbone's block; None means one block.
     scale : {"standard", "l2", "none"}, default "standard"
         What is done to each block before its head, see `concat.ConcatFusion`.
+    calibrate : bool, default True
+        Divide the logarithm of the mean by a temperature, if the heads keep what they have said
+        of rows that they held out (`held_out_`: mlp, svm, logreg, lda, xgboost). A mean of several
+        is less sure than each of them, and than it may be.
 
     Attributes
     ----------
@@ -140,29 +145,48 @@ class VoteFusion(LateFusion):
     blocks_ : tuple of int
     members_ : list of Pipeline
         Scaling and head of each block.
+    temperature_ : float
+        1 if there is nothing to learn it from.
     member_seconds_ : list of float
         What the fit of each took; of one whose head was ready, its scaling only.
     """
 
     def __init__(
-        self, head: Any = None, blocks: Sequence[int] | None = None, scale: str = "standard"
+        self,
+        head: Any = None,
+        blocks: Sequence[int] | None = None,
+        scale: str = "standard",
+        calibrate: bool = True,
     ) -> None:
         self.head = head
         self.blocks = blocks
         self.scale = scale
+        self.calibrate = calibrate
 
     def _fit(self, X: NDArray[Any] | Stream, y: NDArray[Any], groups: Any) -> VoteFusion:
         self._start(y)
         self.members_ = self._fit_members(X, y, groups)
+        self.temperature_ = self._temperature(y) if self.calibrate else 1.0
         return self
+
+    def _temperature(self, y: NDArray[Any]) -> float:
+        """Of the mean over what all members have held out."""
+        heads = [_head_of(member) for member in self.members_]
+        if not all(hasattr(head, "held_out_") for head in heads):
+            return 1.0
+        said = [dict(zip(*head.held_out_, strict=True)) for head in heads]  # by row, (classes,)
+        rows = np.array(sorted(set.intersection(*map(set, said))), np.intp)  # (m,)
+        if not len(rows):
+            return 1.0
+        mean = np.mean([[of[row] for row in rows] for of in said], axis=0)  # (m, classes)
+        logs = np.log(np.maximum(mean, np.finfo(np.float64).tiny))
+        return temperature(logs, np.searchsorted(self.classes_, y[rows]))
 
     @available_if(_head_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (n, classes), float64, in the order of `classes_`."""
-        proba = self._scores(X)  # (n, classes)
-        # Heads that count in float32 miss 1 by more than float64 forgives.
-        scaled: NDArray[np.float64] = proba / proba.sum(axis=1, keepdims=True)  # (n, classes)
-        return scaled
+        # A model that an earlier version has kept has none.
+        return tempered(self._scores(X), getattr(self, "temperature_", 1.0))  # (n, classes)
 
     def _scores(self, X: Any) -> NDArray[np.float64]:
         X = self._checked(X)  # (n, d)
@@ -269,6 +293,13 @@ class StackFusion(LateFusion):
                 fitted = fit_with_routing(member, some_rows(X, train), y[train], mine)
                 scores[held, i * c : (i + 1) * c] = _scores_of(fitted, some_rows(X, held))
         return scores
+
+
+def _head_of(member: Any) -> Any:
+    """The last step of pipelines within pipelines."""
+    while isinstance(member, Pipeline):
+        member = member.steps[-1][1]
+    return member
 
 
 def _scores_of(member: Any, X: NDArray[Any] | Stream) -> NDArray[np.float64]:

@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion
-from featcache.fitting.out_of_core import Stream, by_blocks, fit_with_routing
+from featcache.fitting.out_of_core import Stream, fit_with_routing
 
+_ROUNDS = 5
 _PROJECTIONS = ("pca", "random")
 
 
@@ -25,7 +26,9 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     Each column is standardised, each block projected to a common width, and each projected block
     divided by one number, so that its columns' mean square is 1 over the training rows and a wide
-    block doesn't outweigh a narrow one.
+    block doesn't outweigh a narrow one. Then the blocks are turned so that their columns say the
+    same as far as they can: by orthogonal Procrustes onto the first, and onto the mean of all
+    (Gower 1975). Without that, column i of one has nothing to do with column i of another.
 
     Parameters
     ----------
@@ -39,6 +42,8 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         each block times a matrix of Gaussian draws.
     random_state : int, RandomState or None, default 0
         Draws the matrices of "random".
+    align : bool, default True
+        Turn the blocks; False for hadamard, whose products that doesn't help.
 
     Attributes
     ----------
@@ -51,6 +56,8 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         What "random" drew.
     sizes_ : float64 array of shape (k,)
         What each projected block is divided by.
+    rotations_ : float64 array of shape (k, width_, width_), or None
+        What each projected block is then multiplied by.
     """
 
     def __init__(
@@ -59,11 +66,13 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         width: int | None = 256,
         projection: str = "pca",
         random_state: Any = 0,
+        align: bool = True,
     ) -> None:
         self.blocks = blocks
         self.width = width
         self.projection = projection
         self.random_state = random_state
+        self.align = align
 
     def fit(self, X: Any, y: Any = None) -> PooledFusion:
         """Learn the projections of X (n, d), two rows or more; y is ignored.
@@ -79,19 +88,14 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """
         X = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)  # (n, d)
         self._fit(X)
-        square = np.square(self._tokens(X), dtype=np.float64).mean(axis=(0, 2))  # (k,)
-        return self._even_out(square)
+        return self._learn(self._products(X), len(X))
 
     def fit_stream(self, stream: Stream, y: Any = None, groups: Any = None) -> PooledFusion:
         """Learn the same of rows that stay on disk."""
         self.n_features_in_ = stream.width
         self._fit(stream)
-
-        def squares(block: NDArray[Any]) -> NDArray[Any]:
-            square = np.square(self._tokens(block), dtype=np.float64)  # (m, k, width)
-            return np.asarray(square.mean(axis=2))  # (m, k)
-
-        return self._even_out(by_blocks(squares, stream).mean(axis=0))
+        total = sum(self._products(block) for _, block in stream.blocks())
+        return self._learn(np.asarray(total), len(stream))
 
     def _fit(self, X: NDArray[Any] | Stream) -> None:
         if self.projection not in _PROJECTIONS:
@@ -103,10 +107,23 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.concat_ = fit_with_routing(concat, X, None)
         self.matrices_ = None if by_pca else self._draw()
         self.sizes_ = np.ones(len(self.blocks_))
+        self.rotations_: NDArray[np.float64] | None = None
 
-    def _even_out(self, square: NDArray[np.float64]) -> PooledFusion:
-        """Set what each projected block, of this mean square (k,), is divided by."""
+    def _products(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        """The sums over rows of what each projected column is times each other, (k, w, k, w)."""
+        k, width = len(self.blocks_), self.width_
+        flat = self._tokens(X).reshape(len(X), k * width)  # (n, k * w)
+        return np.asarray(flat.T @ flat, np.float64).reshape(k, width, k, width)
+
+    def _learn(self, products: NDArray[np.float64], n: int) -> PooledFusion:
+        """Set sizes and rotations, from the products of n rows."""
+        k = len(self.blocks_)
+        square = np.einsum("iwiw->i", products) / (n * self.width_)  # (k,)
         self.sizes_ = np.sqrt(np.where(square > 0, square, 1))  # (k,); a constant block stays 0
+        if self.align and k > 1:
+            size = self.sizes_.reshape(k, 1)
+            level = products / size[:, :, None, None] / size[:, 0][None, None, :, None]
+            self.rotations_ = procrustes(level.transpose(0, 2, 1, 3))
         self._n_features_out = self.width_
         return self
 
@@ -130,7 +147,11 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             columns = np.concatenate(parts, axis=1)  # (n, k * width_)
         tokens = columns.reshape(len(X), len(self.blocks_), self.width_)  # (n, k, width_)
         scaled: NDArray[Any] = tokens / self.sizes_[:, None].astype(X.dtype)  # (n, k, width_)
-        return scaled
+        rotations = getattr(self, "rotations_", None)  # an earlier version's model has none
+        if rotations is None:
+            return scaled
+        turned = [scaled[:, i] @ turn.astype(X.dtype) for i, turn in enumerate(rotations)]
+        return np.stack(turned, axis=1)  # (n, k, width_)
 
     def _draw(self) -> list[NDArray[np.float64]]:
         random = check_random_state(self.random_state)
@@ -149,6 +170,28 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def procrustes(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotations (k, w, w) after which k sets of columns differ least from their mean.
+
+    Parameters
+    ----------
+    products : float64 array of shape (k, k, w, w)
+        Of the columns of each set (n, w) with those of each other.
+    """
+    k, width = len(products), products.shape[-1]
+    turns = np.stack([np.eye(width), *(_onto(products[i, 0]) for i in range(1, k))])  # (k, w, w)
+    for _ in range(_ROUNDS if k > 2 else 0):  # of two, the first round is the last
+        turns = np.stack([_onto(np.einsum("jab,jbc->ac", products[i], turns)) for i in range(k)])
+    return turns
+
+
+def _onto(product: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotation R of A that comes nearest to B, from A'B (w, w); Schönemann 1966."""
+    left, _, right = np.linalg.svd(product)
+    turn: NDArray[np.float64] = left @ right
+    return turn
 
 
 class SumFusion(PooledFusion):
@@ -189,6 +232,16 @@ class HadamardFusion(PooledFusion):
     The projections are learned without the labels and are centred, so the product of two forgets
     on which side of the mean both were: expect less than of a sum, most of all with linear heads.
     """
+
+    def __init__(
+        self,
+        blocks: Sequence[int] | None = None,
+        width: int | None = 256,
+        projection: str = "pca",
+        random_state: Any = 0,
+        align: bool = False,
+    ) -> None:
+        super().__init__(blocks, width, projection, random_state, align)
 
     @staticmethod
     def _merge(tokens: NDArray[Any]) -> NDArray[Any]:

@@ -18,14 +18,10 @@ HEADS: dict[str, Callable[..., Any]] = {
     "mlp": LazyClass("featcache.fitting.heads.mlp:MLPHead"),
     "svm": LazyClass("featcache.fitting.heads.svm:SVMHead"),
     "xgboost": LazyClass("featcache.fitting.heads.xgboost:XGBHead"),
-    # The strong L2 of logreg and ridge is what some 2,000 standardised columns need.
-    "logreg": LazyClass(
-        "sklearn.linear_model:LogisticRegression", {"C": ("log", 1e-4, 1.0)}, C=0.01, max_iter=1000
-    ),
+    "logreg": LazyClass("featcache.fitting.heads.linear:LogRegHead", C=None, max_iter=1000),
     # It has decision values and no probabilities: `evaluate` gives no AUC, log loss or ECE.
-    "ridge": LazyClass(
-        "sklearn.linear_model:RidgeClassifier", {"alpha": ("log", 1.0, 1e5)}, alpha=1000.0
-    ),
+    "ridge": LazyClass("featcache.fitting.heads.linear:RidgeHead", alpha=None),
+    "lda": LazyClass("featcache.fitting.heads.linear:LDAHead"),
     "knn": LazyClass("featcache.fitting.heads.neighbours:KNNHead"),
     "nearest_mean": LazyClass("featcache.fitting.heads.neighbours:NearestMeanHead"),
     "forest": LazyClass(

@@ -7,21 +7,31 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, from_numpy, nn
+from torch import Tensor, from_numpy, nn, no_grad
 
 from featcache.errors import RecipeError, unknown
 from featcache.fitting.blocks import resolve_blocks
+from featcache.fitting.calibration import temperature
 from featcache.fitting.class_weights import class_weights
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.networks import MLP, seeded
 from featcache.fitting.out_of_core import Stream
 from featcache.fitting.registry import names_with
-from featcache.fitting.training import OnDisk, Schedule, as_tensor, infer, train
+from featcache.fitting.splits import hold_out
+from featcache.fitting.training import (
+    OnDisk,
+    Schedule,
+    as_tensor,
+    held_out_logits,
+    infer,
+    train,
+)
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -42,6 +52,9 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         How the learning rate falls, see `training.train`.
     optimiser : {"adamw", "adam", "sgd", "rmsprop"}, default "adamw"
         See `training.Schedule`.
+    calibrate : bool, default True
+        Divide the last layer by a temperature that is learned on the validation rows, see
+        `calibration.temperature`; False leaves it as it was trained.
     fusion : {None, "attention", "gated"}, default None
         Puts the module of this fusion before the perceptron and trains both in one.
     blocks : sequence of int, default None
@@ -58,6 +71,10 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     network_ : torch module from (n, d) to logits (n, classes)
     history_ : dict of lists
         Losses an epoch, see `training.train`.
+    temperature_ : float
+        What the last layer was divided by; 1 without validation rows.
+    held_out_ : (rows, probabilities)
+        Of the validation rows, if there are any; not kept with a saved model.
     """
 
     search_space: ClassVar[dict[str, Any]] = {
@@ -88,6 +105,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         heads: int = 4,
         attention_dropout: float = 0.1,
         random_state: Any = 0,
+        calibrate: bool = True,
     ) -> None:
         self.hidden = hidden
         self.dropout = dropout
@@ -107,6 +125,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.heads = heads
         self.attention_dropout = attention_dropout
         self.random_state = random_state
+        self.calibrate = calibrate
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> MLPHead:
         """Train on X (n, d) with labels y (n,) of any kind.
@@ -151,7 +170,23 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.schedule,
                 groups,
             )
+        _, held = hold_out(codes, groups, schedule.validation, seed)
+        self.temperature_ = 1.0
+        if len(held):
+            self._calibrate(X, codes, held, balance)
         return self
+
+    def _calibrate(
+        self, X: Tensor | OnDisk, codes: NDArray[Any], held: NDArray[np.intp], weights: Any
+    ) -> None:
+        logits, rows = held_out_logits(self.network_, X, held)  # (m, classes), (m,)
+        if self.calibrate:
+            self.temperature_ = temperature(logits, codes[rows], weights)
+            last = [layer for layer in self.network_.modules() if isinstance(layer, nn.Linear)][-1]
+            with no_grad():
+                last.weight.div_(self.temperature_)
+                last.bias.div_(self.temperature_)
+        self.held_out_ = (rows, softmax(logits.astype(np.float64) / self.temperature_, axis=1))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (n, classes), float64, in the order of `classes_`."""

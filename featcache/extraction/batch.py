@@ -19,9 +19,8 @@ from torch import Tensor
 
 from featcache.extraction import resizing
 from featcache.extraction.preprocess import Pixels, Preprocess
-from featcache.hashing import sha256_bytes
 from featcache.images.decode import BYTES, BadImage, decode, reduction
-from featcache.images.manifest import Content, RowReader, Strings
+from featcache.images.manifest import Content, RowReader, Strings, has_changed
 from featcache.store.memory_budget import free_memory
 
 Rows = NDArray[np.intp]
@@ -310,7 +309,7 @@ def load(
         return Loaded(row, [], problem, perf_counter() - start, 0.0)
     except MemoryError:
         return Loaded(row, [], Problem("read", NO_MEMORY), perf_counter() - start, 0.0)
-    if isinstance(content, bytes) and sha256_bytes(content) != sha256[at]:
+    if has_changed(content, sha256[at]):
         # Stored under the old digest, its vector would be silently wrong.
         problem = Problem("read", "has changed since it was listed; run again with --rehash")
         return Loaded(row, [], problem, perf_counter() - start, 0.0)

@@ -40,9 +40,8 @@ from featcache.extraction.batch import (
     load,
 )
 from featcache.extraction.preprocess import Pixels, Preprocess
-from featcache.hashing import sha256_bytes
 from featcache.images.decode import BadImage, decode
-from featcache.images.manifest import Images, RowReader, Strings, rows_alone
+from featcache.images.manifest import Images, RowReader, Strings, has_changed, rows_alone
 
 log = logging.getLogger("featcache")
 
@@ -403,7 +402,7 @@ def load_sample(images: Images, rows: Rows, preprocess: Preprocess) -> tuple[Pix
     for i, row in enumerate(rows.tolist()):
         try:
             content = images.read(row)
-            if isinstance(content, bytes) and sha256_bytes(content) != images.sha256[row]:
+            if has_changed(content, images.sha256[row]):
                 continue
             pixels.append(preprocess.cut(decode(content, preprocess.alpha, preprocess.at_least)))
         except (BadImage, OSError, MemoryError):

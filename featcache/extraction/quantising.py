@@ -27,8 +27,8 @@ from featcache.extraction.loader import cosine, load_sample
 from featcache.extraction.network import INT8, FromPixels, quantised, to_graph
 from featcache.extraction.preprocess import Pixels
 from featcache.extraction.unique_images import UniqueImages
-from featcache.hashing import sha256_bytes, sha256_json
-from featcache.images.manifest import Images
+from featcache.hashing import sha256_json
+from featcache.images.manifest import Images, has_changed
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile, read_quantised
 from featcache.store.key import Key
@@ -151,7 +151,7 @@ def _is_there(images: Images, row: int) -> bool:
         content = images.read(row)
     except OSError:
         return False
-    return not isinstance(content, bytes) or sha256_bytes(content) == images.sha256[row]
+    return not has_changed(content, images.sha256[row])
 
 
 def quantise(backbone: Backbone, pixels: Pixels) -> bytes:

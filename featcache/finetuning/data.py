@@ -29,9 +29,8 @@ from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.resizing import resizes, takes
 from featcache.finetuning.augment import Draws, crop_batch, crop_one, jitter
 from featcache.fitting.splits import Fold, components, hold_out
-from featcache.hashing import sha256_bytes
 from featcache.images.decode import BadImage, decode
-from featcache.images.manifest import Images
+from featcache.images.manifest import Images, has_changed
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
 from featcache.store.features import Features
@@ -262,8 +261,7 @@ class Pixels:
 
     def _decode(self, row: int, check: bool = False) -> NDArray[np.uint8]:
         content = self._images.read(row)
-        check = check and isinstance(content, bytes)
-        if check and sha256_bytes(bytes(content)) != self._images.sha256[row]:
+        if check and has_changed(content, self._images.sha256[row]):
             raise BadImage("has changed since it was listed; run again with --rehash")
         alpha = self.preprocesses[0].alpha
         return in_turn(  # (h, w, 3)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featcache.atomic import regular, replacing
 from featcache.errors import DataError, counted
-from featcache.hashing import sha256_array
+from featcache.hashing import sha256_array, sha256_bytes
 
 IMAGES_CSV = "images.csv"
 ORIGIN_JSON = "origin.json"  # beside it: where the images were, so that a report can show some
@@ -387,6 +387,11 @@ def subsample(images: Images, most: int, seed: int = 0) -> Images:
         mtime_ns=take(images.mtime_ns),
         read=rows_alone(images.read, rows) or (lambda row: images.read(where[row])),
     )
+
+
+def has_changed(content: Content, sha256: str) -> bool:
+    """Whether a file's bytes are others than those that were listed; pixels never are."""
+    return isinstance(content, bytes) and sha256_bytes(content) != sha256
 
 
 def rows_alone(read: RowReader, rows: NDArray[np.intp]) -> RowReader | None:

@@ -72,6 +72,10 @@ class Backbone:
             calibration=self.calibration if precision == "int8" else "",
         )
 
+    def without_view(self) -> Backbone:
+        """The backbone that sees images as they are."""
+        return replace(self, preprocess=replace(self.preprocess, view="none"))
+
 
 @dataclass(frozen=True)
 class BackboneOptions:

@@ -301,7 +301,7 @@ def resolve_engines(
     done: dict[str, ResolvedEngine] = {}
     found = []
     for backbone in backbones:
-        plain = _plain(backbone).key().digest
+        plain = backbone.without_view().key().digest
         known = done.get(plain)
         begun = _begun(engine, backbone, cache, unique)
         if known is None or (begun and begun != known.engine.precision):
@@ -354,7 +354,7 @@ def _untried(engine: Engine) -> str:
 def _question(engine: Engine, backbone: Backbone, precisions: tuple[str, ...]) -> Question:
     facts = engine.describe()
     return Question(
-        backbone=_plain(backbone).key().digest,
+        backbone=backbone.without_view().key().digest,
         device=facts["device"],
         torch=facts["torch"],
         featcache=featcache.__version__,
@@ -374,7 +374,7 @@ def _ask(
     network : Network or None
         One that computes as the verdict says, unless in fp32.
     """
-    pixels = canary_pixels(_plain(backbone).preprocess)
+    pixels = canary_pixels(backbone.without_view().preprocess)
     slow = replace(engine, precision="fp32", kind="eager", batch_size=len(pixels))
     exact = slow.load(backbone).run(pixels)  # (n, d)
     kind = "eager" if engine.kind == AUTO else engine.kind
@@ -392,8 +392,3 @@ def _ask(
             if least >= CANARY:
                 return Verdict(precision, network.kind, least), network
     return Verdict("fp32", kind, least), None
-
-
-def _plain(backbone: Backbone) -> Backbone:
-    """The backbone without a view."""
-    return replace(backbone, preprocess=replace(backbone.preprocess, view="none"))

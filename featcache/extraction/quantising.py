@@ -59,7 +59,7 @@ def calibrated(backbones: Sequence[Backbone], cache: Cache, unique: UniqueImages
     done: dict[str, Backbone] = {}
     found = []
     for backbone in backbones:
-        plain = _without_view(backbone)
+        plain = backbone.without_view()
         digest = plain.key().digest
         if digest not in done:
             done[digest] = _as_begun(plain, cache, unique.images.name) or _on_sample(plain, unique)
@@ -213,7 +213,3 @@ def _packed(graph: Any) -> bytes:
     packed = io.BytesIO()
     np.savez(packed, xml=xml, weights=weights)
     return packed.getvalue()
-
-
-def _without_view(backbone: Backbone) -> Backbone:
-    return replace(backbone, preprocess=replace(backbone.preprocess, view="none"))

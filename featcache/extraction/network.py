@@ -379,7 +379,7 @@ class Network:
         """Build the network anew, and try it on one black image."""
         side = self._backbone.preprocess.crop
         with torch.no_grad():
-            self._forward = self._build()
+            self._forward = self._built = self._build()
             dim = int(self.run(np.zeros((1, 3, side, side), np.uint8)).shape[1])
         if self._on_gpu and self.kind == "eager":
             self._forward = replayed(self._forward, (self._batch_size, 3, side, side), self._device)
@@ -396,6 +396,7 @@ class Network:
     def _halve(self) -> None:
         self._batch_size = max(1, self._batch_size // 2)
         log.warning("memory ran out; going on with batches of %d", self._batch_size)
+        self._forward = self._built  # a captured graph is for one batch size, and holds memory
         if self._device != "cpu":
             torch.cuda.empty_cache()
         if self.kind == "openvino":  # its graph is made for one batch size

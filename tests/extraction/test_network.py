@@ -129,3 +129,14 @@ def test_the_processor_alone_takes_openvino(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(FeatcacheError, match="openvino runs on the processor"):
         open_engine("cuda", engine="openvino")
+
+
+def test_what_was_captured_for_a_batch_size_is_let_go_when_memory_runs_out():
+    ready = Engine(batch_size=4).load(tiny_backbone())
+    wanted = ready.run(pixels(6))
+
+    def replay(batch):
+        raise RuntimeError(CPU if len(batch) == 4 else "another size than was captured")
+
+    ready._forward = replay
+    np.testing.assert_allclose(ready.run(pixels(6)), wanted, rtol=1e-6)

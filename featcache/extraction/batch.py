@@ -87,7 +87,7 @@ class Decoded:
     """
 
     def __init__(self, count: int, parts: Sequence[Part]) -> None:
-        self.parts = list(parts)
+        self.parts = list(parts)  # on the device, once it has cut them
         self._count = count
         self._cut: dict[Preprocess, Tensor] = {}
         self._kept: NDArray[np.intp] | None = None
@@ -97,8 +97,9 @@ class Decoded:
 
     def __getitem__(self, mask: NDArray[np.bool_]) -> Decoded:
         """Those images where `mask`, of shape (n,), is true."""
-        same = Decoded(self._count, self.parts)
-        same._cut, same._kept = self._cut, np.flatnonzero(mask)
+        same = Decoded(self._count, ())
+        same.parts, same._cut = self.parts, self._cut
+        same._kept = np.flatnonzero(mask)
         return same
 
     def cut(
@@ -128,12 +129,12 @@ class Decoded:
             (self._count, 3, side, side), dtype=torch.uint8, device=device,
             memory_format=torch.channels_last,
         )  # fmt: skip
+        self.parts[:] = [part.moved(upload) for part in self.parts]
         for part in self.parts:
-            there = part.moved(upload)
-            pixels = there.pixels
-            if there.sizes is not None:
-                pixels = resizing.cut(pixels, there.sizes, preprocess)
-            done[there.places] = pixels
+            pixels = part.pixels
+            if part.sizes is not None:
+                pixels = resizing.cut(pixels, part.sizes, preprocess)
+            done[part.places] = pixels
         return done
 
 

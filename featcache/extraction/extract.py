@@ -62,8 +62,6 @@ class ExtractionContext:
     cache : Cache
     request : Request
     loader : Loader
-    batch_size : int
-        Images in a forward pass on this machine.
     limit : float
         How many images may fail.
     report : Report
@@ -77,7 +75,6 @@ class ExtractionContext:
     cache: Cache
     request: Request
     loader: Loader
-    batch_size: int
     limit: float
     report: Report
     progress: Progress | None = None
@@ -129,13 +126,7 @@ Embed = Callable[[ExtractionContext], None]
 
 def embed_here(context: ExtractionContext) -> None:
     """Embed in this process."""
-    fill(
-        context.files,
-        context.loader,
-        context.report,
-        context.failed,
-        context.progress,
-    )
+    fill(context.files, context.loader, context.report, context.failed, context.progress)
 
 
 def extract(
@@ -292,9 +283,7 @@ def _plan(
         backbones = calibrated(backbones, cache, unique)
     engines = resolve_engines(engine, backbones, cache, unique)
     tasks = [ExtractionTask(*pair, cache, unique) for pair in zip(backbones, engines, strict=True)]
-    return ExtractionContext(
-        tasks, unique, cache, request, loader, engine.batch_size, limit, report, progress
-    )
+    return ExtractionContext(tasks, unique, cache, request, loader, limit, report, progress)
 
 
 def with_views(backbones: Sequence[Backbone], view: str | Sequence[str]) -> list[Backbone]:

@@ -204,8 +204,8 @@ class Loader:
 
     def __init__(self, images: Images, batch_size: int, loading: Loading) -> None:
         self.loading = loading
+        self.batch_size = batch_size
         self._images = images
-        self._batch_size = batch_size
         self._begun: tuple[Rows, set[Preprocess], Batches] | None = None
 
     def begin(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> None:
@@ -230,7 +230,7 @@ class Loader:
             self._begun = None
 
     def _load(self, rows: Rows, preprocesses: Sequence[Preprocess]) -> Batches:
-        return load_batches(self._images, rows, preprocesses, self._batch_size, self.loading)
+        return load_batches(self._images, rows, preprocesses, self.batch_size, self.loading)
 
 
 def _by_threads(
@@ -283,7 +283,7 @@ def _by_processes(
         loader: DataLoader[Batch] = DataLoader(
             _Decoding(cuts, under_way, DecodeBudget(context)),
             batch_size=None,
-            sampler=_Lazily(chunks, chunk),
+            sampler=map(chunk, chunks),  # each when it is its turn
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_ignore_interrupts,
@@ -329,20 +329,6 @@ def _start_method() -> str | None:
     if chosen is not None:
         return chosen
     return "fork" if "fork" in multiprocessing.get_all_start_methods()[:1] else None
-
-
-class _Lazily:
-    """The items of a list, each made into another when it is its turn."""
-
-    def __init__(self, items: Sequence[Rows], make: Callable[[Rows], _Chunk]) -> None:
-        self._items = items
-        self._make = make
-
-    def __iter__(self) -> Iterator[_Chunk]:
-        return map(self._make, self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
 
 
 class _Decoding(Dataset[Batch]):

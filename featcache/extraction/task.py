@@ -66,10 +66,11 @@ class ExtractionTask:
 
     def is_new(self) -> bool:
         """Whether no image has a vector of this key yet, anywhere in the cache."""
-        path, partial = (at(self._data, self.key) for at in (self._cache.path, self._cache.partial))
-        parts = find_parts(self._cache, self._data, self.key)
-        same = self._cache.folder.glob(f"*/{path.name}")
-        return not (partial.exists() or parts or any(same))
+        return not (
+            self._cache.partial(self._data, self.key).exists()
+            or find_parts(self._cache, self._data, self.key)
+            or any(self._cache.folder.glob(f"*/{self.key.stem}.h5"))
+        )
 
     def start(self, stack: ExitStack, wait: bool) -> None:
         """Lock the file, open it, and note which rows it still needs."""

@@ -321,7 +321,8 @@ def embed_on(
 def _size(rows: int, workers: int, context: ExtractionContext) -> int:
     """Rows in a range: whole batches, several ranges for each worker, none too long."""
     share = min(_MOST, -(-rows // (workers * _EACH)))
-    return max(1, -(-share // context.batch_size)) * context.batch_size
+    size = context.loader.batch_size
+    return max(1, -(-share // size)) * size
 
 
 def _note(context: ExtractionContext, summary: WorkerSummary) -> None:

@@ -73,18 +73,13 @@ class LogRegHead(LogisticRegression):  # type: ignore[misc]
         return logits(self)
 
     def _chosen(self, X: NDArray[Any], y: NDArray[Any], groups: Any) -> float:
-        classes, codes = np.unique(y, return_inverse=True)
-        folds = held_out_rows(y, groups, self.random_state) if len(classes) > 1 else []
+        codes, weights, folds = _hold_out(self, y, groups)
         if not folds:
             return _C
-        by_class = class_weights(self.class_weight, classes, y)  # (classes,)
-        weights = None if by_class is None else by_class[codes]
 
         def loss(proba: Floats, rows: NDArray[np.intp]) -> float:
             true = np.maximum(proba[np.arange(len(rows)), codes[rows]], np.finfo(np.float64).eps)
-            return -float(
-                np.average(np.log(true), weights=None if weights is None else weights[rows])
-            )
+            return -_mean(np.log(true), weights, rows)
 
         plain = self._plain(_C).set_params(warm_start=True)
         best, self.held_out_ = best_on_path(
@@ -137,18 +132,15 @@ class RidgeHead(RidgeClassifier):  # type: ignore[misc]
         return tags
 
     def _chosen(self, X: NDArray[Any], y: NDArray[Any], groups: Any) -> float:
-        classes, codes = np.unique(y, return_inverse=True)
-        folds = held_out_rows(y, groups, self.random_state) if len(classes) > 1 else []
+        codes, weights, folds = _hold_out(self, y, groups)
         if not folds:
             return _ALPHA
-        by_class = class_weights(self.class_weight, classes, y)  # (classes,)
-        weights = None if by_class is None else by_class[codes]
-        targets = 2 * np.eye(len(classes))[codes] - 1  # (n, classes)
+        targets = 2 * np.eye(codes.max() + 1)[codes] - 1  # (n, classes)
 
         def loss(values: Floats, rows: NDArray[np.intp]) -> float:
             wanted = targets[rows] if values.ndim > 1 else targets[rows, 1]
             squared = np.square(values - wanted).reshape(len(rows), -1).sum(axis=1)  # (m,)
-            return float(np.average(squared, weights=None if weights is None else weights[rows]))
+            return _mean(squared, weights, rows)
 
         plain = RidgeClassifier(**{**self.get_params(), "alpha": _ALPHA})
         said = RidgeClassifier.decision_function
@@ -156,6 +148,23 @@ class RidgeHead(RidgeClassifier):  # type: ignore[misc]
 
 
 _FLOATS = [np.float64, np.float32]
+
+
+def _hold_out(
+    head: Any, y: NDArray[Any], groups: Any
+) -> tuple[NDArray[np.intp], Floats | None, list[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
+    """Rows' classes from 0 (n,), how much each counts (n,), and inner folds to choose on.
+
+    Without folds, and if all rows count alike, there are no weights.
+    """
+    classes, codes = np.unique(y, return_inverse=True)
+    folds = held_out_rows(y, groups, head.random_state) if len(classes) > 1 else []
+    by_class = class_weights(head.class_weight, classes, y) if folds else None  # (classes,)
+    return codes, None if by_class is None else by_class[codes], folds
+
+
+def _mean(losses: Floats, weights: Floats | None, rows: NDArray[np.intp]) -> float:
+    return float(np.average(losses, weights=None if weights is None else weights[rows]))
 
 
 def _take(head: Any, fitted: Any) -> Any:

@@ -1,7 +1,6 @@
-"""Reference: the README's section on every command, made from the commands' own help.
+"""The page on every command, made from the commands' own help.
 
-`python -m featcache.cli.reference README.md` writes it into the README, between two marks; a test
-holds that it is fresh. Without a file it is printed.
+`python -m featcache.cli.reference docs/cli.md` writes it; a test holds that it is fresh.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import click
 
 from featcache.cli.main import cli
 
-BEGIN = "<!-- The commands: made by `python -m featcache.cli.reference README.md` -->"
-END = "<!-- end of the commands -->"
+_HEAD = """# Every command
+
+Made from `featcache COMMAND --help` by `python -m featcache.cli.reference docs/cli.md`."""
 _WIDTH = 96
 
 
@@ -35,30 +35,12 @@ def commands(
 
 
 def reference() -> str:
-    """The section in Markdown, marks included."""
-    parts = [BEGIN]
+    """The page in Markdown."""
+    parts = [_HEAD]
     for name, command, context in commands():
         help_ = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
-        parts.append(
-            f"<details>\n<summary><code>{name}</code>: {_first_line(command)}</summary>\n\n"
-            f"```text\n{help_}\n```\n\n</details>"
-        )
-    return "\n\n".join([*parts, END])
-
-
-def refreshed(text: str) -> str:
-    """A README with its section made again.
-
-    Raises
-    ------
-    click.ClickException
-        If the marks are not in it.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise click.ClickException(f"the file lacks the lines {BEGIN!r} and {END!r}")
-    return before + reference() + after
+        parts.append(f"## {name}\n\n```text\n{help_}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
@@ -69,13 +51,8 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
     )  # fmt: skip
 
 
-def _first_line(command: click.Command) -> str:
-    return (command.help or "").strip().splitlines()[0]
-
-
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        path = Path(sys.argv[1])
-        path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")
+        Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
     else:
-        click.echo(reference())
+        click.echo(reference(), nl=False)

@@ -1,4 +1,4 @@
-"""The README's blocks run, and its commands exist."""
+"""The README's and the pages' blocks run, their commands and the files that they link to exist."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from click.testing import CliRunner
 from featcache.cli.main import cli, run
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.S)
+def _blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (name, block)
+        for name, text in TEXTS.items()
+        for block in re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+    ]
 
 
-def _commands() -> list[list[str]]:
-    lines = [line for block in _blocks("bash") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines]
+def _commands(program: str) -> list[list[str]]:
+    lines = [line for _, block in _blocks("bash") for line in block.splitlines()]
+    split = [shlex.split(line, comments=True) for line in dict.fromkeys(lines)]
+    return [words for words in split if words and words[0] == program]
 
 
 @pytest.fixture
@@ -31,16 +37,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_python_blocks_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, *others = _blocks("python")
-    exec(compile(first, "README.md", "exec"), {})
+    """In one folder, so that what one block has extracted is there for the next."""
+    names: dict[str, object] = {}
+    for page, block in _blocks("python"):
+        names.setdefault("path", next(here.glob("cache/digits/*.h5"), None))
+        if names["path"] is None:
+            del names["path"]
+        exec(compile(block, page, "exec"), names)
     assert "| digits | 3 folds |" in capsys.readouterr().out
-    names = {"path": next(here.glob("cache/digits/*.h5"))}
-    for block in others:
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["vectors"].shape[0] == names["contents"].shape[0] == 1797
 
 
-@pytest.mark.parametrize("words", [w for w in _commands() if w[0] == "featcache"], ids=" ".join)
+@pytest.mark.parametrize("words", _commands("featcache"), ids=" ".join)
 def test_commands_are_spelled_right(words: list[str]) -> None:
     """Each parses: asking for help as well stops it before it runs."""
     done = CliRunner().invoke(cli, [*words[1:], "--help"])
@@ -49,7 +56,7 @@ def test_commands_are_spelled_right(words: list[str]) -> None:
     assert {word for word in words if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("words", [w for w in _commands() if w[0] == "make"], ids=" ".join)
+@pytest.mark.parametrize("words", _commands("make"), ids=" ".join)
 def test_make_targets_exist(words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{words[1]}:", makefile, flags=re.M)
@@ -79,6 +86,23 @@ def test_the_two_commands_of_the_mission_run_as_they_stand(
     assert list(here.glob("reports/digits/resnet18.concat.mlp.*/metrics.json"))
 
 
-def test_features_listed_in_the_readme_exist() -> None:
-    for command in re.findall(r"`featcache ([a-z]+)", TEXT):
-        assert command in cli.commands or command in cli.list_commands(None)  # type: ignore[arg-type]
+def test_commands_named_in_the_text_exist() -> None:
+    for text in TEXTS.values():
+        for command in re.findall(r"`featcache ([a-z]+)", text):
+            assert command in cli.list_commands(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_to_files(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[page]):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_readme_is_short_enough_to_be_read() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert re.search(rf"(^|\s){re.escape(page.name)}$", nav, flags=re.M), page.name

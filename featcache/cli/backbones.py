@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.console import show_table
+from featcache.cli.tables import show_table, table_options
 
 if TYPE_CHECKING:
     from featcache.extraction.torchvision_models import Size
 
 _COLUMNS = ("backbone", "width", "parameters", "weights", "GFLOPs", "image", "tag", "source", "at hand")  # fmt: skip
+_DROP = ("source", "weights", "tag", "image")
 
 
 @click.command()
@@ -28,8 +26,8 @@ _COLUMNS = ("backbone", "width", "parameters", "weights", "GFLOPs", "image", "ta
 )
 @click.option("--at-hand", is_flag=True, help="Only those whose weights need no download.")
 @click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="How to print it.")  # fmt: skip
-def backbones(part: str, of_timm: bool, at_hand: bool, weights_dir: str | None, form: str) -> None:
+@table_options
+def backbones(part: str, of_timm: bool, at_hand: bool, weights_dir: str | None) -> None:
     """List the backbones.
 
     With the width of their vector, size, cost of an image (GFLOPs), the side of the image they
@@ -45,16 +43,9 @@ def backbones(part: str, of_timm: bool, at_hand: bool, weights_dir: str | None, 
     """
     found = _of_timm(part, weights_dir) if of_timm else _of_torchvision(part, weights_dir)
     rows = [row for row in found if row["at_hand"] or not at_hand]
-    if form == "json":
-        click.echo(json.dumps(rows, indent=1))
-    elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, rows[0] if rows else ("backbone",), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        show_table(_COLUMNS, [_cells(row) for row in rows])
-        if not of_timm:
-            click.echo("and the models of timm: featcache backbones --timm PART", err=True)
+    show_table(_COLUMNS, [_cells(row) for row in rows], drop=_DROP, data=rows)
+    if not of_timm:
+        click.echo("and the models of timm: featcache backbones --timm PART", err=True)
 
 
 def _of_torchvision(part: str, weights_dir: str | None) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.console import note, show_table
+from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -18,6 +18,7 @@ from featcache.cli.options import (
     readable_images,
     with_log,
 )
+from featcache.cli.tables import say, show_table, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def cache() -> None:
 
 @cache.command()
 @cache_option
+@table_options
 @with_log
 def ls(cache: str, quiet: bool) -> None:
     """List the files of the cache.
@@ -68,7 +70,7 @@ def ls(cache: str, quiet: bool) -> None:
         "width",
         "on disk",
     )
-    show_table(columns, rows)
+    show_table(columns, rows, drop=("width", "size", "options", "weights"))
 
 
 @cache.command()
@@ -142,7 +144,7 @@ def status(
             chosen = calibrated(chosen, store, unique)
         keys = [one.key(likely_precision(engine, one, store, unique)) for one in chosen]
     for key, called in zip(keys, names_of(keys), strict=True):
-        click.echo(replace(status_of(store, images, key), backbone=called))
+        say(str(replace(status_of(store, images, key), backbone=called)))
 
 
 @cache.command()

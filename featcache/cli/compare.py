@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.console import note, show_runs, show_table
+from featcache.cli.console import note, show_runs
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -23,6 +23,7 @@ from featcache.cli.options import (
     several,
     with_log,
 )
+from featcache.cli.tables import print_runs, show_table, table_format, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ from featcache.images.files import KINDS
 @cache_option
 @reports_option
 @dask_option
+@table_options
 @with_log
 def compare(
     data: str | None,
@@ -81,6 +83,7 @@ def compare(
     show_runs(
         done.runs, f"{done.best.data}, {done.best.split}, {counted(done.best.tested, 'test image')}"
     )
+    print_runs(done.runs)
     if options["ablate"]:
         show_ablation(done.runs, reports)
     note(f"{reports}/comparison.html, .md, .csv; {done.best.folder}/report.html")
@@ -96,7 +99,8 @@ def show_ablation(runs: Sequence[Run], reports: str) -> None:
     if not found:
         note("one backbone: nothing to leave out")
         return
-    show_table(CELLS, [one.cells() for one in found], "what each backbone adds")
+    if table_format() == "table":
+        show_table(CELLS, [one.cells() for one in found], "what each backbone adds")
     note(str(write_ablation(Path(reports) / runs[0].data, found)))
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _TIE = "="  # beside the place of a run that can't be told from the best
 # What steers a terminal, or turns the order of the letters about; \t and \n are left.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_DROP = ("balanced", "AUC", "F1", "one fit")  # columns, as a terminal gets narrower
 _EVERY_SECONDS = 10.0  # between plain progress lines, where there is no terminal
 
 
@@ -110,27 +111,13 @@ class _Lines:
         )
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """A table on stdout; on no terminal as wide as it needs to be."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-    for column in columns:
-        numeric = bool(rows) and all(_looks_numeric(row[columns.index(column)]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(visible, row))
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, markup=False).print(table)
-
-
 def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> None:
     """Runs with the same rows, best first, as a table on stdout, and what it comes to.
 
+    With --format the table is left to `print_runs`, which holds all runs of a command.
     `conclusion` takes the place of what the paired tests among these runs come to.
     """
+    from featcache.cli.tables import say, show_table, table_format
     from featcache.reporting.break_even import verdicts
     from featcache.reporting.comparison import fusion_label
     from featcache.reporting.ties import leaky_note, verdict
@@ -151,13 +138,14 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
     columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
                "F1", "AUC", "one fit")  # fmt: skip
     if leaky_note(runs):
-        click.echo(leaky_note(runs))
-    show_table(columns, rows, title)
-    if any(run.tie for run in runs):
-        click.echo(f"{_TIE}  can't be told from the best")
-    click.echo(conclusion or verdict(runs))
+        say(leaky_note(runs))
+    if table_format() == "table":
+        show_table(columns, rows, title, drop=_DROP, last=("95 % interval",))
+        if any(run.tie for run in runs):
+            say(f"{_TIE}  can't be told from the best")
+    say(conclusion or verdict(runs))
     for line in verdicts(runs):
-        click.echo(line)
+        say(line)
 
 
 def _head(run: Run) -> str:
@@ -171,7 +159,3 @@ def _head(run: Run) -> str:
 
 def _number(value: float) -> str:
     return "–" if value != value else f"{value:.4f}"
-
-
-def _looks_numeric(text: str) -> bool:
-    return text.removeprefix(f"{_TIE} ")[:1].isdigit() or text == "–"

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.console import note, show_table
+from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -21,6 +21,7 @@ from featcache.cli.options import (
     reports_option,
     with_log,
 )
+from featcache.cli.tables import say, show_table, table_options
 from featcache.errors import counted
 from featcache.images.files import KINDS
 
@@ -40,6 +41,7 @@ from featcache.images.files import KINDS
 @cache_option
 @reports_option
 @dask_option
+@table_options
 @with_log
 def fit(
     data: str | None,
@@ -76,14 +78,14 @@ def fit(
         )
         run = compare(features, crew=executor_at(cluster), **options).best
     if run.leaky:
-        click.echo(leaky_note([run]))
+        say(leaky_note([run]))
     rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]
     show_table(("metric", "mean", "sd over folds"), rows, f"{run.name}, {run.split}")
     low, high = run.interval
-    click.echo(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
+    say(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
                f"{counted(run.tested, 'test image')}, {run.fit_seconds:.2f} s a fit")  # fmt: skip
     note(f"{run.folder}/report.html")
-    click.echo(run.folder)
+    say(str(run.folder))
 
 
 _SHOWN = (

@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from featcache.atomic import replacing
-from featcache.cli.console import note, progress_bar, say_error, show_table
+from featcache.cli.console import note, progress_bar, say_error
 from featcache.cli.options import NumberOrAuto, reports_option, with_log
+from featcache.cli.tables import show_table
 from featcache.errors import counted
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from featcache.cli.console import note, show_table
+from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -18,6 +18,7 @@ from featcache.cli.options import (
     reports_option,
     with_log,
 )
+from featcache.cli.tables import say, show_table, table_options
 from featcache.errors import counted
 from featcache.fitting.transferability import Ranking
 
@@ -49,6 +50,7 @@ from featcache.fitting.transferability import Ranking
 )
 @cache_option
 @reports_option
+@table_options
 @with_log
 def rank(
     data: str | None,
@@ -91,7 +93,10 @@ def rank(
         f"{k} nearest",
         *(f"CKA {n}" for n in found.names),
     )
-    show_table(columns, rows, f"{features.data}, {counted(found.rows, 'training row')}")
+    show_table(columns, rows, f"{features.data}, {counted(found.rows, 'training row')}",
+               drop=[f"CKA {name}" for name in reversed(found.names)])  # fmt: skip
+    for sentence in found.conclusions():
+        say(sentence)
     for path in write_ranking(Path(reports) / features.data, found):
         note(str(path))
 

@@ -10,6 +10,7 @@ import click
 
 from featcache.cli.console import note, show_runs
 from featcache.cli.options import cache_option, reports_option, with_log
+from featcache.cli.tables import print_runs, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--data-root", metavar="FOLDER", help="As for extract.")
 @cache_option
 @reports_option
+@table_options
 @with_log
 def report(
     runs: tuple[Path, ...],
@@ -65,6 +67,7 @@ def report(
     ).runs
     shown = sort_runs(named).runs if named else everything
     shown.sort(key=lambda run: (run.data, run.rows))
+    print_runs(shown)
     for (_, rows), same in groupby(shown, key=lambda run: (run.data, run.rows)):
         group = list(same)
         title = f"{group[0].data}, {group[0].split}, {counted(group[0].tested, 'test image')}"

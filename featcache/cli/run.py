@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.compare import say_fitted, show_ablation
-from featcache.cli.console import note, progress_bar, show_runs, show_table
+from featcache.cli.console import note, progress_bar, show_runs
 from featcache.cli.extract import show_report
 from featcache.cli.options import (
     check_parts,
@@ -23,6 +23,7 @@ from featcache.cli.options import (
     set_option,
     with_log,
 )
+from featcache.cli.tables import print_runs, say, show_table, table_format, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 @click.option("--again", is_flag=True, help="Fit even what was run before.")
 @dask_option
 @parts_option
+@table_options
 @with_log
 @click.pass_context
 def run(
@@ -108,6 +110,7 @@ def run(
         _finetune(loaded, done, ["featcache", "run", *words, "--finetune"], again)
     elif loaded.finetune is not None:
         note("fine-tuning is left out; it takes a GPU: add --finetune")
+    print_runs([run for comparison in done.values() for run in comparison])
     if len(done) > 1:
         _show_protocols(loaded, done, recipe.stem)
     best = next(reversed(done.values())).best
@@ -182,8 +185,9 @@ def _show_protocols(loaded: Recipe, done: dict[str, Comparison], name: str) -> N
 
     columns = PROTOCOL_COLUMNS[:-1]  # the run folders are in the file
     rows = [[row[column] for column in columns] for row in side_by_side(done)]
-    show_table(columns, rows, "the protocols side by side")
+    if table_format() == "table":
+        show_table(columns, rows, "the protocols side by side")
     for line in flattery(done):
-        click.echo(line)
+        say(line)
     data = next(iter(done.values())).best.data
     note(str(write_protocols(Path(loaded.reports) / data, name, done)))

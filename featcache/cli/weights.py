@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from featcache.cli.console import note, show_table
+from featcache.cli.console import note
 from featcache.cli.options import with_log
+from featcache.cli.tables import show_table, table_format, table_options
 from featcache.errors import WeightsError, counted
 
 if TYPE_CHECKING:
@@ -38,11 +38,9 @@ def weights() -> None:
 @click.argument("names", nargs=-1, metavar="[BACKBONE]...")
 @_FOLDER
 @click.option("--all", "everything", is_flag=True, help="Also backbones without weights at hand.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it.")  # fmt: skip
+@table_options
 @with_log
-def list_(
-    names: tuple[str, ...], weights_dir: str | None, everything: bool, form: str, quiet: bool
-) -> None:
+def list_(names: tuple[str, ...], weights_dir: str | None, everything: bool, quiet: bool) -> None:
     """List which weights are at hand, and where.
 
     \b
@@ -54,17 +52,14 @@ def list_(
 
     found = locate_all(names, weights_dir)
     shown = [file for file in found if file.path or file.problem or everything or names]
-    if form == "json":
-        plain = [{"backbone": f.backbone, "path": None if f.path is None else str(f.path),
-                  "bytes": f.path.stat().st_size if f.path else None, "official": f.official,
-                  "wanted": f.wanted.file, "url": f.wanted.url, "problem": f.problem}
-                 for f in shown]  # fmt: skip
-        click.echo(json.dumps(plain, indent=1))
-        return
+    plain = [{"backbone": f.backbone, "path": None if f.path is None else str(f.path),
+              "bytes": f.path.stat().st_size if f.path else None, "official": f.official,
+              "wanted": f.wanted.file, "url": f.wanted.url, "problem": f.problem}
+             for f in shown]  # fmt: skip
     rows = [(f.backbone, _kind(f), _size(f), str(f.path or f.problem or f.wanted.url))
             for f in shown]  # fmt: skip
-    if rows:
-        show_table(("backbone", "weights", "size", "where"), rows)
+    if rows or table_format() != "table":
+        show_table(("backbone", "weights", "size", "where"), rows, data=plain)
     note(f"{sum(file.path is not None for file in found)} of {counted(len(found), 'backbone')} have weights "
          "at hand; the others are downloaded when they are first needed")  # fmt: skip
 

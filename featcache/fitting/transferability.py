@@ -50,6 +50,25 @@ class Ranking:
     rows: int
     queries: int
 
+    def conclusions(self) -> list[str]:
+        """What the numbers come to, in sentences."""
+        first, near = self.names[0], self.names[int(np.nanargmax(self.knn))]
+        both = f"{first} is first by LogME" + (
+            " and by its nearest neighbours."
+            if near == first
+            else f", {near} by its nearest neighbours: compare both."
+        )
+        found = ["LogME and the share of nearest neighbours: higher is better.", both]
+        cka = np.where(np.eye(len(self.names), dtype=bool), np.nan, self.cka)
+        if np.isfinite(cka).any():
+            one, other = np.unravel_index(int(np.nanargmin(cka)), cka.shape)
+            found.append(
+                f"Least alike: {self.names[one]} and {self.names[other]}, CKA "
+                f"{cka[one, other]:.2f} (1: they say the same). They may gain most by fusing; "
+                "featcache compare tells whether they do."
+            )
+        return found if len(self.names) > 1 else found[:1]
+
 
 def rank(features: Features, k: int = 10, queries: int = 2000, seed: int = 0) -> Ranking:
     """Rank the backbones of the features on training rows.

@@ -1,0 +1,223 @@
+"""Tables on stdout: as wide as the terminal, or as CSV, JSON or Markdown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from featcache.cli.console import note, visible
+
+if TYPE_CHECKING:
+    from featcache.reporting.schema import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+FORMATS = ("table", "csv", "json", "markdown")
+_META = "featcache.table"
+_GAP = 2  # between columns
+
+
+def table_options(command: F) -> F:
+    """Add --format, --show and --wide: `show_table` asks the running command for them."""
+    options = {
+        "--format": {
+            "type": click.Choice(FORMATS), "default": "table", "show_default": True,
+            "help": "How to print the table; sentences then go to stderr.",
+        },
+        "--show": {"metavar": "COLUMN,…", "help": "Only these columns, in this order."},
+        "--wide": {"is_flag": True, "help": "All columns, however narrow the terminal is."},
+    }  # fmt: skip
+    for name, attributes in reversed(options.items()):
+        command = click.option(name, expose_value=False, callback=_keep, **attributes)(command)  # type: ignore[arg-type]
+    return command
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    ctx.meta.setdefault(_META, {})[param.name] = value
+
+
+def _chosen(name: str, default: Any) -> Any:
+    ctx = click.get_current_context(silent=True)
+    return default if ctx is None else ctx.meta.get(_META, {}).get(name, default)
+
+
+def table_format() -> str:
+    """What --format of the running command says; "table" if it has none."""
+    return str(_chosen("format", "table"))
+
+
+def say(text: str) -> None:
+    """A sentence to go with a table: wrapped between words on a terminal.
+
+    On stdout under a table for people, else on stderr, so that stdout is data only.
+    """
+    width = _terminal_width()
+    text = visible(text)
+    if width:
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    click.echo(text, err=table_format() != "table")
+
+
+def show_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    *,
+    drop: Sequence[str] = (),
+    last: Sequence[str] = (),
+    data: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """A table on stdout in the format asked for.
+
+    Numbers and names never break. On a terminal that is too narrow columns are left out in the
+    order of `drop`; then text wraps between words; then those of `last` are left out.
+
+    Parameters
+    ----------
+    columns : sequence of str
+    rows : sequence of sequence of str
+        The cells of each.
+    title : str
+    drop : sequence of str
+        Columns that can be done without, the first one first.
+    last : sequence of str
+        Columns that are given up only if wrapping is not enough.
+    data : sequence of mapping, optional
+        The rows for CSV, JSON and Markdown, if they hold more than the table; by default its cells.
+    """
+    form = table_format()
+    if form != "table":
+        known = list(data[0]) if data else list(columns)
+        cells = [dict(zip(columns, row, strict=True)) for row in rows]
+        print_records(_selected(known), cells if data is None else data, form)
+        return
+    names = _selected(columns)
+    width = _terminal_width()
+    if width is not None and not _chosen("wide", False) and not _chosen("show", None):
+        texts = {name: [name, *(row[place] for row in rows)] for place, name in enumerate(columns)}
+        kept = _fitting(names, texts, width, drop, _natural)
+        kept = _fitting(kept, texts, width, last, _least)
+        if gone := [name for name in names if name not in kept]:
+            note(f"left out for width: {', '.join(gone)} (--wide shows all, --show chooses)")
+        names = kept
+    places = [columns.index(name) for name in names]
+    _print(names, [[visible(row[place]) for place in places] for row in rows], title, width)
+
+
+def print_runs(runs: Sequence[Run]) -> None:
+    """All runs of a command as CSV, JSON or Markdown, if --format asks for one of these."""
+    from featcache.reporting.comparison import COLUMNS, Comparison
+
+    if table_format() != "table":
+        print_records(_selected(COLUMNS), Comparison(list(runs)).rows(), table_format())
+
+
+def print_records(names: Sequence[str], records: Sequence[Mapping[str, Any]], form: str) -> None:
+    """Rows as CSV, JSON (one list of objects) or Markdown."""
+    picked = [{name: record[name] for name in names} for record in records]
+    if form == "json":
+        click.echo(json.dumps(picked, indent=1, ensure_ascii=False, default=str))
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(picked)
+    else:
+        click.echo(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+        for record in picked:
+            cells = (_escaped(record[name]) for name in names)
+            click.echo(f"| {' | '.join(cells)} |")
+
+
+def _escaped(value: Any) -> str:
+    return visible("" if value is None else str(value)).replace("|", "\\|").replace("\n", " ")
+
+
+def _selected(columns: Sequence[str]) -> list[str]:
+    """The columns that --show names, or all."""
+    wanted = _chosen("show", None)
+    if not wanted:
+        return list(columns)
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    unknown = [name for name in names if name not in columns]
+    if unknown or not names:
+        absent = unknown[0] if unknown else wanted
+        raise click.UsageError(f"--show: no column {absent!r}; there are {', '.join(columns)}")
+    return names
+
+
+def _fitting(
+    names: Sequence[str],
+    cells: Mapping[str, Sequence[str]],
+    width: int,
+    drop: Sequence[str],
+    measure: Callable[[Sequence[str]], int],
+) -> list[str]:
+    """The columns that stay if those of `drop` go until the rest is no wider than the terminal."""
+    kept = list(names)
+    for name in drop:
+        if sum(measure(cells[one]) + _GAP for one in kept) - _GAP <= width:
+            break
+        kept = [one for one in kept if one != name]
+    return kept
+
+
+def _natural(cells: Sequence[str]) -> int:
+    """How wide a column is if nothing wraps; the first cell is its head."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, cells))
+
+
+def _least(cells: Sequence[str]) -> int:
+    """How narrow a column can be: numbers don't wrap, text wraps between words."""
+    whole = cells[1:] if _is_numeric(cells[1:]) else []
+    words = [word for cell in cells for word in cell.split()]
+    return _natural([*whole, *words, ""])
+
+
+def _print(
+    names: Sequence[str], rows: Sequence[Sequence[str]], title: str, width: int | None
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+        padding=(0, _GAP - 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
+    texts = [[name, *(row[place] for row in rows)] for place, name in enumerate(names)]
+    widths = _widths(texts, width)
+    for name, cells, own in zip(names, texts, widths, strict=True):
+        table.add_column(name, justify="right" if _is_numeric(cells[1:]) else "left", width=own)
+    for row in rows:
+        table.add_row(*row)
+    room = sum(widths) + _GAP * (len(widths) - 1)
+    Console(width=max(room, len(title)), highlight=False, markup=False).print(table)
+
+
+def _widths(texts: Sequence[Sequence[str]], width: int | None) -> list[int]:
+    """How wide each column is: the widest that can wrap give way, down to their longest words."""
+    widths, least = [_natural(cells) for cells in texts], [_least(cells) for cells in texts]
+    while width is not None and sum(widths) + _GAP * (len(widths) - 1) > width:
+        slack = [own if own > low else 0 for own, low in zip(widths, least, strict=True)]
+        if not any(slack):
+            break  # the terminal breaks the lines, but no cell is broken
+        widths[slack.index(max(slack))] -= 1
+    return widths
+
+
+def _terminal_width() -> int | None:
+    """Columns of the terminal; None if stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    plain = [cell.removeprefix("= ") for cell in cells]
+    return bool(plain) and all(cell == "–" or cell.lstrip("+-")[:1].isdigit() for cell in plain)

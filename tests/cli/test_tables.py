@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from featcache.cli import tables
-from featcache.cli.tables import say, show_table, table_options
+from featcache.cli.tables import _is_numeric, say, show_table, table_options
 
 COLUMNS = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced", "F1", "AUC",
            "one fit")  # fmt: skip
@@ -91,3 +91,12 @@ def test_csv_json_and_markdown_hold_every_cell(monkeypatch: pytest.MonkeyPatch) 
     lines = shown(monkeypatch, None, "--format", "markdown").splitlines()
     assert len(lines) == 2 + len(ROWS)
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == list(ROWS[0])
+
+
+@pytest.mark.parametrize(
+    ("cell", "numeric"),
+    [("1", True), ("= 2", True), ("0.93 s", True), ("–", True), ("+0.1", True), ("", False),
+     ("resnet18", False)],
+)  # fmt: skip
+def test_columns_of_numbers_are_told_from_text(cell: str, numeric: bool) -> None:
+    assert _is_numeric([cell]) is numeric

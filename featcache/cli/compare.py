@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.console import note, show_runs
+from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -23,7 +23,7 @@ from featcache.cli.options import (
     several,
     with_log,
 )
-from featcache.cli.tables import print_runs, show_table, table_format, table_options
+from featcache.cli.tables import print_runs, show_runs, show_table, table_format, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:

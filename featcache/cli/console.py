@@ -6,19 +6,13 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from featcache.reporting.schema import Run
-
-_TIE = "="  # beside the place of a run that can't be told from the best
 # What steers a terminal, or turns the order of the letters about; \t and \n are left.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_DROP = ("balanced", "AUC", "F1", "one fit")  # columns, as a terminal gets narrower
 _EVERY_SECONDS = 10.0  # between plain progress lines, where there is no terminal
 
 
@@ -109,53 +103,3 @@ class _Lines:
         click.echo(
             f"{self._label} {done:,} of {total:,}, {rate:,.1f}/s, {left:,.0f} s left", err=True
         )
-
-
-def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> None:
-    """Runs with the same rows, best first, as a table on stdout, and what it comes to.
-
-    With --format the table is left to `print_runs`, which holds all runs of a command.
-    `conclusion` takes the place of what the paired tests among these runs come to.
-    """
-    from featcache.cli.tables import say, show_table, table_format
-    from featcache.reporting.break_even import verdicts
-    from featcache.reporting.comparison import fusion_label
-    from featcache.reporting.ties import leaky_note, verdict
-
-    rows = [
-        (
-            f"{_TIE} {place}" if run.tie else str(place),
-            " + ".join(run.backbones),
-            fusion_label(run),
-            _head(run),
-            f"{run.metric('accuracy'):.4f}",
-            f"{run.interval[0]:.4f} … {run.interval[1]:.4f}",
-            *(_number(run.metric(name)) for name in ("balanced_accuracy", "f1", "auc")),
-            f"{run.fit_seconds:.2f} s",
-        )
-        for place, run in enumerate(runs, 1)
-    ]
-    columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
-               "F1", "AUC", "one fit")  # fmt: skip
-    if leaky_note(runs):
-        say(leaky_note(runs))
-    if table_format() == "table":
-        show_table(columns, rows, title, drop=_DROP, last=("95 % interval",))
-        if any(run.tie for run in runs):
-            say(f"{_TIE}  can't be told from the best")
-    say(conclusion or verdict(runs))
-    for line in verdicts(runs):
-        say(line)
-
-
-def _head(run: Run) -> str:
-    """The head, what it is shown and how often it was tuned: "mlp (anova:256, best of 20)"."""
-    from featcache.reporting.plots.comparison import trained_with
-
-    asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
-    asides += [trained_with(run)] * bool(run.view)
-    return f"{run.head} ({', '.join(asides)})" if asides else run.head
-
-
-def _number(value: float) -> str:
-    return "–" if value != value else f"{value:.4f}"

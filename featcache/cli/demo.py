@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from featcache.cli.compare import say_fitted
-from featcache.cli.console import progress_bar, show_runs
+from featcache.cli.console import progress_bar
 from featcache.cli.extract import show_report
 from featcache.cli.options import cache_option, reports_option, with_log
+from featcache.cli.tables import show_runs
 from featcache.errors import counted
 
 _RECIPE = {

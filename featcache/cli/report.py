@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.cli.console import note, show_runs
+from featcache.cli.console import note
 from featcache.cli.options import cache_option, reports_option, with_log
-from featcache.cli.tables import print_runs, table_options
+from featcache.cli.tables import print_runs, show_runs, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.compare import say_fitted, show_ablation
-from featcache.cli.console import note, progress_bar, show_runs
+from featcache.cli.console import note, progress_bar
 from featcache.cli.extract import show_report
 from featcache.cli.options import (
     check_parts,
@@ -23,7 +23,7 @@ from featcache.cli.options import (
     set_option,
     with_log,
 )
-from featcache.cli.tables import print_runs, say, show_table, table_format, table_options
+from featcache.cli.tables import print_runs, say, show_runs, show_table, table_format, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:

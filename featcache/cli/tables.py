@@ -21,6 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "csv", "json", "markdown")
 _META = "featcache.table"
 _GAP = 2  # between columns
+_TIE = "="  # beside the place of a run that can't be told from the best
+_DROP = ("balanced", "AUC", "F1", "one fit")  # columns, as a terminal gets narrower
 
 
 def table_options(command: F) -> F:
@@ -110,6 +112,55 @@ def show_table(
     _print(names, [[visible(row[place]) for place in places] for row in rows], title, width)
 
 
+def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> None:
+    """Runs with the same rows, best first, as a table on stdout, and what it comes to.
+
+    With --format the table is left to `print_runs`, which holds all runs of a command.
+    `conclusion` takes the place of what the paired tests among these runs come to.
+    """
+    from featcache.reporting.break_even import verdicts
+    from featcache.reporting.comparison import fusion_label
+    from featcache.reporting.ties import leaky_note, verdict
+
+    rows = [
+        (
+            f"{_TIE} {place}" if run.tie else str(place),
+            " + ".join(run.backbones),
+            fusion_label(run),
+            _head(run),
+            f"{run.metric('accuracy'):.4f}",
+            f"{run.interval[0]:.4f} … {run.interval[1]:.4f}",
+            *(_number(run.metric(name)) for name in ("balanced_accuracy", "f1", "auc")),
+            f"{run.fit_seconds:.2f} s",
+        )
+        for place, run in enumerate(runs, 1)
+    ]
+    columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
+               "F1", "AUC", "one fit")  # fmt: skip
+    if leaky_note(runs):
+        say(leaky_note(runs))
+    if table_format() == "table":
+        show_table(columns, rows, title, drop=_DROP, last=("95 % interval",))
+        if any(run.tie for run in runs):
+            say(f"{_TIE}  can't be told from the best")
+    say(conclusion or verdict(runs))
+    for line in verdicts(runs):
+        say(line)
+
+
+def _head(run: Run) -> str:
+    """The head, what it is shown and how often it was tuned: "mlp (anova:256, best of 20)"."""
+    from featcache.reporting.plots.comparison import trained_with
+
+    asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
+    asides += [trained_with(run)] * bool(run.view)
+    return f"{run.head} ({', '.join(asides)})" if asides else run.head
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.4f}"
+
+
 def print_runs(runs: Sequence[Run]) -> None:
     """All runs of a command as CSV, JSON or Markdown, if --format asks for one of these."""
     from featcache.reporting.comparison import COLUMNS, Comparison
@@ -188,10 +239,9 @@ def _print(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
-        padding=(0, _GAP - 1, 0, 0), pad_edge=False,
-    )  # fmt: skip
+    if title:
+        say(title)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0), pad_edge=False)
     texts = [[name, *(row[place] for row in rows)] for place, name in enumerate(names)]
     widths = _widths(texts, width)
     for name, cells, own in zip(names, texts, widths, strict=True):
@@ -199,7 +249,7 @@ def _print(
     for row in rows:
         table.add_row(*row)
     room = sum(widths) + _GAP * (len(widths) - 1)
-    Console(width=max(room, len(title)), highlight=False, markup=False).print(table)
+    Console(width=room, highlight=False, markup=False).print(table)
 
 
 def _widths(texts: Sequence[Sequence[str]], width: int | None) -> list[int]:

@@ -56,36 +56,12 @@ def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]
     if quiet:
         yield lambda done, total: None
     elif sys.stderr.isatty():
-        with _bar(label) as update:
+        from featcache.display import progress_bar as bar
+
+        with bar(label) as update:
             yield update
     else:
         yield _Lines(label)
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn(label), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, rate="")
-        start = time.monotonic()
-
-        def update(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
-
-        yield update
 
 
 class _Lines:

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from featcache.display import notebook_progress
 from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
 from featcache.extraction.batch import Problem
@@ -231,7 +232,7 @@ def fill_cache(
     retry_failed : bool, default False
         Try images again that an earlier run could not decode, though their bytes are the same.
     progress : callable, optional
-        Called with the images done and the images to do.
+        Called with the images done and the images to do; by default a bar, in a notebook.
     embed : callable, optional
         Does the work in place of this process, see `featcache.scaling.executors`.
 
@@ -244,9 +245,11 @@ def fill_cache(
     start = perf_counter()
     options = BackboneOptions(weights, weights_dir, layer, image_size, colour, filter, scale)
     request = Request(backbone, options, view, device, precision, engine, batch_size, workers)
-    context = _plan(request, images, cache, retry_failed, max_failures, progress)
-    report = context.report
     with ExitStack() as stack:
+        if progress is None:
+            progress = stack.enter_context(notebook_progress("images"))
+        context = _plan(request, images, cache, retry_failed, max_failures, progress)
+        report = context.report
         context.open_files(stack, wait, ahead=embed is embed_here)
         report.seconds["prepare"] = perf_counter() - start
         embed(context)

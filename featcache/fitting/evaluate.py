@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.fitting.checks import check_features
 from featcache.fitting.executor import Executor, FoldTask, SharedContext, Task, executor_of, shared
@@ -57,6 +58,21 @@ class Result:
     folds: list[FoldResult]
     interval: tuple[float, float]
     seed: int = 0
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"Result({self.name} on {self.data}: accuracy {self.metrics['accuracy']:.4f}, "
+            f"95 % {low:.4f} … {high:.4f}, {counted(len(self.folds), 'fold')})"
+        )
+
+    def _repr_html_(self) -> str:
+        sd = self.sd
+        rows = [
+            (name, *("–" if v != v else f"{v:.4f}" for v in (mean, sd[name])))
+            for name, mean in self.metrics.items()
+        ]
+        return html_table(("metric", "mean", "sd over folds"), rows, repr(self))
 
     @property
     def name(self) -> str:

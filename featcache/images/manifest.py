@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.atomic import regular, replacing
+from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.hashing import sha256_array, sha256_bytes
 
@@ -28,6 +29,7 @@ _SPLIT_NAMES = {
     "test": "test", "testing": "test",
     "": "",
 }  # fmt: skip
+_SHOWN = 20  # classes in a notebook
 _AT_ONCE = 2**16  # rows of a table read or written together
 _LONGEST_NAME = 200  # bytes; file systems take 255 or fewer
 _LONGEST_LABEL = 1000  # characters; csv reads 131,072, and each row takes as many as the longest
@@ -108,6 +110,12 @@ class Images:
 
     def __repr__(self) -> str:
         return f"Images({self.describe()})"
+
+    def _repr_html_(self) -> str:
+        labels, counts = np.unique(self.labels, return_counts=True)
+        rows = [(str(label) or "(none)", f"{n:,}") for label, n in zip(labels, counts, strict=True)]
+        more = [f"and {len(rows) - _SHOWN:,} classes more"] if len(rows) > _SHOWN else []
+        return html_table(("class", "images"), rows[:_SHOWN], repr(self), more)
 
     @property
     def can_read(self) -> bool:

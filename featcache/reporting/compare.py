@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from featcache.display import notebook_progress
 from featcache.errors import CacheRefused
 from featcache.fitting.checks import check_features
 from featcache.fitting.evaluate import Result, evaluate_all
@@ -186,9 +187,14 @@ def compare(
     )  # fmt: skip
     runs: dict[Candidate, Run] = {}
     executor = crew or executor_of(jobs, len(split))
-    with closing(_runs(plan, executor, leaks)) as results:
+    with (
+        notebook_progress("candidates") as progress,
+        closing(_runs(plan, executor, leaks)) as results,
+    ):
         for candidate, run in results:
             runs[candidate] = run
+            if progress is not None:
+                progress(len(runs), len(classifiers))
             if fitted is not None:
                 fitted(len(runs), len(classifiers), run)
     return _finish(plan, runs)

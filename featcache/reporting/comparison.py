@@ -8,8 +8,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.reporting import break_even
 from featcache.reporting.comparison_page import FILE as COMPARISON_PAGE
@@ -21,6 +22,9 @@ from featcache.reporting.refit_command import with_reports
 from featcache.reporting.schema import Run, read_run
 from featcache.reporting.ties import leaky_note, mark_ties, verdicts
 
+if TYPE_CHECKING:
+    import pandas
+
 log = logging.getLogger("featcache")
 
 COLUMNS = (
@@ -28,6 +32,10 @@ COLUMNS = (
     "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds",
     "select", "tuned", "view", "balance", "run",
 )  # fmt: skip
+_NUMBERS = ("tested", "accuracy", "low", "high", "p", "balanced_accuracy", "f1", "auc", "log_loss",
+            "ece", "fit_seconds")  # fmt: skip
+_IN_NOTEBOOK = ("backbones", "fusion", "head", "accuracy", "low", "high", "tie", "f1", "auc",
+                "fit_seconds")  # fmt: skip
 METRICS = ("accuracy", "precision", "recall", "f1", "auc")
 PROTOCOL_COLUMNS = ("candidate", "protocol", *METRICS, "tested", "run")
 _MARK = "LEAKY"
@@ -52,6 +60,35 @@ class Comparison:
 
     def __str__(self) -> str:
         return self.markdown()
+
+    def __repr__(self) -> str:
+        if not self.runs:
+            return "Comparison(no runs)"
+        best = self.best
+        return (
+            f"Comparison({counted(len(self), 'run')} on {best.data}; best: {best.candidate}, "
+            f"accuracy {best.metric('accuracy'):.4f})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[row[name] for name in _IN_NOTEBOOK] for row in self.rows()]
+        notes = [leaky_note(self.runs)] * bool(leaky_note(self.runs))
+        notes += [*verdicts(self.runs), *break_even.verdicts(self.runs)]
+        return html_table(_IN_NOTEBOOK, rows, repr(self), notes)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each run, under the names in `COLUMNS`; numbers as numbers.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        import pandas
+
+        frame = pandas.DataFrame(self.rows(), columns=list(COLUMNS))
+        for name in _NUMBERS:
+            frame[name] = pandas.to_numeric(frame[name])
+        return frame
 
     @property
     def best(self) -> Run:

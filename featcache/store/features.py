@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.display import html_table
 from featcache.errors import CacheMissing, DataError, RecipeError, counted, unknown
 from featcache.hashing import sha256_json
 from featcache.images.manifest import Images
@@ -106,6 +107,25 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        blocks = " + ".join(f"{name} {d}" for name, d in zip(self.names, self.blocks, strict=True))
+        parts = [f"{counted(len(self), 'row')} of {blocks}"]
+        parts += [f"{n:,} {s}" for s in ("train", "val", "test") if (n := (self.split == s).sum())]
+        for what, values in (("class", self.y), ("group", self.groups)):
+            if n := len(set(values.tolist()) - {""}):
+                parts.append(counted(n, what))
+        if views := (self.view != NO_VIEW).sum():
+            parts.append(f"{views:,} of them views")
+        return f"Features({self.data}: {', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        keys = self.keys
+        rows = [
+            (name, f"{d:,}", key[:8])
+            for name, d, key in zip(self.names, self.blocks, keys, strict=True)
+        ]
+        return html_table(("backbone", "columns", "key"), rows, repr(self))
 
     @property
     def sources(self) -> Strings:

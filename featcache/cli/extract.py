@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
 @click.option("--max-failures", metavar="N|P%", help="Stop when more images than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try images again that could not be decoded.")
+@click.option("--dhash", is_flag=True, help="Decode also images that have no dHash yet.")
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
 @dask_option
 @parts_option

@@ -20,6 +20,7 @@ from torch import Tensor
 from featcache.extraction import resizing
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.images.decode import BYTES, BadImage, decode, reduction
+from featcache.images.dhash import Hashes, dhash, no_hashes
 from featcache.images.manifest import Content, RowReader, Strings, has_changed
 from featcache.store.memory_budget import free_memory
 
@@ -147,6 +148,7 @@ class Batch:
     rows : int array of shape (n,)
         Their rows in the manifest.
     pixels : dict of Preprocess to uint8 array of shape (n, 3, crop, crop), or Decoded
+    dhash : uint8 array of shape (n, 32)
     problems : dict of row to Problem
         Images that dropped out.
     read, decode : float
@@ -155,6 +157,7 @@ class Batch:
 
     rows: Rows
     pixels: dict[Preprocess, Pixels | Decoded]
+    dhash: Hashes = field(default_factory=no_hashes)
     problems: dict[int, Problem] = field(default_factory=dict)
     read: float = 0.0
     decode: float = 0.0
@@ -196,6 +199,7 @@ class Loaded:
     problem : Problem or None
     read, decode : float
         Seconds.
+    dhash : uint8 array of shape (32,)
     """
 
     row: int
@@ -203,6 +207,7 @@ class Loaded:
     problem: Problem | None
     read: float
     decode: float
+    dhash: Hashes = field(default_factory=no_hashes)
 
 
 class DecodeBudget:
@@ -316,20 +321,22 @@ def load(
         return Loaded(row, [], problem, perf_counter() - start, 0.0)
     middle = perf_counter()
 
-    def prepare(reserve: Callable[[int], None]) -> list[Pixels | Image.Image]:
-        return [
+    def prepare(reserve: Callable[[int], None]) -> tuple[list[Pixels | Image.Image], Hashes]:
+        images = _decoded(content, cuts.all, reserve)
+        pixels = [
             image if p in cuts.device and resizing.takes(*image.size) else _cut(image, p, cuts)
-            for image, p in zip(_decoded(content, cuts.all, reserve), cuts.all, strict=True)
+            for image, p in zip(images, cuts.all, strict=True)
         ]
+        return pixels, dhash(images[0])
 
     try:
-        pixels = in_turn(prepare, budget)
+        pixels, hash_ = in_turn(prepare, budget)
     except BadImage as error:
         problem = Problem("decode", error.problem)
         return Loaded(row, [], problem, middle - start, perf_counter() - middle)
     except MemoryError:
         return Loaded(row, [], Problem("read", NO_MEMORY), middle - start, perf_counter() - middle)
-    return Loaded(row, pixels, None, middle - start, perf_counter() - middle)
+    return Loaded(row, pixels, None, middle - start, perf_counter() - middle, hash_)
 
 
 def _decoded(
@@ -369,6 +376,7 @@ def collate(loaded: Sequence[Loaded], cuts: Cuts, *, shared: bool = False) -> Ba
     return Batch(
         rows=np.array([one.row for one in good], np.intp),
         pixels=pixels,
+        dhash=np.stack([one.dhash for one in good]) if good else no_hashes(),
         problems={one.row: one.problem for one in loaded if one.problem is not None},
         read=sum(one.read for one in loaded),
         decode=sum(one.decode for one in loaded),
@@ -470,6 +478,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     return Batch(
         rows=np.concatenate([batch.rows for batch in batches]),
         pixels=pixels,
+        dhash=np.concatenate([batch.dhash for batch in batches]),
         problems={row: problem for batch in batches for row, problem in batch.problems.items()},
         read=sum(batch.read for batch in batches),
         decode=sum(batch.decode for batch in batches),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from featcache.display import notebook_progress
 from featcache.errors import DataError, RecipeError, counted
 from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
-from featcache.extraction.batch import Problem
+from featcache.extraction.batch import DecodeBudget, Problem, in_turn
 from featcache.extraction.engine import Engine, open_engine, resolve_engines
 from featcache.extraction.loader import Loader, choose_loading
 from featcache.extraction.network import INT8
@@ -22,7 +25,10 @@ from featcache.extraction.registry import Names, open_backbones
 from featcache.extraction.report import Report
 from featcache.extraction.task import ExtractionTask, FileInProgress, Progress, fill, pending_rows
 from featcache.extraction.unique_images import UniqueImages
-from featcache.images.manifest import Images
+from featcache.images.decode import BadImage, decode
+from featcache.images.dhash import BYTES, ENOUGH, Hashes
+from featcache.images.dhash import dhash as hash_of
+from featcache.images.manifest import Images, has_changed
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
 from featcache.store.features import Features
@@ -104,6 +110,42 @@ class ExtractionContext:
             if task.missing():
                 task.start(stack, wait)
 
+    def note_hashes(self) -> None:
+        """Keep the dHash of each image that was decoded."""
+        if not self.report.hashes:
+            return
+        images = self.unique.images
+        dhash = np.zeros((len(images), BYTES), np.uint8)
+        for rows, hashes in self.report.hashes:
+            dhash[rows] = hashes
+        self.cache.note_images(replace(images, dhash=dhash))
+
+    def hash_rest(self) -> None:
+        """Decode the images whose dHash is not known, and keep it; broken ones are left."""
+        images, budget = self.unique.images, DecodeBudget()
+        known = self.cache.dhash(images)
+        todo = self.unique.rows
+        if len(known):
+            todo = todo[~known[todo].any(axis=1)]
+
+        def hashed(row: int) -> Hashes:
+            try:
+                content = images.read(row)
+                if has_changed(content, images.sha256[row]):
+                    return np.zeros(BYTES, np.uint8)
+                return in_turn(
+                    lambda reserve: hash_of(decode(content, at_least=ENOUGH, reserve=reserve)),
+                    budget,
+                )
+            except (BadImage, OSError, MemoryError):
+                return np.zeros(BYTES, np.uint8)
+
+        with ThreadPoolExecutor(self.loader.loading.workers) as pool:
+            found = [*pool.map(hashed, todo.tolist())]
+        if found:
+            self.report.hashes.append((todo, np.stack(found)))
+            self.note_hashes()
+
     def failed(self, problems: Mapping[int, Problem]) -> None:
         """Note images that could not be embedded.
 
@@ -182,6 +224,7 @@ def fill_cache(
     wait: bool = False,
     max_failures: int | str | None = None,
     retry_failed: bool = False,
+    dhash: bool = False,
     progress: Progress | None = None,
     embed: Embed = embed_here,
 ) -> Report:
@@ -231,6 +274,9 @@ def fill_cache(
         Stop when more images than this can't be embedded: a number, or a share as "5%".
     retry_failed : bool, default False
         Try images again that an earlier run could not decode, though their bytes are the same.
+    dhash : bool, default False
+        Decode also those images whose vectors are there and whose dHash is not: those of earlier
+        versions, and copied from other data sets.
     progress : callable, optional
         Called with the images done and the images to do; by default a bar, in a notebook.
     embed : callable, optional
@@ -252,7 +298,12 @@ def fill_cache(
         report = context.report
         context.open_files(stack, wait, ahead=embed is embed_here)
         report.seconds["prepare"] = perf_counter() - start
-        embed(context)
+        try:
+            embed(context)
+        finally:  # what is done is kept
+            context.note_hashes()
+        if dhash:
+            context.hash_rest()
         for task in context.tasks:
             task.finish(report)
     context.unique.note_failed(report)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featcache.errors import counted
+from featcache.images.dhash import Hashes
 from featcache.store.cache import Coverage
 from featcache.store.key import Key
 
@@ -67,6 +71,8 @@ class Report:
         of the workers beside them "read" and "decode", summed over all, and "write".
     workers : int
         Processes that shared the work; seconds are summed over them, but "total" and "prepare".
+    hashes : list of (int array of shape (k,), uint8 array of shape (k, 32))
+        Rows of the manifest that were decoded, and the dHash of each.
     """
 
     data: str
@@ -76,6 +82,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
     workers: int = 1
     coverage: Coverage | None = None
+    hashes: list[tuple[NDArray[np.intp], Hashes]] = field(default_factory=list)
 
     @property
     def selectors(self) -> list[str]:

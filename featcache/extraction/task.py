@@ -312,7 +312,7 @@ def fill(
     files : sequence of FileInProgress
     loader : Loader
     report : Report
-        Its seconds are added to.
+        Its seconds and hashes are added to.
     failed : callable
         Told of the images of each batch that could not be embedded.
     progress : callable, optional
@@ -333,6 +333,7 @@ def fill(
             report.seconds["read"] += batch.read
             report.seconds["decode"] += batch.decode
             failed(batch.problems)
+            report.hashes.append((batch.rows, batch.dhash))
             for file in unfinished:
                 if file.pending:
                     file.embed(batch.rows, batch.pixels[file.preprocess], writer, report)

@@ -19,6 +19,7 @@ from featcache.atomic import regular, replacing
 from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.hashing import sha256_array, sha256_bytes
+from featcache.images.dhash import Hashes, no_hashes, to_cells, to_hashes
 
 IMAGES_CSV = "images.csv"
 ORIGIN_JSON = "origin.json"  # beside it: where the images were, so that a report can show some
@@ -34,8 +35,9 @@ _AT_ONCE = 2**16  # rows of a table read or written together
 _LONGEST_NAME = 200  # bytes; file systems take 255 or fewer
 _LONGEST_LABEL = 1000  # characters; csv reads 131,072, and each row takes as many as the longest
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tables and pages bear \t and \n
-_SHA256 = re.compile("[0-9a-f]{64}")
+_HEX = re.compile("[0-9a-f]{64}")
 _COLUMNS = ("id", "sha256", "label", "group", "split", "size", "mtime_ns")
+_DHASH = "dhash"  # a further column, as soon as any is known
 
 Content = bytes | NDArray[Any]
 RowReader = Callable[[int], Content]
@@ -77,6 +79,9 @@ class Images:
         For files, the folder that the ids are relative to, as an absolute path or a URL; else "".
     options : tuple of str
         What the command line needs besides the source to open them again, as "--group", "subject".
+    dhash : uint8 array of shape (n, 32) or (0, 32)
+        What near duplicates are found by, see `featcache.images.dhash`; zeros where it is not
+        known. Extraction computes it.
     """
 
     name: str
@@ -91,9 +96,12 @@ class Images:
     source: str = ""
     root: str = ""
     options: tuple[str, ...] = ()
+    dhash: Hashes = field(default_factory=no_hashes, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
+        if len(self.dhash) not in (0, n):
+            raise DataError(f"dhash has {counted(len(self.dhash), 'row')}, ids has {n}")
         for name in ("sha256", "labels", "groups", "split"):
             if len(getattr(self, name)) != n:
                 raise DataError(
@@ -212,7 +220,10 @@ def write_images_csv(path: Path, images: Images) -> None:
         images.size if len(images.size) else none,
         images.mtime_ns if len(images.mtime_ns) else none,
     )  # fmt: skip
-    write_csv(path, _COLUMNS, _InParts(columns))
+    if images.dhash.any():
+        write_csv(path, (*_COLUMNS, _DHASH), _InParts((*columns, images.dhash)))
+    else:
+        write_csv(path, _COLUMNS, _InParts(columns))
     plain: dict[str, Any] = {"source": images.source, "root": images.root}
     origin = json.dumps(plain | ({"options": images.options} if images.options else {})) + "\n"
     with replacing(path.with_name(ORIGIN_JSON)) as temporary:
@@ -228,7 +239,11 @@ class _InParts:
     def __iter__(self) -> Iterator[tuple[object, ...]]:
         for start in range(0, len(self._columns[0]), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            yield from zip(*(column[part].tolist() for column in self._columns), strict=True)
+            yield from zip(*(_cells(column[part]) for column in self._columns), strict=True)
+
+
+def _cells(column: NDArray[Any]) -> list[Any]:
+    return column.tolist() if column.ndim == 1 else to_cells(column)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -256,44 +271,51 @@ def read_images_csv(path: Path, name: str) -> Images:
     DataError
         If the file is not such a table.
     """
-    columns = _read_columns(path)
+    columns, dhash = _read_columns(path)
     ids, sha256, labels, groups, split = columns[:5]
     try:
         size, mtime_ns = (column.astype(np.int64) for column in columns[5:])
         return Images(
             name, ids, sha256, labels, groups, split, size=size, mtime_ns=mtime_ns,
-            source=name,
+            source=name, dhash=dhash,
         )  # fmt: skip
     except (ValueError, OverflowError) as error:
         raise _unreadable(path, str(error)) from None
 
 
-def _read_columns(path: Path) -> list[Strings]:
+def _read_columns(path: Path) -> tuple[list[Strings], Hashes]:
     """The columns, put together from pieces: as Python's strings a million rows take 900 MB."""
-    rows, pieces = _rows(path), [[strings(())] for _ in _COLUMNS]
+    rows, pieces, hashes = _rows(path), [[strings(())] for _ in _COLUMNS], [no_hashes()]
     while some := list(islice(rows, _AT_ONCE)):
-        for column, values in zip(pieces, zip(*some, strict=True), strict=True):
+        *columns, dhash = zip(*some, strict=True)
+        for column, values in zip(pieces, columns, strict=True):
             column.append(strings(values))
-    return [np.concatenate(pieces.pop(0)) for _ in _COLUMNS]
+        hashes.append(to_hashes(list(dhash)))
+    found = np.concatenate(hashes)
+    return [np.concatenate(pieces.pop(0)) for _ in _COLUMNS], found if found.any() else no_hashes()
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
+    """The cells of each row, with "" for the dhash in lists that have none."""
     try:
         with regular(path).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            if tuple(header) != _COLUMNS:
+            hashed = header[len(_COLUMNS) :] == [_DHASH]
+            if tuple(header) != _COLUMNS + (_DHASH,) * hashed:
                 raise _unreadable(path, f"its columns are {', '.join(header)}")
             for row in reader:
-                if len(row) != len(_COLUMNS):
+                if len(row) != len(header):
                     raise _unreadable(
                         path, f"line {reader.line_num} has {counted(len(row), 'cell')}"
                     )
-                if not _SHA256.fullmatch(row[1]):
+                if not _HEX.fullmatch(row[1]):
                     raise _unreadable(path, f"line {reader.line_num} has no sha256: {row[1]!r}")
                 if row[4] not in ("", *SPLITS):
                     raise _unreadable(path, f"line {reader.line_num}: {row[4]!r} is no split")
-                yield row
+                if hashed and row[-1] and not _HEX.fullmatch(row[-1]):
+                    raise _unreadable(path, f"line {reader.line_num}: {row[-1]!r} is no dhash")
+                yield row if hashed else [*row, ""]
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, str(error)) from None
 
@@ -393,6 +415,7 @@ def subsample(images: Images, most: int, seed: int = 0) -> Images:
         split=take(images.split),
         size=take(images.size),
         mtime_ns=take(images.mtime_ns),
+        dhash=take(images.dhash),
         read=rows_alone(images.read, rows) or (lambda row: images.read(where[row])),
     )
 

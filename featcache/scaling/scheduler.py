@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
+import numpy as np
+
 from featcache.errors import CacheRefused, ClusterError, FeatcacheError, counted, first_line
 from featcache.extraction.batch import Problem
 from featcache.extraction.extract import ExtractionContext
 from featcache.extraction.task import FileInProgress
+from featcache.images.dhash import to_hashes
 from featcache.images.manifest import Images
 from featcache.scaling.cluster import Cluster
 from featcache.scaling.transport import Transport
@@ -269,6 +272,8 @@ class RangeScheduler:
             file.seconds += seconds
         for name, seconds in answer["seconds"].items():
             report.seconds[name] += seconds
+        rows = np.array(span.rows, np.intp)
+        report.hashes += [(rows[places], to_hashes(cells)) for places, cells in answer["hashes"]]
         self._context.failed(
             {span.rows[place]: Problem(kind, text) for place, kind, text in answer["problems"]}
         )

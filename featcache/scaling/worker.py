@@ -25,6 +25,7 @@ from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Report
 from featcache.extraction.task import FileInProgress, fill
+from featcache.images.dhash import to_cells
 from featcache.images.location import open_location
 from featcache.images.manifest import Images, make_images
 from featcache.images.sources import Reader, open_images, reader_of
@@ -104,7 +105,8 @@ def embed_range(plan: str, span: Mapping[str, Any]) -> dict[str, Any]:
     dict
         "refused": why nothing was done, or ""; "parts": a file name for each part of the plan, ""
         for none; "problems": for each image that failed, its place, and the kind and text of its
-        problem; "seconds": as in `Report`; "compute": of each part.
+        problem; "seconds": as in `Report`; "compute": of each part; "hashes": places of images, and
+        the dHash of each.
     """
     with _ONE_AT_A_TIME:
         described = read_plan(plan)
@@ -152,6 +154,7 @@ def _embed(
         "problems": [(row, one.kind, one.text) for row, one in sorted(problems.items())],
         "seconds": report.seconds,
         "compute": [next(compute) if path else 0.0 for path in paths],
+        "hashes": [(rows.tolist(), to_cells(dhash)) for rows, dhash in report.hashes],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from featcache.errors import (
     counted,
     unknown,
 )
+from featcache.images.dhash import Hashes, no_hashes
 from featcache.images.manifest import (
     IMAGES_CSV,
     Images,
@@ -164,19 +166,46 @@ class Cache:
         return replace(read_images_csv(path, name), source=source or name, options=options)
 
     def note_images(self, images: Images) -> None:
-        """Write the manifest beside its features.
+        """Write the manifest beside its features; a dHash that an earlier one has is kept.
 
         Parameters
         ----------
         images : Images
         """
         path = self.folder / images.name / IMAGES_CSV
+        images = replace(images, dhash=self.dhash(images))
         try:
             with guard_writes(path):
                 write_images_csv(path, images)
         except CacheUnwritable:
             if not _lists(path, images):
                 raise
+
+    def dhash(self, images: Images) -> Hashes:
+        """The dHash of each image by its content: its own, or the one that images.csv has.
+
+        Parameters
+        ----------
+        images : Images
+
+        Returns
+        -------
+        uint8 array of shape (n, 32), or (0, 32) if none is known; zeros where one is not
+        """
+        if len(images.dhash) and images.dhash.any(axis=1).all():
+            return images.dhash
+        known = [images]
+        with suppress(OSError, DataError):  # there is no list, or it is to be written anew
+            known.append(read_images_csv(self.folder / images.name / IMAGES_CSV, images.name))
+        hashes = np.concatenate([one.dhash for one in known if len(one.dhash)] or [no_hashes()])
+        sha256 = [one.sha256 for one in known if len(one.dhash)]
+        if not len(hashes):
+            return hashes
+        there = hashes.any(axis=1)  # (k,)
+        have = to_digests(np.concatenate(sha256)[there])
+        where = positions(to_digests(images.sha256), have)  # (n,)
+        found = np.where(where[:, None] >= 0, hashes[there][where], 0).astype(np.uint8)  # (n, 32)
+        return found if found.any() else no_hashes()
 
     def missing(self, data: str, key: Key, digests: Digests) -> NDArray[np.bool_]:
         """Which of these images have no row under a key in a data set's finished file.
@@ -327,7 +356,7 @@ class Cache:
             raise CacheRefused(
                 f"not one of {counted(len(images), 'image')} of {images.name} has a vector"
             )
-        keep = np.flatnonzero(~absent)
+        keep, dhash = np.flatnonzero(~absent), self.dhash(images)
         seen = tuple(read_trained_on(entry.path) for entry in entries)
         return Features(
             X=read_tables(tables, where, keep, lazy),
@@ -339,6 +368,7 @@ class Cache:
             trained_on=seen if any(seen) else (),
             origins=tuple(entry.key for entry in entries),
             quantised={e.key.digest: e.path for e in entries if e.key.calibration},
+            dhash=np.tile(dhash[keep], (len(views), 1)) if len(dhash) else dhash,
         )
 
     def _check_absent(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featcache.display import html_table
 from featcache.errors import CacheMissing, DataError, RecipeError, counted, unknown
 from featcache.hashing import sha256_json
+from featcache.images.dhash import Hashes, no_hashes
 from featcache.images.manifest import Images
 from featcache.store.feature_file import FeatureFile
 from featcache.store.key import Entry, Key
@@ -65,6 +66,9 @@ class Features:
         where the vectors came from no cache.
     quantised : mapping of str to Path
         For keys of int8 vectors, the feature file that holds their network.
+    dhash : uint8 array of shape (n, 32) or (0, 32)
+        What near duplicates are found by besides the vectors, see `featcache.images.dhash`; zeros
+        where it is not known. Of a view that of its image.
     """
 
     X: Floats
@@ -81,6 +85,7 @@ class Features:
     trained_on: tuple[frozenset[str], ...] = ()
     origins: tuple[Key, ...] = ()
     quantised: Mapping[str, Path] = field(default_factory=dict)
+    dhash: Hashes = field(default_factory=no_hashes, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -91,6 +96,8 @@ class Features:
                 raise DataError(
                     f"{name} has {counted(len(getattr(self, name)), 'row')}, ids has {n}"
                 )
+        if len(self.dhash) not in (0, n):
+            raise DataError(f"dhash has {counted(len(self.dhash), 'row')}, ids has {n}")
         if self.X.shape != (n, sum(self.blocks)):
             raise DataError(f"X has shape {self.X.shape}, ids and blocks {(n, sum(self.blocks))}")
         if not len(self.blocks) == len(self.names) == len(self.keys):
@@ -185,6 +192,7 @@ class Features:
         return replace(
             self,
             X=take(self.X, index),
+            dhash=self.dhash[index] if len(self.dhash) else self.dhash,
             **{name: getattr(self, name)[index] for name in _PER_ROW},
         )
 

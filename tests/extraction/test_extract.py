@@ -9,12 +9,15 @@ from PIL import Image
 from tiny import tiny_backbone, tiny_images
 
 from featcache.errors import CacheRefused, DataError
+from featcache.extraction import batch, task
 from featcache.extraction import extract as extract_module
-from featcache.extraction import task
 from featcache.extraction.extract import extract, fill_cache
 from featcache.extraction.loader import Loading, cosine
 from featcache.extraction.network import Network
 from featcache.extraction.registry import open_backbone
+from featcache.images.decode import decode
+from featcache.images.dhash import dhash, no_hashes
+from featcache.images.manifest import read_images_csv, write_images_csv
 from featcache.images.sources import open_images
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
@@ -88,6 +91,79 @@ def test_each_image_is_read_once_for_two_backbones(cache):
     report = fill_cache(spied, backbone=several, cache=cache, batch_size=4)
     assert sorted(reads) == list(range(10))
     assert [o.computed for o in report.outcomes] == [10, 10, 10]
+
+
+class TestDHash:
+    def test_each_decoded_image_has_one(self, pictures, cache):
+        shutil.copy(pictures / "cat" / "00.png", pictures / "dog" / "copy.png")
+        features = embedded(pictures, cache)
+        images = open_images(pictures, cache=None)
+        wanted = np.stack([dhash(decode(images.read(row))) for row in range(len(images))])
+        assert np.array_equal(features.dhash, wanted)
+        assert np.array_equal(Cache(cache).images("pictures").dhash, wanted)
+        assert len(images.dhash) == 0  # a source knows none
+
+    def test_in_memory_and_views(self, cache):
+        images = tiny_images(6)
+        fill_cache(images, backbone=tiny_backbone(), view="hflip", cache=cache)
+        store = Cache(cache)
+        features = store.features(images, store.choose("tiny"), view=["hflip"])
+        assert features.dhash.shape == (12, 32)
+        assert features.dhash.any(axis=1).all()
+        assert np.array_equal(features.dhash[:6], features.dhash[6:])
+
+    def test_an_unchanged_run_decodes_nothing_and_keeps_them(self, pictures, cache, monkeypatch):
+        before = embedded(pictures, cache).dhash
+        monkeypatch.setattr(batch, "decode", lambda *_: pytest.fail("decoded"))
+        assert np.array_equal(embedded(pictures, cache).dhash, before)
+        (pictures / "cat").rename(pictures / "zebra")
+        after = embedded(pictures, cache)
+        assert sorted(after.dhash.tolist()) == sorted(before.tolist())
+
+    def test_a_cache_without_is_read_and_filled_up_if_asked(self, pictures, cache, passes):
+        wanted = embedded(pictures, cache).dhash
+        forget_hashes(cache / "pictures" / "images.csv")
+        assert embedded(pictures, cache).dhash.shape == (0, 32)
+        passes()
+        assert np.array_equal(embedded(pictures, cache, dhash=True).dhash, wanted)
+        assert passes() == 0
+
+    def test_only_those_that_have_none_are_decoded(self, pictures, cache, monkeypatch):
+        embedded(pictures, cache)
+        path, decoded = cache / "pictures" / "images.csv", []
+        known = read_images_csv(path, "pictures")
+        known.dhash[3] = 0
+        write_images_csv(path, known)
+        monkeypatch.setattr(
+            extract_module,
+            "decode",
+            lambda *args, **more: decoded.append(1) or decode(*args, **more),
+        )
+        assert embedded(pictures, cache, dhash=True).dhash.any(axis=1).all()
+        assert len(decoded) == 1
+
+    def test_what_was_decoded_before_an_interrupt_is_kept(self, pictures, cache):
+        def stop(done, _):
+            if done == 8:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            embedded(pictures, cache, progress=stop)
+        assert Cache(cache).images("pictures").dhash.any(axis=1).sum() == 8
+        assert embedded(pictures, cache).dhash.any(axis=1).all()
+
+    def test_a_broken_image_has_none(self, pictures, cache):
+        (pictures / "cat" / "00.png").write_bytes(b"no image")
+        features = embedded(pictures, cache)
+        assert len(features) == 11
+        assert features.dhash.any(axis=1).all()
+        embedded(pictures, cache, dhash=True)
+        assert (~Cache(cache).images("pictures").dhash.any(axis=1)).sum() == 1
+
+
+def forget_hashes(path):
+    """The list as earlier versions wrote it."""
+    write_images_csv(path, replace(read_images_csv(path, "pictures"), dhash=no_hashes()))
 
 
 class TestNothingIsComputedTwice:

@@ -71,6 +71,28 @@ def test_images_csv_reads_plainly(tmp_path):
     assert frame["label"].tolist() == ["cat", "NA", ""]
 
 
+def test_dhash_is_kept_and_lists_without_it_are_read(tmp_path):
+    path = tmp_path / "images.csv"
+    dhash = np.arange(96, dtype=np.uint8).reshape(3, 32)
+    dhash[1] = 0  # not known
+    write_images_csv(path, replace(small(), dhash=dhash))
+    header, *lines = path.read_text().splitlines()
+    assert header == "id,sha256,label,group,split,size,mtime_ns,dhash"
+    assert [line.rpartition(",")[2] for line in lines] == [
+        dhash[0].tobytes().hex(), "", dhash[2].tobytes().hex()
+    ]  # fmt: skip
+    back = read_images_csv(path, "small")
+    assert (back.dhash == dhash).all()
+    assert (subsample(back, 1).dhash == dhash).all()
+    write_images_csv(path, small())
+    assert read_images_csv(path, "small").dhash.shape == (0, 32)
+
+
+def test_dhash_for_each_image_or_none():
+    with pytest.raises(DataError, match="dhash has 2 rows, ids has 3"):
+        replace(small(), dhash=np.zeros((2, 32), np.uint8))
+
+
 def small(**changes):
     arrays = [np.full((2, 2), i, np.uint8) for i in range(3)]
     return from_arrays("small", arrays, ids=list("abc"), labels=["cat", "NA", ""], **changes)
@@ -90,11 +112,14 @@ DIGEST = "0" * 64
         b"id,sha256,label,group,split,size,mtime_ns\na,1.2E+63,x,,,0,0\n",
         ("id,sha256,label,group,split,size,mtime_ns\n" + f"a,{DIGEST},x,,,0,0\n" * 2).encode(),
         f"id,sha256,label,group,split,size,mtime_ns\na,{DIGEST},x,,Test,0,0\n".encode(),
+        f"id,sha256,label,group,split,size,mtime_ns,dhash\na,{DIGEST},x,,,0,0,1f\n".encode(),
+        f"id,sha256,label,group,split,size,mtime_ns,dhash\na,{DIGEST},x,,,0,0\n".encode(),
         b"id,sha256,label,group,split,size,mtime_ns\n\xff\xfe,b,c,,,0,0\n",
         b'id,sha256,label,group,split,size,mtime_ns\n"a' + b"x" * 200_000,
         np.random.default_rng(0).bytes(500),
     ],
-    ids="empty header cells number overflow digest repeat split utf8 field random".split(),
+    ids="empty header cells number overflow digest repeat split dhash seven utf8 field "
+    "random".split(),
 )
 def test_a_damaged_images_csv_is_refused_with_a_remedy(tmp_path, content):
     path = tmp_path / "images.csv"

@@ -21,6 +21,7 @@ from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.grid import Candidate, candidates, classifier_of
 from featcache.fitting.leakage import (
     can_search_near,
+    count_hashed,
     find_leaks,
     leaks_from_json,
     leaks_to_json,
@@ -181,10 +182,7 @@ def compare(
     need_folder(reports, "the reports folder")
     need_writable(Path(reports) / features.data)
     plan = _Plan(features, split, classifiers, options)
-    leaks = check_leakage(
-        features, split, plan.searched(), Path(reports),
-        near_duplicates and can_search_near(features), strict,
-    )  # fmt: skip
+    leaks = check_leakage(features, split, plan.searched(), Path(reports), near_duplicates, strict)
     runs: dict[Candidate, Run] = {}
     executor = crew or executor_of(jobs, len(split))
     with (
@@ -422,9 +420,11 @@ def check_leakage(
         If a backbone was fine-tuned on test images; with `strict` for any leak.
     """
     refuse_trained(features, folds)
-    plain = None if known is None else _read(known / LEAKS, near)
+    by_vectors = near and can_search_near(features)
+    hashed = count_hashed(features) if near else 0
+    plain = None if known is None else _read(known / LEAKS, by_vectors, hashed)
     if plain is None:
-        plain = leaks_to_json(find_leaks(features, folds, near), near)
+        plain = leaks_to_json(find_leaks(features, folds, near), by_vectors, hashed)
     leaks = leaks_from_json(plain)
     listed = reports / features.data / LEAKS
     if strict and leaks:
@@ -434,19 +434,20 @@ def check_leakage(
     return plain
 
 
-def _read(path: Path, near: bool) -> dict[str, Any] | None:
-    """What an earlier run found; None where it did not look for near duplicates and now should."""
+def _read(path: Path, by_vectors: bool, hashed: int) -> dict[str, Any] | None:
+    """What an earlier run found; None if it has not looked for all that is to be looked for now."""
     plain = read_json(path)
     try:
         leaks_from_json(plain)
         searched = bool(plain["near_duplicates_searched"])
+        searched_hashed = int(plain.get("hashed", 0))
     except (ValueError, KeyError, TypeError):
         return None
-    if near and not searched:
+    if (by_vectors and not searched) or searched_hashed < hashed:
         return None
-    if searched and not near:
-        plain["leaks"] = [leak for leak in plain["leaks"] if leak["kind"] != "near duplicates"]
-        plain["near_duplicates_searched"] = False
+    if (searched or searched_hashed) and not (by_vectors or hashed):
+        plain["leaks"] = [leak for leak in plain["leaks"] if not leak["kind"].startswith("near ")]
+        plain |= {"near_duplicates_searched": False, "hashed": 0}
     return plain
 
 

@@ -1,4 +1,5 @@
 import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -8,15 +9,16 @@ from featcache.errors import CacheRefused
 from featcache.fitting import leakage
 from featcache.fitting.evaluate import evaluate
 from featcache.fitting.leakage import (
+    count_hashed,
     find_leaks,
     leaks_from_json,
     leaks_to_json,
-    near_pairs,
     refuse_trained,
     report_leaks,
 )
 from featcache.fitting.pipeline import make_classifier
 from featcache.fitting.splits import Fold, make_folds
+from featcache.images.dhash import FLAT, symmetries
 
 from .conftest import add_views, make_features
 
@@ -99,6 +101,78 @@ def test_near_duplicates_across_folds_and_not_within_one():
     assert found(features, folds) == {}
 
 
+def hashed(features, *turns, seed=0):
+    """Random hashes, but of rows `(copy, original, bits)` that differ in so many bits."""
+    hashes = np.random.default_rng(seed).integers(0, 256, (len(features), 32), dtype=np.uint8)
+    for copy, original, bits in turns:
+        flipped = np.packbits(np.arange(256) < bits)
+        hashes[copy] = hashes[original] ^ flipped
+    return replace(features, dhash=hashes)
+
+
+def test_dhash_finds_what_features_do_not_and_the_other_way_round():
+    features = hashed(wide(split=SPLIT), (111, 8, 20))
+    leak = found(features)["near duplicates"]
+    assert leak.pairs == (("img0110.png", "img0005.png"), ("img0111.png", "img0008.png"))
+    assert "2 pairs of near duplicates are on two sides of the data's own split" in str(leak)
+    assert "1 by features: cosine of standardised vectors 0.85 or more" in str(leak)
+    assert "1 by dHash: at most 24 bits of 256 apart)" in str(leak)
+    both = hashed(wide(split=SPLIT), (110, 5, 3))
+    assert found(both)["near duplicates"].pairs == (("img0110.png", "img0005.png"),)
+    assert found(features, near=False) == {}
+
+
+def test_a_mirrored_copy_across_folds_is_found_by_dhash_and_said():
+    features = hashed(make_features())
+    features.dhash[70] = [*symmetries(features.dhash[10:11])][5][0]
+    one, two = np.arange(60), np.arange(60, 120)
+    folds = [Fold(one, two, "a"), Fold(two, one, "b")]
+    leak = found(features, folds)["near duplicates"]
+    assert leak.pairs == (("img0010.png", "img0070.png"),)
+    assert "24 bits of 256 apart, 1 mirrored or turned" in str(leak)
+    together = Fold(np.arange(100), np.arange(100, 120), "c")
+    assert "near duplicates" not in found(features, [together])
+
+
+def test_near_duplicates_under_two_labels_are_reported_wherever_they_are():
+    features = hashed(make_features(split=SPLIT), (7, 0, 4), (9, 3, 4))  # dog, cat; cat, cat
+    leaks = found(features)
+    assert set(leaks) == {"near labels"}
+    assert leaks["near labels"].pairs == (("img0000.png", "img0007.png"),)
+    text = "1 pair of near duplicates has two labels (for instance cat and dog)"
+    assert text in str(leaks["near labels"])
+    same = replace(features, sha256=np.where(np.arange(120) == 7, f"{0:064x}", features.sha256))
+    assert set(found(same)) == {"labels"}  # equal content is told of once
+
+
+def test_how_many_images_only_their_features_were_looked_at(caplog):
+    features = hashed(make_features(split=SPLIT))
+    features.dhash[:30] = 0
+    features.dhash[30:32] = FLAT
+    with caplog.at_level(logging.INFO, "featcache"):
+        assert found(features) == {}
+    assert "30 of 120 images have no dHash" in caplog.text
+    assert "2 images are nearly flat" in caplog.text
+    assert count_hashed(features) == 90
+    assert count_hashed(make_features()) == 0
+
+
+def test_too_many_images_are_not_compared_by_dhash(monkeypatch, caplog):
+    features = hashed(make_features(split=SPLIT), (111, 8, 0))
+    assert set(found(features)) == {"near duplicates", "near labels"}
+    monkeypatch.setattr(leakage, "NEAR_BY_HASH", 119)
+    assert found(features) == {}
+    assert "not looked for by dHash among 120 images (119 at most)" in caplog.text
+
+
+def test_views_are_not_looked_at_by_dhash():
+    plain = make_features(split=SPLIT)
+    features = add_views(plain, "hflip")
+    features = replace(features, dhash=np.tile(hashed(plain).dhash, (2, 1)))
+    assert found(features) == {}
+    assert count_hashed(features) == 120
+
+
 def test_leaky_folds_say_how_many_rows_know_their_image():
     features = add_views(make_features(), "hflip")
     leaks = found(features, make_folds(features, leaky=True), near=False)
@@ -128,7 +202,10 @@ def test_json_round_trip():
     plain = json.loads(json.dumps(leaks_to_json(leaks, near=True)))
     assert plain["near_duplicates_searched"] is True
     assert plain["leaks"][0]["pairs"] == [["img0110.png", "img0005.png"]]
+    assert plain["hashed"] == 0
     assert leaks_from_json(plain) == leaks
+    too_many = leaks_to_json([], near=False, hashed=60_000)  # for a search by features only
+    assert (too_many["near_duplicates_searched"], too_many["hashed"]) == (False, 60_000)
 
 
 def test_rows_that_trained_a_backbone_are_not_scored():
@@ -143,87 +220,3 @@ def test_rows_that_trained_a_backbone_are_not_scored():
     evaluate(classifier, seen.select(["net0"]))
     honest = replace(plain, trained_on=(frozenset(), frozenset(plain.sha256[:90].tolist())))
     evaluate(classifier, honest)
-
-
-# Near-duplicates.
-
-
-def brute_force(X, blocks, least):
-    """All pairs by float64 and no projection."""
-    X = X.astype(np.float64)
-    sd = X.std(axis=0)
-    Z = (X - X.mean(axis=0)) / np.where(sd > 0, sd, 1)
-    total, start = np.zeros((len(X), len(X))), 0
-    for width in blocks:
-        part = Z[:, start : start + width]
-        part = part / np.linalg.norm(part, axis=1, keepdims=True)
-        total += part @ part.T / len(blocks)
-        start += width
-    i, j = np.triu_indices(len(X), 1)
-    keep = total[i, j] >= least
-    return set(zip(i[keep].tolist(), j[keep].tolist(), strict=True))
-
-
-def planted(n=600, d=200, copies=25, noise=0.25, seed=0):
-    """Rows of which the last are earlier ones with a little noise."""
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, d)).astype(np.float32)
-    X[-copies:] = X[:copies] + rng.normal(scale=noise, size=(copies, d))
-    return X, {(i, n - copies + i) for i in range(copies)}
-
-
-@pytest.mark.parametrize("blocks", [(200,), (120, 80)])
-@pytest.mark.parametrize("tile", [(1024, 16384), (50, 70)])
-def test_finds_what_brute_force_finds(monkeypatch, blocks, tile):
-    monkeypatch.setattr(leakage, "_TILE", tile)
-    X, copies = planted(noise=0.5)
-    found = near_pairs(X, blocks, np.arange(600))
-    assert found.least == leakage.COSINE
-    assert {tuple(pair) for pair in found.pairs.tolist()} == brute_force(X, blocks, leakage.COSINE)
-    assert {tuple(pair) for pair in found.pairs.tolist()} <= copies
-    assert (np.diff(found.cosine) <= 0).all()
-
-
-def test_two_sides():
-    X, copies = planted()
-    left, right = np.arange(600)[::-1][:300], np.arange(300)
-    found = near_pairs(X, (200,), left, right)
-    assert {(b, a) for a, b in found.pairs.tolist()} == copies
-
-
-def test_nothing_is_near_by_chance_where_columns_are_few():
-    rng = np.random.default_rng(0)
-    for d in (2, 3, 5, 8, 20):
-        X = rng.normal(size=(1500, d)).astype(np.float32)
-        assert len(near_pairs(X, (d,), np.arange(1500)).pairs) <= 1
-
-
-def test_data_in_which_every_image_has_copies_is_seen_through():
-    rng = np.random.default_rng(0)
-    X = np.repeat(rng.normal(size=(200, 100)), 4, axis=0).astype(np.float32)
-    X += rng.normal(scale=0.2, size=X.shape).astype(np.float32)
-    found = near_pairs(X, (100,), np.arange(800))
-    assert {tuple(pair) for pair in found.pairs.tolist()} == {
-        (i, j) for i in range(800) for j in range(i + 1, (i // 4 + 1) * 4)
-    }
-
-
-def test_constant_columns_zero_rows_and_nan_do_no_harm():
-    X, copies = planted()
-    X[:, :3] = 7.0
-    X[300] = 0
-    X[301] = np.nan
-    X[302, 5] = np.inf
-    found = near_pairs(X, (200,), np.arange(600))
-    assert {tuple(pair) for pair in found.pairs.tolist()} >= copies
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_few_rows(n):
-    X = np.random.default_rng(0).normal(size=(n, 30)).astype(np.float32)
-    assert len(near_pairs(X, (30,), np.arange(n)).pairs) <= 1
-
-
-def test_it_stops_after_enough():
-    X, _ = planted(copies=200)
-    assert len(near_pairs(X, (200,), np.arange(600), most=10).pairs) >= 10

@@ -347,6 +347,27 @@ def test_the_search_is_made_once_and_not_again_for_what_was_run(tmp_path, monkey
     assert len(searched) == 2
 
 
+def test_what_was_run_before_there_was_a_dhash_is_searched_again(tmp_path, caplog):
+    options = {"head": "logreg", "reports": tmp_path}
+    plain = planted()
+    compare(plain, **options)
+    assert "dHash: " not in caplog.text
+    dhash = np.random.default_rng(0).integers(0, 256, (len(plain), 32), dtype=np.uint8)
+    dhash[70] = dhash[4]
+    features = replace(plain, dhash=dhash)
+    done = compare(features, **options)
+    assert "img00070.png = img00004.png" in caplog.text
+    compare(features, again=True, **options)
+    found = json.loads((done.best.folder / "leaks.json").read_text())
+    assert found["hashed"] == len(plain)
+    assert (
+        {"near duplicates", "near labels"} >= {leak["kind"] for leak in found["leaks"][1:]} > set()
+    )
+    caplog.clear()
+    compare(features, near_duplicates=False, **options)
+    assert "near duplicates" not in caplog.text
+
+
 def test_views_are_in_the_rows_and_in_run_json(tmp_path):
     plain, seen = make_features(), with_views(make_features())
     digests = {

@@ -71,6 +71,13 @@ def front(runs: Sequence[Run]) -> list[Run]:
     return kept
 
 
+class _Plain(LogFormatter):  # type: ignore[misc,unused-ignore]
+    """0.1 rather than 1e-01, for the ticks that would be labelled."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def plot_cost(runs: Sequence[Run]) -> Figure | None:
     """A marker for each head, full for fusions and hollow for a backbone alone.
 
@@ -104,7 +111,7 @@ def plot_cost(runs: Sequence[Run]) -> Figure | None:
                       xytext=(6, 3), textcoords="offset points", fontsize=7.5)  # fmt: skip
     axes.set_xscale("log")
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        ticks(LogFormatter(minor_thresholds=(1.5, 0.6)))
+        ticks(_Plain(minor_thresholds=(1.5, 0.6)))
     axes.tick_params(axis="x", which="minor", labelsize=8)
     axes.margins(x=0.08, y=0.1)
     title = "full: several backbones; hollow: one alone; numbers: places in the table"

@@ -167,17 +167,22 @@ def plot_attention(contents: Contents) -> Figure | None:
     rows, columns = found.mean.shape
     figure = new_figure(2.6 + 1.1 * columns, min(14.0, 1.6 + (0.3 if rows <= 30 else 0.14) * rows))
     axes = figure.add_subplot()
-    low, high = np.nanmin(found.mean), np.nanmax(found.mean)
-    image = axes.imshow(found.mean, cmap="Blues", aspect="auto", vmin=min(0.0, low), vmax=high)
+    # About equal weights, so that 0.47 is told from 0.53; never so narrow that noise looks large.
+    equal = 1 / columns
+    reach = max(0.05, float(np.nanmax(np.abs(found.mean - equal))))
+    image = axes.imshow(
+        found.mean, cmap="PuOr", aspect="auto", vmin=equal - reach, vmax=equal + reach
+    )
     axes.set_xticks(range(columns), found.backbones, fontsize=8, parse_math=False,
                     rotation=30 if columns > 3 else 0)  # fmt: skip
     if rows <= _NAMES_UP_TO:
         axes.set_yticks(range(rows), found.classes, fontsize=8, parse_math=False)
     if rows <= 30:
         for i, j in np.ndindex(rows, columns):
+            far = abs(found.mean[i, j] - equal) > 0.7 * reach
             axes.text(j, i, f"{found.mean[i, j]:.2f}", ha="center", va="center", fontsize=7,
-                      color="white" if found.mean[i, j] > 0.6 * high else "black")  # fmt: skip
+                      color="white" if far else "black")  # fmt: skip
     axes.set_xlabel("backbone")
     axes.set_ylabel("true class")
-    figure.colorbar(image, ax=axes, shrink=0.8).set_label("mean weight")
+    figure.colorbar(image, ax=axes, shrink=0.8).set_label(f"mean weight ({equal:.2f}: equal)")
     return figure

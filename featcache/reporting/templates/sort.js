@@ -30,3 +30,11 @@ function sort(table, heads, head, column) {
   heads.forEach((other) => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", rising ? "ascending" : "descending");
 }
+
+// What is wider than its place says so.
+const mark = () => {
+  for (const box of document.querySelectorAll(".wide, .big"))
+    box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth + 1);
+};
+addEventListener("load", mark);
+addEventListener("resize", mark);

@@ -291,7 +291,8 @@ class Cache:
 
         The blocks stand in the order of the backbones' names, whatever that of the entries is.
 
-        Images that failed.csv lists are left out, with a warning.
+        Left out with a warning are images that failed.csv lists, and those that an extraction is
+        still to embed, be it under way or interrupted: readers don't wait for it.
 
         Parameters
         ----------
@@ -309,20 +310,24 @@ class Cache:
         CacheMissing
             If a view was not extracted.
         CacheRefused
-            If an image has no vector.
+            If an image has no vector, and no extraction of it was begun.
         """
         entries = _in_order(entries)
         views, tables = (NO_VIEW, *dict.fromkeys(view)), [entries]
         if view:
             tables += find_views(self.entries(images.name), entries, views[1:], images)
         digests = to_digests(images.sha256)
+        files = [entry for table in tables for entry in table]
+        # Looked at before the files: an extraction that ends in between leaves none absent.
+        begun = [self.partial(images.name, entry.key).exists() for entry in files]
         where = []
-        for entry in (entry for table in tables for entry in table):
+        for entry in files:
             with _finished(entry.path) as file:
                 where.append(positions(digests, file.digests))
         absent = np.any([w < 0 for w in where], axis=0)
         if absent.any():
-            self._check_absent(images, absent, entries, views[1:])
+            waited_for = np.any([w < 0 for w, b in zip(where, begun, strict=True) if not b], axis=0)
+            self._check_absent(images, absent, absent & ~waited_for, entries, views[1:])
         if absent.all():
             raise CacheRefused(
                 f"not one of {counted(len(images), 'image')} of {images.name} has a vector"
@@ -330,7 +335,7 @@ class Cache:
         keep = np.flatnonzero(~absent)
         seen = tuple(read_trained_on(entry.path) for entry in entries)
         return Features(
-            X=read_tables(tables, where, keep, lazy),
+            X=read_tables(tables, where, keep, digests[keep], lazy),
             **columns_of(images, keep, views),
             blocks=tuple(entry.dim for entry in entries),
             names=tuple(_names(entries)),
@@ -342,25 +347,32 @@ class Cache:
         )
 
     def _check_absent(
-        self, images: Images, absent: NDArray[np.bool_], entries: Sequence[Entry],
-        view: Sequence[str],
+        self, images: Images, absent: NDArray[np.bool_], begun: NDArray[np.bool_],
+        entries: Sequence[Entry], view: Sequence[str],
     ) -> None:  # fmt: skip
+        """Refuse images without a vector, unless they can't be decoded or are `begun`."""
         known_bad = self.failed(images.name)
-        rows = np.flatnonzero(absent)
-        unexplained = [row for row in rows if str(images.sha256[row]) not in known_bad]
-        if unexplained:
-            raise CacheRefused(
-                f"{len(unexplained)} of {counted(len(images), 'image')} of {images.name} have no "
-                "vector yet "
-                f"(for instance {images.ids[unexplained[0]]})",
-                extract_commands(entries, images.source, view, images.options),
+        bad = np.array([sha256 in known_bad for sha256 in images.sha256.tolist()], np.bool_)
+        rows = np.flatnonzero(absent & ~bad)
+        if len(rows):
+            what = (
+                f"{len(rows)} of {counted(len(images), 'image')} of {images.name} have no vector "
+                f"yet (for instance {images.ids[rows[0]]})"
             )
-        log.warning(
-            "%s: %s; those that failed are left out (%s)",
-            images.name,
-            Coverage.of(images, ~absent, known_bad),
-            self.folder / images.name / FAILED_CSV,
-        )
+            commands = extract_commands(entries, images.source, view, images.options)
+            if not begun[rows].all():
+                raise CacheRefused(what, commands)
+            log.warning(
+                "%s and are left out: their extraction is under way, or was interrupted. Go on "
+                "with it: %s", what, commands,
+            )  # fmt: skip
+        if (absent & bad).any():
+            log.warning(
+                "%s: %s; those that failed are left out (%s)",
+                images.name,
+                Coverage.of(images, ~absent, known_bad),
+                self.folder / images.name / FAILED_CSV,
+            )
 
 
 @dataclass(frozen=True)

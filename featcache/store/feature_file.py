@@ -137,6 +137,12 @@ class FeatureFile:
         """Which rows are written, shape (n,)."""
         return np.asarray(self._file["done"][...] == 1)
 
+    def check_rows(self, rows: NDArray[np.intp], digests: Digests) -> None:
+        """Refuse the file if its rows are not these contents: another one has taken its place."""
+        there = len(self) > rows.max(initial=-1)
+        if not (there and np.array_equal(self.digests[rows], digests)):
+            raise CacheRefused(f"{self.path} changed while it was read", "Run the command again.")
+
     def read(self, rows: NDArray[np.intp], out: NDArray[Any]) -> None:
         """Read rows into `out`, an array of shape (len(rows), dim), and check each.
 

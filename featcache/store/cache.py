@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import guard_writes
+from featcache.atomic import guard_writes, regular
 from featcache.errors import (
     CacheMissing,
     CacheRefused,
@@ -221,15 +221,8 @@ class Cache:
         ----------
         data : str
         """
-        path = self.folder / data / FAILED_CSV
-        if not path.is_file():
-            return {}
-        with path.open(newline="", encoding="utf-8") as file:
-            return {
-                row["sha256"]: row["problem"]
-                for row in csv.DictReader(file)
-                if row.get("kind") == "decode" and row.get("sha256") and row.get("problem")
-            }
+        rows = _read_failed(self.folder / data / FAILED_CSV)
+        return {row[1]: row[3] for row in rows if len(row) == 4 and row[2] == "decode"}
 
     def note_failed(self, images: Images, problems: Mapping[int, tuple[str, str]]) -> None:
         """Write failed.csv beside the features; without problems there is none.
@@ -244,16 +237,13 @@ class Cache:
         if not problems:
             path.unlink(missing_ok=True)
             return
-        wanted = [("id", "sha256", "kind", "problem")]
+        wanted = [["id", "sha256", "kind", "problem"]]
         wanted += [
-            (str(images.ids[row]), str(images.sha256[row]), kind, problem)
+            [str(images.ids[row]), str(images.sha256[row]), kind, problem]
             for row, (kind, problem) in sorted(problems.items())
         ]
-        if path.is_file():  # it may be that it can't be written, and need not be
-            with path.open(newline="", encoding="utf-8") as file:
-                if [tuple(row) for row in csv.reader(file)] == wanted:
-                    return
-        write_csv(path, wanted[0], wanted[1:])
+        if _read_failed(path) != wanted:  # it may be that it can't be written, and need not be
+            write_csv(path, wanted[0], wanted[1:])
 
     def choose(
         self, data: str | Images, backbone: Sequence[str] = (), view: Sequence[str] = ()
@@ -557,6 +547,18 @@ def _called(entry: Entry, wanted: str, known: Sequence[str]) -> Entry:
 def _says(wanted: str) -> int:
     """How much a name says: a key all, options more than none."""
     return 1000 if split_key(wanted)[1] else len(wanted)
+
+
+def _read_failed(path: Path) -> list[list[str]]:
+    """The rows of failed.csv with its header; none if it isn't there, or damaged."""
+    if not path.is_file():
+        return []
+    try:
+        with regular(path).open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        log.warning("%s is left out, and written again by the next extract: %s", path, error)
+        return []
 
 
 def _lists(path: Path, images: Images) -> bool:

@@ -348,6 +348,15 @@ class TestFailed:
         (full.folder / "tiny" / FAILED_CSV).write_text("id,why\n1,2,3\n\nx\n")
         assert full.failed("tiny") == {}
 
+    def test_nor_is_a_damaged_one_and_it_is_written_again(self, full, images, caplog):
+        path = full.folder / "tiny" / FAILED_CSV
+        full.note_failed(images, {3: ("decode", "broken")})
+        path.write_bytes(path.read_bytes().replace(b"broken", b"br\xefken"))
+        assert full.failed("tiny") == {}
+        assert str(path) in caplog.text
+        full.note_failed(images, {3: ("decode", "broken")})
+        assert full.failed("tiny") == {str(images.sha256[3]): "broken"}
+
 
 class TestBegin:
     def filled(self, cache, images, data="tiny", key=KEY):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import os
@@ -14,6 +15,7 @@ from threading import get_native_id
 
 from featcache.errors import CacheUnwritable, FeatcacheError
 
+_LARGE = 2**28  # bytes
 SETTLED = 3600.0  # seconds after a change when nobody is at a temporary file any more
 FREE_SOME = "Free some space and run the same command again: what is done is kept."
 
@@ -112,11 +114,33 @@ def regular(path: Path) -> Path:
     Raises
     ------
     OSError
-        If something else is there. That nothing is there is seen when it is opened.
+        If something else is there, or a file of nothing but holes. That nothing is there is seen
+        when it is opened.
     """
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no file")
+    if path.exists():
+        if not path.is_file():
+            raise OSError(f"{path} is no file")
+        if is_hollow(path, size := path.stat().st_size):
+            raise OSError(f"{path} says that it has {size / 1e9:,.0f} GB, and has not")
     return path
+
+
+def is_hollow(path: Path, needed: int) -> bool:
+    """Whether that many bytes of a file, which hardly compress, are by far more than it takes.
+
+    A disk of some kilobytes can hold a file of holes that no memory can. Small ones do no harm,
+    and a disk may take its time to say how much they take.
+    """
+    if needed <= _LARGE or not hasattr(os, "SEEK_DATA"):
+        return False
+    if taken := path.stat().st_blocks * 512:
+        return taken < needed // 64
+    with path.open("rb") as file:  # there is nothing at all, or the system doesn't say
+        try:
+            os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        except OSError as error:
+            return error.errno == errno.ENXIO
+    return False
 
 
 def sync(path: Path) -> None:
@@ -134,7 +158,7 @@ def sync(path: Path) -> None:
 
 
 def place(finished: Path, folder: Path, mark: str, again: bool) -> bool:
-    """Rename a finished folder to `folder`.
+    """Rename a finished folder to `folder`; what it replaces is then under its old name.
 
     Parameters
     ----------
@@ -151,12 +175,30 @@ def place(finished: Path, folder: Path, mark: str, again: bool) -> bool:
     bool
         Whether it was placed.
     """
-    if again or not (folder / mark).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+    replaced = again or not (folder / mark).is_file()
+    if replaced and folder.is_dir() and not folder.is_symlink():
+        _exchange(finished, folder)
+        return True
     try:
         finished.replace(folder)
     except OSError:  # not empty
-        if again or not (folder / mark).is_file():
+        if replaced:
             raise
         return False
     return True
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Two folders take each other's names: at once, or where that can't be, almost."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename and not rename(here, os.fsencode(one), here, os.fsencode(other), exchange):
+        return
+    aside = other.with_name(f".{other.name}.{os.getpid()}-old.tmp")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except BaseException:
+        aside.rename(other)
+        raise
+    aside.rename(one)

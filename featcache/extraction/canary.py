@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.atomic import replacing
+from featcache.atomic import regular, replacing
 from featcache.extraction.preprocess import Pixels, Preprocess
+from featcache.hashing import sha256_json
 
 CANARY = 0.999  # least cosine between a fast vector and the fp32 one
 VERDICTS = ".canary.json"  # in the cache folder
@@ -148,6 +149,8 @@ class Question:
         try:
             found = _read(folder)[str(self)]
             verdict = Verdict(found["precision"], found["engine"], float(found["cosine"]))
+            if found["sha256"] != self._digest(verdict):
+                return None
         except (OSError, ValueError, LookupError, TypeError, OverflowError):
             return None
         bears = verdict.precision in self.precisions and verdict.cosine >= CANARY
@@ -159,11 +162,14 @@ class Question:
         kept: dict[str, Any] = {}
         with suppress(OSError, ValueError, TypeError):
             kept = dict(_read(folder))
-        kept[str(self)] = asdict(verdict)
+        kept[str(self)] = asdict(verdict) | {"sha256": self._digest(verdict)}
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / VERDICTS) as temporary:
                 temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+    def _digest(self, verdict: Verdict) -> str:
+        return sha256_json([str(self), asdict(verdict)])
 
     def __str__(self) -> str:
         return (
@@ -174,6 +180,6 @@ class Question:
 
 def _read(folder: Path) -> Any:
     try:
-        return json.loads((folder / VERDICTS).read_text(encoding="utf-8"))
+        return json.loads(regular(folder / VERDICTS).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -297,6 +297,7 @@ def fill_cache(
         context = _plan(request, images, cache, retry_failed, max_failures, progress)
         report = context.report
         context.open_files(stack, wait, ahead=embed is embed_here)
+        context.cache.note_images(images)  # once readers see which images are being embedded
         report.seconds["prepare"] = perf_counter() - start
         try:
             embed(context)
@@ -329,7 +330,8 @@ def _plan(
     unique = UniqueImages(images, cache, retry_failed)
     engine = engine.for_set(unique.count)
     limit = _most_failures(max_failures, len(unique.rows))
-    cache.note_images(images)
+    if not cache.has_images(images.name):  # kept from here on: what took long to digest
+        cache.note_images(images)
     if not len(unique.rows):
         raise unique.none_left(report)
     loader = Loader(images, engine.batch_size, loading)

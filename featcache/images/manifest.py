@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from featcache.atomic import regular, replacing
 from featcache.display import html_table
 from featcache.errors import DataError, counted
-from featcache.hashing import sha256_array, sha256_bytes
+from featcache.hashing import sha256_array, sha256_bytes, sha256_file
 from featcache.images.dhash import Hashes, no_hashes, to_cells, to_hashes
 
 IMAGES_CSV = "images.csv"
@@ -31,6 +34,8 @@ _SPLIT_NAMES = {
     "": "",
 }  # fmt: skip
 _SHOWN = 20  # classes in a notebook
+_LISTS = 4  # as many extractions may write the list at the same time
+_LONGEST_LINE = 2**20  # characters
 _AT_ONCE = 2**16  # rows of a table read or written together
 _LONGEST_NAME = 200  # bytes; file systems take 255 or fewer
 _LONGEST_LABEL = 1000  # characters; csv reads 131,072, and each row takes as many as the longest
@@ -213,21 +218,31 @@ def strings(values: Iterable[object]) -> Strings:
 
 
 def write_images_csv(path: Path, images: Images) -> None:
-    """Write the manifest's rows beside their features, all or nothing; and origin.json."""
+    """Write the manifest's rows beside their features, all or nothing; and origin.json.
+
+    That holds the list's sha256, for `read_images_csv`, and those of a few lists before it: it is
+    written first, so that at any moment the list that is there is among them.
+    """
     none = np.zeros(len(images), np.int64)
     columns: Sequence[NDArray[Any]] = (
         images.ids, images.sha256, images.labels, images.groups, images.split,
         images.size if len(images.size) else none,
         images.mtime_ns if len(images.mtime_ns) else none,
     )  # fmt: skip
+    header: tuple[str, ...] = _COLUMNS
     if images.dhash.any():
-        write_csv(path, (*_COLUMNS, _DHASH), _InParts((*columns, images.dhash)))
-    else:
-        write_csv(path, _COLUMNS, _InParts(columns))
-    plain: dict[str, Any] = {"source": images.source, "root": images.root}
-    origin = json.dumps(plain | ({"options": images.options} if images.options else {})) + "\n"
-    with replacing(path.with_name(ORIGIN_JSON)) as temporary:
-        temporary.write_text(origin, encoding="utf-8")
+        header, columns = (*_COLUMNS, _DHASH), (*columns, images.dhash)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        _write_table(temporary, header, _InParts(columns))
+        before = _known_lists(path)
+        if before is None:  # none, or one of an older version
+            before = [sha256_file(path)] if path.is_file() else []
+        lists = list(dict.fromkeys([sha256_file(temporary), *before]))[:_LISTS]
+        plain: dict[str, Any] = {"source": images.source, "root": images.root}
+        plain |= {"options": images.options} if images.options else {}
+        with replacing(path.with_name(ORIGIN_JSON)) as origin:
+            origin.write_text(json.dumps(plain | {"lists": lists}) + "\n", encoding="utf-8")
 
 
 class _InParts:
@@ -248,14 +263,16 @@ def _cells(column: NDArray[Any]) -> list[Any]:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table, all or nothing; `rows` are gone through twice."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        _write_table(temporary, header, rows)
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     # Before Python 3.13, csv leaves a carriage return unquoted, and then can't read it.
     odd = any("\r" in cell for row in rows for cell in row if isinstance(cell, str))
     quoting: Literal[0, 1] = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n", quoting=quoting)
         writer.writerow(header)
         writer.writerows(rows)
@@ -269,7 +286,7 @@ def read_images_csv(path: Path, name: str) -> Images:
     Raises
     ------
     DataError
-        If the file is not such a table.
+        If the file is not such a table, or not the one that was written.
     """
     columns, dhash = _read_columns(path)
     ids, sha256, labels, groups, split = columns[:5]
@@ -298,8 +315,17 @@ def _read_columns(path: Path) -> tuple[list[Strings], Hashes]:
 def _rows(path: Path) -> Iterator[list[str]]:
     """The cells of each row, with "" for the dhash in lists that have none."""
     try:
-        with regular(path).open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
+        regular(path)
+    except OSError as error:
+        raise _unreadable(path, str(error)) from None
+    try:
+        with path.open("rb") as binary:
+            lists = _known_lists(path)
+            if lists is not None and hashlib.file_digest(binary, "sha256").hexdigest() not in lists:
+                raise _unreadable(path, "it is damaged, or was edited")
+            binary.seek(0)
+            file = io.TextIOWrapper(binary, newline="", encoding="utf-8")
+            reader = csv.reader(iter(partial(file.readline, _LONGEST_LINE), ""))
             header = next(reader, [])
             hashed = header[len(_COLUMNS) :] == [_DHASH]
             if tuple(header) != _COLUMNS + (_DHASH,) * hashed:
@@ -318,6 +344,15 @@ def _rows(path: Path) -> Iterator[list[str]]:
                 yield row if hashed else [*row, ""]
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, str(error)) from None
+
+
+def _known_lists(path: Path) -> list[str] | None:
+    """The sha256 of lists of images that origin.json tells of; None if it tells of none."""
+    try:
+        text = regular(path.with_name(ORIGIN_JSON)).read_text(encoding="utf-8")
+        return [str(sha256) for sha256 in json.loads(text)["lists"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _unreadable(path: Path, why: str) -> DataError:

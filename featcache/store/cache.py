@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import guard_writes
+from featcache.atomic import guard_writes, regular
 from featcache.errors import (
     CacheMissing,
     CacheRefused,
@@ -250,15 +250,8 @@ class Cache:
         ----------
         data : str
         """
-        path = self.folder / data / FAILED_CSV
-        if not path.is_file():
-            return {}
-        with path.open(newline="", encoding="utf-8") as file:
-            return {
-                row["sha256"]: row["problem"]
-                for row in csv.DictReader(file)
-                if row.get("kind") == "decode" and row.get("sha256") and row.get("problem")
-            }
+        rows = _read_failed(self.folder / data / FAILED_CSV)
+        return {row[1]: row[3] for row in rows if len(row) == 4 and row[2] == "decode"}
 
     def note_failed(self, images: Images, problems: Mapping[int, tuple[str, str]]) -> None:
         """Write failed.csv beside the features; without problems there is none.
@@ -273,16 +266,13 @@ class Cache:
         if not problems:
             path.unlink(missing_ok=True)
             return
-        wanted = [("id", "sha256", "kind", "problem")]
+        wanted = [["id", "sha256", "kind", "problem"]]
         wanted += [
-            (str(images.ids[row]), str(images.sha256[row]), kind, problem)
+            [str(images.ids[row]), str(images.sha256[row]), kind, problem]
             for row, (kind, problem) in sorted(problems.items())
         ]
-        if path.is_file():  # it may be that it can't be written, and need not be
-            with path.open(newline="", encoding="utf-8") as file:
-                if [tuple(row) for row in csv.reader(file)] == wanted:
-                    return
-        write_csv(path, wanted[0], wanted[1:])
+        if _read_failed(path) != wanted:  # it may be that it can't be written, and need not be
+            write_csv(path, wanted[0], wanted[1:])
 
     def choose(
         self, data: str | Images, backbone: Sequence[str] = (), view: Sequence[str] = ()
@@ -320,7 +310,8 @@ class Cache:
 
         The blocks stand in the order of the backbones' names, whatever that of the entries is.
 
-        Images that failed.csv lists are left out, with a warning.
+        Left out with a warning are images that failed.csv lists, and those that an extraction is
+        still to embed, be it under way or interrupted: readers don't wait for it.
 
         Parameters
         ----------
@@ -338,20 +329,24 @@ class Cache:
         CacheMissing
             If a view was not extracted.
         CacheRefused
-            If an image has no vector.
+            If an image has no vector, and no extraction of it was begun.
         """
         entries = _in_order(entries)
         views, tables = (NO_VIEW, *dict.fromkeys(view)), [entries]
         if view:
             tables += find_views(self.entries(images.name), entries, views[1:], images)
         digests = to_digests(images.sha256)
+        files = [entry for table in tables for entry in table]
+        # Looked at before the files: an extraction that ends in between leaves none absent.
+        begun = [self.partial(images.name, entry.key).exists() for entry in files]
         where = []
-        for entry in (entry for table in tables for entry in table):
+        for entry in files:
             with _finished(entry.path) as file:
                 where.append(positions(digests, file.digests))
         absent = np.any([w < 0 for w in where], axis=0)
         if absent.any():
-            self._check_absent(images, absent, entries, views[1:])
+            waited_for = np.any([w < 0 for w, b in zip(where, begun, strict=True) if not b], axis=0)
+            self._check_absent(images, absent, absent & ~waited_for, entries, views[1:])
         if absent.all():
             raise CacheRefused(
                 f"not one of {counted(len(images), 'image')} of {images.name} has a vector"
@@ -359,7 +354,7 @@ class Cache:
         keep, dhash = np.flatnonzero(~absent), self.dhash(images)
         seen = tuple(read_trained_on(entry.path) for entry in entries)
         return Features(
-            X=read_tables(tables, where, keep, lazy),
+            X=read_tables(tables, where, keep, digests[keep], lazy),
             **columns_of(images, keep, views),
             blocks=tuple(entry.dim for entry in entries),
             names=tuple(_names(entries)),
@@ -372,25 +367,32 @@ class Cache:
         )
 
     def _check_absent(
-        self, images: Images, absent: NDArray[np.bool_], entries: Sequence[Entry],
-        view: Sequence[str],
+        self, images: Images, absent: NDArray[np.bool_], begun: NDArray[np.bool_],
+        entries: Sequence[Entry], view: Sequence[str],
     ) -> None:  # fmt: skip
+        """Refuse images without a vector, unless they can't be decoded or are `begun`."""
         known_bad = self.failed(images.name)
-        rows = np.flatnonzero(absent)
-        unexplained = [row for row in rows if str(images.sha256[row]) not in known_bad]
-        if unexplained:
-            raise CacheRefused(
-                f"{len(unexplained)} of {counted(len(images), 'image')} of {images.name} have no "
-                "vector yet "
-                f"(for instance {images.ids[unexplained[0]]})",
-                extract_commands(entries, images.source, view, images.options),
+        bad = np.array([sha256 in known_bad for sha256 in images.sha256.tolist()], np.bool_)
+        rows = np.flatnonzero(absent & ~bad)
+        if len(rows):
+            what = (
+                f"{len(rows)} of {counted(len(images), 'image')} of {images.name} have no vector "
+                f"yet (for instance {images.ids[rows[0]]})"
             )
-        log.warning(
-            "%s: %s; those that failed are left out (%s)",
-            images.name,
-            Coverage.of(images, ~absent, known_bad),
-            self.folder / images.name / FAILED_CSV,
-        )
+            commands = extract_commands(entries, images.source, view, images.options)
+            if not begun[rows].all():
+                raise CacheRefused(what, commands)
+            log.warning(
+                "%s and are left out: their extraction is under way, or was interrupted. Go on "
+                "with it: %s", what, commands,
+            )  # fmt: skip
+        if (absent & bad).any():
+            log.warning(
+                "%s: %s; those that failed are left out (%s)",
+                images.name,
+                Coverage.of(images, ~absent, known_bad),
+                self.folder / images.name / FAILED_CSV,
+            )
 
 
 @dataclass(frozen=True)
@@ -575,6 +577,18 @@ def _called(entry: Entry, wanted: str, known: Sequence[str]) -> Entry:
 def _says(wanted: str) -> int:
     """How much a name says: a key all, options more than none."""
     return 1000 if split_key(wanted)[1] else len(wanted)
+
+
+def _read_failed(path: Path) -> list[list[str]]:
+    """The rows of failed.csv with its header; none if it isn't there, or damaged."""
+    if not path.is_file():
+        return []
+    try:
+        with regular(path).open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        log.warning("%s is left out, and written again by the next extract: %s", path, error)
+        return []
 
 
 def _lists(path: Path, images: Images) -> bool:

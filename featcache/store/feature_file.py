@@ -30,7 +30,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import check_space, guard_writes, replacing, sync
+from featcache.atomic import check_space, guard_writes, is_hollow, replacing, sync
 from featcache.errors import CacheDenied, CacheRefused, DataError, counted
 from featcache.images.manifest import IMAGES_CSV, read_images_csv
 from featcache.images.sources import read_origin
@@ -42,7 +42,7 @@ Digests = NDArray[np.uint8]
 
 ROWS_CHECKED = 31 * 33  # rows that are read and checked together, while they are in a near cache
 _LINE = 33  # odd, as 31 is: damage at regular distances then hits some line an odd number of times
-_ROWS_AT_ONCE = 8192
+_AT_ONCE = 2**22  # numbers read together
 TRAINED_ON = "trained_on"
 QUANTISED = "quantised"
 _SHOWN = 5
@@ -101,6 +101,11 @@ class FeatureFile:
         self._file.close()
 
     @property
+    def rows_at_once(self) -> int:
+        """How many rows of any width are read together."""
+        return max(1, _AT_ONCE // max(1, self.dim))
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """What is recorded besides the key: versions, device, seconds, created, …"""
         with _refusing(self.path):
@@ -137,6 +142,12 @@ class FeatureFile:
         """Which rows are written, shape (n,)."""
         return np.asarray(self._file["done"][...] == 1)
 
+    def check_rows(self, rows: NDArray[np.intp], digests: Digests) -> None:
+        """Refuse the file if its rows are not these contents: another one has taken its place."""
+        there = len(self) > rows.max(initial=-1)
+        if not (there and np.array_equal(self.digests[rows], digests)):
+            raise CacheRefused(f"{self.path} changed while it was read", "Run the command again.")
+
     def read(self, rows: NDArray[np.intp], out: NDArray[Any]) -> None:
         """Read rows into `out`, an array of shape (len(rows), dim), and check each.
 
@@ -147,25 +158,27 @@ class FeatureFile:
         """
         source, stored = self._file["features"], self._file["checksum"][...]
         in_order = bool((rows == np.arange(len(rows))).all())
+        direct = in_order and out.dtype == source.dtype and out.flags.c_contiguous
         # Span by span, in the file's order, then choose: many times faster than HDF5's choosing.
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
-        buffer = np.empty((min(ROWS_CHECKED, len(self)), self.dim), source.dtype)
+        step = min(ROWS_CHECKED, self.rows_at_once)
+        buffer = np.empty((min(step, len(self)), self.dim), source.dtype)
         damaged = [np.empty(0, np.intp)]
-        for start in range(0, len(self), ROWS_CHECKED):
-            here = slice(*np.searchsorted(ordered, (start, start + ROWS_CHECKED)))
+        for start in range(0, len(self), step):
+            here = slice(*np.searchsorted(ordered, (start, start + step)))
             part = ordered[here]
             if not len(part):
                 continue
             low, high = int(part[0]), int(part[-1]) + 1
-            span = buffer[: high - low]
+            span = out[low:high] if direct else buffer[: high - low]
             source.read_direct(span, np.s_[low:high])
             bad = low + damaged_rows(self.digests[low:high], span, stored[low:high])
             damaged.append(bad[np.isin(bad, part)])
-            if in_order:
-                out[low:high] = span
-            else:
+            if not in_order:
                 out[order[here]] = span[part - low]
+            elif not direct:
+                out[low:high] = span
         found = np.concatenate(damaged)
         if len(found):
             raise refuse_damaged(self.path, self.key, found.tolist(), self.digests[found])
@@ -173,8 +186,8 @@ class FeatureFile:
     def good(self) -> NDArray[np.bool_]:
         """Which rows are done and agree with their checksum, shape (n,)."""
         good = self.done()
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
+        for start in range(0, len(self), self.rows_at_once):
+            part = slice(start, start + self.rows_at_once)
             found = checksums(self.digests[part], self._file["features"][part])
             good[part] &= found == self._file["checksum"][part]
         return good
@@ -235,8 +248,8 @@ class FeatureFile:
         fresh = create(
             self.path.with_name(f"{self.path.name}.new"), self.key, self.digests[rows], self.dim
         )
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = rows[start : start + _ROWS_AT_ONCE]
+        for start in range(0, len(rows), self.rows_at_once):
+            part = rows[start : start + self.rows_at_once]
             values = np.empty((len(part), self.dim), self.key.dtype)
             self.read(part, values)
             fresh.write(np.arange(start, start + len(part)), values)
@@ -247,8 +260,8 @@ class FeatureFile:
         return fresh
 
     def _refuse_infinite(self) -> None:
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            rows = self._file["features"][start : start + _ROWS_AT_ONCE]
+        for start in range(0, len(self), self.rows_at_once):
+            rows = self._file["features"][start : start + self.rows_at_once]
             finite = np.isfinite(rows).all(axis=1)
             if not finite.all():
                 bad = start + int(np.flatnonzero(~finite)[0])
@@ -479,7 +492,10 @@ def _check_datasets(path: Path, file: h5py.File, key: Key) -> int:
         dataset = _dataset(path, file, name)
         if dataset.shape != shape or dataset.dtype != dtype:
             raise CacheRefused(f"{path}: its dataset {name!r} is of another shape or type", _AGAIN)
-        if dataset.nbytes and _span(dataset)[1] > path.stat().st_size:
+        # What is read at once: other datasets whole, of the features a row.
+        at_once = dataset.nbytes // max(1, n) if name == "features" else dataset.nbytes
+        beyond = dataset.nbytes and _span(dataset)[1] > path.stat().st_size
+        if beyond or is_hollow(path, at_once):
             raise CacheRefused(f"{path}: its dataset {name!r} is not all there", _AGAIN)
     return int(dim)
 

@@ -15,7 +15,7 @@ from featcache.errors import CacheMissing, DataError, RecipeError, counted, unkn
 from featcache.hashing import sha256_json
 from featcache.images.dhash import Hashes, no_hashes
 from featcache.images.manifest import Images
-from featcache.store.feature_file import FeatureFile
+from featcache.store.feature_file import Digests, FeatureFile
 from featcache.store.key import Entry, Key
 from featcache.store.lazy import LazyRows, stored_tables
 from featcache.store.spec import extract_commands
@@ -353,6 +353,7 @@ def read_tables(
     tables: Sequence[Sequence[Entry]],
     where: Sequence[NDArray[np.intp]],
     keep: NDArray[np.intp],
+    digests: Digests,
     lazy: bool = False,
 ) -> Floats:
     """Vectors of several views, one view under the other.
@@ -365,6 +366,8 @@ def read_tables(
         For each entry, in that order, the row of each image.
     keep : int array of shape (n,)
         The images to read.
+    digests : uint8 array of shape (n, 32)
+        Their contents: a file that another one has replaced meanwhile is refused.
     lazy : bool, default False
         Leave them in their files.
 
@@ -373,7 +376,7 @@ def read_tables(
     float32 array of shape (views * n, d1 + … + dk); a `LazyRows` of that shape where `lazy`
     """
     if lazy:
-        return cast(Floats, stored_tables(tables, where, keep))
+        return cast(Floats, stored_tables(tables, where, keep, digests))
     n, width = len(keep), sum(entry.dim for entry in tables[0])
     X = np.empty((n * len(tables), width), np.float32)
     rows = iter(where)
@@ -381,7 +384,9 @@ def read_tables(
         part, start = X[place * n : (place + 1) * n], 0  # (n, width)
         for entry in entries:
             with FeatureFile(entry.path) as file:
-                file.read(next(rows)[keep], part[:, start : start + entry.dim])
+                mine = next(rows)[keep]
+                file.check_rows(mine, digests)
+                file.read(mine, part[:, start : start + entry.dim])
             start += entry.dim
     return X
 

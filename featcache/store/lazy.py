@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import CacheRefused, FeatcacheError
-from featcache.store.feature_file import FeatureFile, damaged_rows, refuse_damaged
+from featcache.store.feature_file import Digests, FeatureFile, damaged_rows, refuse_damaged
 from featcache.store.key import Entry, Key
 
 Floats = NDArray[np.float32]
@@ -37,8 +37,10 @@ class _File:
     identity: tuple[int, int, int]
 
     @classmethod
-    def of(cls, entry: Entry) -> _File:
+    def of(cls, entry: Entry, rows: Rows, digests: Digests) -> _File:
+        identity = _identity(entry.path.stat())  # of this file or of one that it has replaced
         with FeatureFile(entry.path) as file:
+            file.check_rows(rows, digests)
             return cls(
                 path=entry.path,
                 key=entry.key,
@@ -48,7 +50,7 @@ class _File:
                 dtype=np.dtype(file.key.dtype),
                 rows=len(file),
                 dim=file.dim,
-                identity=_identity(entry.path.stat()),
+                identity=identity,
             )
 
     def read(self, rows: Rows, columns: slice, out: Floats, places: Rows) -> None:
@@ -215,7 +217,9 @@ class LazyRows:
         return LazyRows(found, self._index)
 
 
-def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep: Rows) -> LazyRows:
+def stored_tables(
+    tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep: Rows, digests: Digests
+) -> LazyRows:
     """Vectors of several views, one view under the other, left where they are.
 
     Parameters
@@ -226,20 +230,22 @@ def stored_tables(tables: Sequence[Sequence[Entry]], where: Sequence[Rows], keep
         For each entry, in that order, the row of each image.
     keep : int array of shape (n,)
         The images wanted.
+    digests : uint8 array of shape (n, 32)
+        Their contents.
 
     Raises
     ------
     CacheRefused
-        If a file is damaged.
+        If a file is damaged, or another one has replaced it meanwhile.
     """
     blocks = []
     for place in range(len(tables[0])):
-        files = tuple(_File.of(table[place]) for table in tables)
+        rows = [mine[keep] for mine in where[place :: len(tables[0])]]
+        files = tuple(
+            _File.of(table[place], mine, digests) for table, mine in zip(tables, rows, strict=True)
+        )
         starts = np.cumsum([0, *(file.rows for file in files[:-1])])
-        stand = [
-            where[number * len(tables[0]) + place][keep] + start
-            for number, start in enumerate(starts.tolist())
-        ]
+        stand = [mine + start for mine, start in zip(rows, starts.tolist(), strict=True)]
         blocks.append(_Block(files, np.concatenate(stand), slice(0, files[0].dim)))
     return LazyRows(blocks, np.arange(len(keep) * len(tables)))
 

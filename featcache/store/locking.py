@@ -212,8 +212,8 @@ def _copy_rows(donor: Path, file: FeatureFile) -> None:
                 file.annotate(
                     {k: v for k, v in source.attributes.items() if k not in _OF_THE_FILE_ITSELF}
                 )
-            for start in range(0, len(todo), 8192):
-                part = slice(start, start + 8192)
+            for start in range(0, len(todo), source.rows_at_once):
+                part = slice(start, start + source.rows_at_once)
                 values = np.empty((len(rows[part]), source.dim), source.key.dtype)
                 source.read(rows[part], values)
                 file.write(todo[part], values)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from filelock import Timeout
 
-from featcache.atomic import SETTLED
+from featcache.atomic import SETTLED, replacing
 from featcache.errors import (
     CacheDenied,
     CacheMissing,
@@ -250,12 +250,8 @@ def export(features: Features, path: str | Path) -> Path:
     if path.suffix not in _FORMATS:
         raise unknown("format", path.suffix or str(path), _FORMATS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    try:
+    with replacing(path) as temporary:
         _FORMATS[path.suffix](features, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -268,10 +264,11 @@ def _columns(features: Features) -> list[str]:
 
 
 def _npz(features: Features, path: Path) -> None:
-    np.savez(
-        path, X=features.X, y=features.y, ids=features.ids, groups=features.groups,
-        split=features.split, blocks=np.array(features.blocks), names=np.array(features.names),
-    )  # fmt: skip
+    with path.open("wb") as file:  # to a path without its ending it would add that
+        np.savez(
+            file, X=features.X, y=features.y, ids=features.ids, groups=features.groups,
+            split=features.split, blocks=np.array(features.blocks), names=np.array(features.names),
+        )  # fmt: skip
 
 
 def _csv(features: Features, path: Path) -> None:

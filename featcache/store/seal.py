@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from featcache.atomic import is_hollow
 from featcache.errors import CacheRefused
 
 _MARK = b"featcache seal 1"
 _SEAL = struct.Struct("<16s8Q32s")  # mark; where `_OF_ROWS` begin and end; sha256 of all else
+_PART = 2**20  # bytes
 _AGAIN = "Delete it and run the extract command again."
 
 
@@ -39,7 +41,8 @@ def check_seal(path: Path, remove: bool) -> None:
         mark, *spans, digest = _SEAL.unpack(file.read(_SEAL.size))
         if mark != _MARK:
             return
-        if digest != _digest_outside(file, spans, end):
+        outside = sum(high - low for low, high in _outside(spans, end))
+        if is_hollow(path, outside) or digest != _digest_outside(file, spans, end):
             raise CacheRefused(
                 f"{path} is damaged: what it says of its rows doesn't fit its checksum", _AGAIN
             )
@@ -49,9 +52,18 @@ def check_seal(path: Path, remove: bool) -> None:
 
 def _digest_outside(file: BinaryIO, spans: Sequence[int], end: int) -> bytes:
     digest = hashlib.sha256(repr((spans, end)).encode())
+    for low, high in _outside(spans, end):
+        file.seek(low)
+        while low < high and (part := file.read(min(high - low, _PART))):
+            digest.update(part)
+            low += len(part)
+    return digest.digest()
+
+
+def _outside(spans: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
+    """What lies before `end` and outside of the spans."""
     start = 0
     for low, high in [*sorted(zip(spans[::2], spans[1::2], strict=True)), (end, end)]:
-        file.seek(start)
-        digest.update(file.read(max(0, min(low, end) - start)))
+        if start < min(low, end):
+            yield start, min(low, end)
         start = min(max(start, high), end)
-    return digest.digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from featcache.extraction.network import Network
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.report import Outcome
 from featcache.extraction.unique_images import UniqueImages
+from featcache.hashing import sha256_json
 from featcache.images.manifest import Images, from_arrays
 from featcache.store.cache import Cache
 from featcache.store.feature_file import FeatureFile
@@ -254,12 +256,19 @@ def test_verdicts_stand_beside_one_another(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == [VERDICTS]
 
 
+def signed(found: Any) -> Any:
+    """With the digest of what it says, if that can have one."""
+    with suppress(ValueError, TypeError):
+        return found | {"sha256": sha256_json([str(QUESTION), found])}
+    return found
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"", b"nonsense", b"\xff\xfe\x00", b"null", b"[1, 2]", b"[[1, 2]]", b'{"a": 1}', b"7",
         b"[" * 100_000, b'{"a": ' * 100_000,
-        *(json.dumps({str(QUESTION): found}).encode() for found in (
+        *(json.dumps({str(QUESTION): signed(found)}).encode() for found in (
             None, [], "fp16", {}, {"precision": "fp16", "engine": "eager"},
             {"precision": "fp64", "engine": "eager", "cosine": 1.0},
             {"precision": "fp16", "engine": "openvino", "cosine": 1.0},
@@ -276,6 +285,16 @@ def test_a_damaged_or_foreign_memory_is_no_memory(content: bytes, tmp_path: Path
     assert QUESTION.recall(tmp_path) is None
     QUESTION.remember(tmp_path, verdict := Verdict("fp16", "eager", 1.0))
     assert QUESTION.recall(tmp_path) == verdict
+
+
+@pytest.mark.parametrize(
+    "changed", [(b'"fp16"', b'"bf16"'), (b"0.9999", b"0.9998"), (b"0.1", b"0.3")]
+)
+def test_a_flipped_bit_is_no_verdict(changed: tuple[bytes, bytes], tmp_path: Path) -> None:
+    QUESTION.remember(tmp_path, Verdict("fp16", "compile", 0.9999))
+    path = tmp_path / VERDICTS
+    path.write_bytes(path.read_bytes().replace(*changed))
+    assert QUESTION.recall(tmp_path) is None
 
 
 def test_a_memory_that_can_not_be_written_is_no_error(cache: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tiny import tiny_images
 
 from featcache.errors import DataError
+from featcache.images import manifest
 from featcache.images.manifest import (
     Images,
     check_name,
@@ -146,6 +148,7 @@ def test_a_split_that_is_none_is_refused_wherever_it_comes_from(tmp_path):
     write_images_csv(tmp_path / "images.csv", small(split=["train", "", "test"]))
     text = (tmp_path / "images.csv").read_text().replace("test", "tset")
     (tmp_path / "images.csv").write_text(text)
+    (tmp_path / "origin.json").unlink()  # or it would be seen as another than was written
     with pytest.raises(DataError, match="line 4: 'tset' is no split"):
         read_images_csv(tmp_path / "images.csv", "small")
 
@@ -263,3 +266,38 @@ def test_no_split_is_lost_and_no_class_has_too_many(
 @pytest.mark.parametrize("most", [40, 1000])
 def test_more_than_there_are_is_all(most: int) -> None:
     assert len(subsample(tiny_images(40), most)) == 40
+
+
+def test_a_list_that_changes_by_itself_is_refused(tmp_path):
+    path = tmp_path / "images.csv"
+    write_images_csv(path, small(split=["train", "", "test"]))
+    before, origin = path.read_bytes(), (tmp_path / "origin.json").read_bytes()
+    path.write_bytes(before.replace(b"train", b"test"))
+    with pytest.raises(DataError, match=r"images\.csv .* it is damaged, or was edited"):
+        read_images_csv(path, "small")
+    write_images_csv(path, small(split=["val", "", "test"]))
+    assert read_images_csv(path, "small").split.tolist() == ["val", "", "test"]
+    path.write_bytes(before)  # as a kill between the two files leaves it
+    assert read_images_csv(path, "small").split.tolist() == ["train", "", "test"]
+    (tmp_path / "origin.json").write_bytes(origin.replace(b'"lists"', b'"other"'))
+    assert read_images_csv(path, "small").split.tolist() == ["train", "", "test"]  # an older one
+
+
+def test_a_list_of_an_older_version_stays_good_until_it_is_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "images.csv"
+    write_images_csv(path, small())
+    (tmp_path / "origin.json").write_text('{"source": "", "root": ""}')
+    plain = manifest.replacing
+
+    @contextmanager
+    def killed(at):
+        with plain(at) as name:
+            yield name
+            if at == path:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest, "replacing", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_images_csv(path, small(split=["val", "", "test"]))
+    assert "lists" in (tmp_path / "origin.json").read_text()
+    assert read_images_csv(path, "small").split.tolist() == ["", "", ""]

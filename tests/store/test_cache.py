@@ -275,6 +275,42 @@ class TestFeatures:
         with pytest.raises(CacheRefused, match="1 of 12 images"):
             full.features(images, full.choose("tiny"))
 
+    def test_images_whose_extraction_is_not_at_its_end_are_left_out(self, full, images, caplog):
+        more = tiny_images(20)
+        todo = pick(more, np.arange(15))
+        for key in (KEY, replace(KEY, backbone="other")):
+            if key != KEY:
+                store(full, pick(images, np.arange(2, 12)), key)
+            with begin(full, "tiny", key, to_digests(todo.sha256), 5) as file:
+                file.write(np.array([12]), np.ones((1, 5), np.float32))  # done, not finished
+        full.note_images(todo)
+        full.note_failed(todo, {14: ("decode", "cut short")})
+        for lazy in (False, True):
+            found = full.features(full.images(), full.choose("tiny"), lazy=lazy)
+            assert found.ids.tolist() == images.ids.tolist()[2:]  # those that both have
+            assert np.array_equal(found.X[:][:, 5:], vectors(images)[2:])
+        assert "4 of 15 images of tiny have no vector yet" in caplog.text
+        assert "--backbone other,tiny --name tiny" in caplog.text
+        full.partial("tiny", KEY).unlink()
+        with pytest.raises(CacheRefused, match="4 of 15 images"):
+            full.features(full.images(), full.choose("tiny"))
+        assert len(full.features(full.images(), full.choose("tiny", ["other"]))) == 10
+
+    @pytest.mark.parametrize("lazy", [False, True])
+    def test_a_file_that_is_replaced_while_it_is_read_is_refused(
+        self, full, images, lazy, monkeypatch
+    ):
+        backwards = pick(images, np.arange(12)[::-1])
+
+        def replaced(wanted, have):
+            found = positions(wanted, have)
+            store(full, backwards)
+            return found
+
+        monkeypatch.setattr("featcache.store.cache.positions", replaced)
+        with pytest.raises(CacheRefused, match="changed while it was read"):
+            full.features(images, full.choose("tiny"), lazy=lazy)
+
     def test_images_that_failed_are_left_out_with_a_warning(self, full, caplog):
         more = tiny_images(14)
         full.note_failed(more, {12: ("decode", "cut short"), 13: ("decode", "empty")})
@@ -311,6 +347,15 @@ class TestFailed:
     def test_a_foreign_failed_csv_is_no_trouble(self, full):
         (full.folder / "tiny" / FAILED_CSV).write_text("id,why\n1,2,3\n\nx\n")
         assert full.failed("tiny") == {}
+
+    def test_nor_is_a_damaged_one_and_it_is_written_again(self, full, images, caplog):
+        path = full.folder / "tiny" / FAILED_CSV
+        full.note_failed(images, {3: ("decode", "broken")})
+        path.write_bytes(path.read_bytes().replace(b"broken", b"br\xefken"))
+        assert full.failed("tiny") == {}
+        assert str(path) in caplog.text
+        full.note_failed(images, {3: ("decode", "broken")})
+        assert full.failed("tiny") == {str(images.sha256[3]): "broken"}
 
 
 class TestBegin:

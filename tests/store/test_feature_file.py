@@ -78,7 +78,7 @@ def test_any_shape_and_dtype_reads_back_in_any_order(tmp_path_factory, values, r
 def test_reading_in_pieces_gives_the_same(tmp_path, monkeypatch, step):
     values = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
     path = finished(tmp_path / "x.h5", values)
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", step)
+    monkeypatch.setattr(module, "_AT_ONCE", 3 * step)
     rng = np.random.default_rng(1)
     with FeatureFile(path) as file:
         assert file.good().all()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.console import note, show_runs, show_table
+from featcache.cli.console import about, note, show_runs, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -23,7 +23,6 @@ from featcache.cli.options import (
     several,
     with_log,
 )
-from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.reporting.schema import Run
@@ -78,9 +77,7 @@ def compare(
             data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
         )
         done = run_grid(features, crew=executor_at(cluster), **options)
-    show_runs(
-        done.runs, f"{done.best.data}, {done.best.split}, {counted(done.best.tested, 'test image')}"
-    )
+    show_runs(done.runs, about(done.best))
     if options["ablate"]:
         show_ablation(done.runs, reports)
     note(f"{reports}/comparison.html, .md, .csv; {done.best.folder}/report.html")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featcache.errors import counted
+
 if TYPE_CHECKING:
     from featcache.reporting.schema import Run
 
@@ -126,6 +128,12 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     Console(width=width, highlight=False, markup=False).print(table)
 
 
+def about(run: Run) -> str:
+    """What a run was tested on: "digits, 5 folds, 1,797 test images"; and the positive class."""
+    positive = f", positive class {run.positive}" if run.positive else ""
+    return f"{run.data}, {run.split}, {counted(run.tested, 'test image')}{positive}"
+
+
 def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> None:
     """Runs with the same rows, best first, as a table on stdout, and what it comes to.
 
@@ -135,21 +143,23 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
     from featcache.reporting.comparison import fusion_label
     from featcache.reporting.ties import leaky_note, verdict
 
+    by = runs[0].by
+    others = {name: label for name, label in _BESIDE.items() if name != by.name}
     rows = [
         (
             f"{_TIE} {place}" if run.tie else str(place),
             " + ".join(run.backbones),
             fusion_label(run),
             _head(run),
-            f"{run.metric('accuracy'):.4f}",
-            f"{run.interval[0]:.4f} … {run.interval[1]:.4f}",
-            *(_number(run.metric(name)) for name in ("balanced_accuracy", "f1", "auc")),
+            _number(run.score),
+            " … ".join(map(_number, run.score_interval)),
+            *(_number(run.metric(name)) for name in others),
             f"{run.fit_seconds:.2f} s",
         )
         for place, run in enumerate(runs, 1)
     ]
-    columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
-               "F1", "AUC", "one fit")  # fmt: skip
+    columns = ("#", "backbones", "fusion", "head", by.label, "95 % interval", *others.values(),
+               "one fit")  # fmt: skip
     if leaky_note(runs):
         click.echo(leaky_note(runs))
     show_table(columns, rows, title)
@@ -158,6 +168,9 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
     click.echo(conclusion or verdict(runs))
     for line in verdicts(runs):
         click.echo(line)
+
+
+_BESIDE = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auc": "AUC"}
 
 
 def _head(run: Run) -> str:

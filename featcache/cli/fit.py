@@ -77,10 +77,11 @@ def fit(
         run = compare(features, crew=executor_at(cluster), **options).best
     if run.leaky:
         click.echo(leaky_note([run]))
-    rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]
+    of_it = [(f"{label} of {run.positive}", name) for label, name in _POSITIVE if run.positive]
+    rows = [(label, *_values(run, metric)) for label, metric in (*_SHOWN, *of_it)]
     show_table(("metric", "mean", "sd over folds"), rows, f"{run.name}, {run.split}")
-    low, high = run.interval
-    click.echo(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
+    low, high = run.score_interval
+    click.echo(f"{run.by.label} {run.score:.4f}, 95 % interval {low:.4f} … {high:.4f}, "
                f"{counted(run.tested, 'test image')}, {run.fit_seconds:.2f} s a fit")  # fmt: skip
     note(f"{run.folder}/report.html")
     click.echo(run.folder)
@@ -95,6 +96,11 @@ _SHOWN = (
     ("AUC", "auc"),
     ("log loss", "log_loss"),
     ("calibration error", "ece"),
+)
+_POSITIVE = (
+    ("precision", "precision_positive"),
+    ("recall", "recall_positive"),
+    ("F1", "f1_positive"),
 )
 
 

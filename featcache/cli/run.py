@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.compare import say_fitted, show_ablation
-from featcache.cli.console import note, progress_bar, show_runs, show_table
+from featcache.cli.console import about, note, progress_bar, show_runs, show_table
 from featcache.cli.extract import show_report
 from featcache.cli.options import (
     check_parts,
@@ -23,7 +23,6 @@ from featcache.cli.options import (
     set_option,
     with_log,
 )
-from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.extraction.report import Report
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
 @click.option("--weights", metavar="WHICH", help="auto, a tag, random[:SEED], …")
 @click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first.")
 @click.option("--device", metavar="WHERE", help="auto, cpu, cuda or cuda:1.")
+@click.option("--metric", metavar="NAME", help="What candidates are ranked by.")
+@click.option("--positive", metavar="LABEL", help="The positive one of two classes.")
 @set_option
 @click.option("--cache", metavar="FOLDER", help="The cache folder.")
 @click.option("--reports", metavar="FOLDER", help="The reports folder.")
@@ -150,8 +151,7 @@ def _compare(
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:
     best = done.best
-    title = f"{best.data}, {best.split}, {counted(best.tested, 'test image')}"
-    show_runs(done.runs, f"{protocol}: {title}" if protocol else title)
+    show_runs(done.runs, f"{protocol}: {about(best)}" if protocol else about(best))
 
 
 def _words(overrides: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -168,7 +168,7 @@ def _finetune(loaded: Recipe, done: dict[str, Comparison], command: list[str], a
 
     tuned: list[Run] = finetune_for(loaded, again, shlex.join(command))
     same = [run for comparison in done.values() for run in comparison if run.rows == tuned[0].rows]
-    _show_comparison(sort_runs([*same, *tuned]), "fine-tuned")
+    _show_comparison(sort_runs([*same, *tuned], loaded.metric), "fine-tuned")
 
 
 def _show_protocols(loaded: Recipe, done: dict[str, Comparison], name: str) -> None:

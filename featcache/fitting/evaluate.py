@@ -18,7 +18,13 @@ from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.grid import Candidate
 from featcache.fitting.leakage import refuse_trained
-from featcache.fitting.metrics import fold_weights, interval, refit_inflation
+from featcache.fitting.metrics import (
+    fold_weights,
+    interval,
+    positive_label,
+    positive_scores,
+    refit_inflation,
+)
 from featcache.fitting.pipeline import describe
 from featcache.fitting.splits import Fold, components, factorize, groups_to_keep, make_folds
 from featcache.store.features import Features
@@ -46,6 +52,8 @@ class Result:
         they are worth together.
     seed : int
         What the folds were drawn with where `evaluate` made them.
+    positive : str
+        The positive one of two classes; "" if they are not two.
     """
 
     backbones: tuple[str, ...]
@@ -57,6 +65,7 @@ class Result:
     folds: list[FoldResult]
     interval: tuple[float, float]
     seed: int = 0
+    positive: str = ""
 
     @property
     def name(self) -> str:
@@ -105,6 +114,7 @@ def evaluate(
     split: Sequence[Fold] | None = None,
     gate: str = "refuse",
     keep: bool = False,
+    positive: str | None = None,
 ) -> Result:
     """Fit a clone of the classifier on each fold's training rows and score its test rows.
 
@@ -128,6 +138,9 @@ def evaluate(
         What to do about features that look broken, see `checks.check_features`.
     keep : bool, default False
         Keep each fold's fitted classifier.
+    positive : str, default None
+        The positive one of two classes, which `precision_positive` and the like are of; by default
+        the second in sorted order.
 
     Returns
     -------
@@ -139,7 +152,10 @@ def evaluate(
         If the features look broken, or a backbone was fine-tuned on rows that are tested.
     DataError
         If no folds can be made, or a fold is empty or has one class to train on.
+    UnknownName, RecipeError
+        If `positive` is no label, or the classes are not two.
     """
+    wanted = positive_label(np.unique(features.y).tolist(), positive)
     check_features(features, gate)
     if split is None:
         split = make_folds(features, folds, test_split, seed=seed)
@@ -147,7 +163,7 @@ def evaluate(
     executor, steps = executor_of(n_jobs, len(split)), FittedSteps({candidate: []})
     results = evaluate_all({candidate: classifier}, features, split, steps, executor, seed, keep)
     ((_, result),) = results
-    return result
+    return with_positive(result, wanted)
 
 
 def evaluate_all(
@@ -221,6 +237,17 @@ def evaluate_all(
                     yield candidate, _result_of(candidate, chosen, folds, in_order, seed)
 
 
+def with_positive(result: Result, label: str) -> Result:
+    """The result with this label as the positive one of two classes."""
+    if label == result.positive:
+        return result
+    folds = [
+        replace(one, metrics=one.metrics | positive_scores(one.true, one.pred, label))
+        for one in result.folds
+    ]
+    return replace(result, folds=folds, positive=label)
+
+
 def _check_split(features: Features, split: Sequence[Fold]) -> None:
     """Refuse folds that can't be fitted or must not be scored; see `evaluate`."""
     for fold in split:
@@ -237,19 +264,21 @@ def _result_of(
 ) -> Result:
     """What the folds, each in its place in `done`, come to together."""
     sources = factorize(features.sources)  # (n,)
+    classes = np.unique(features.y).tolist()
     return Result(
         backbones=features.names,
         fusion=candidate.fusion,
         head=candidate.head,
         data=features.data,
         keys=features.keys,
-        classes=np.unique(features.y).tolist(),
+        classes=classes,
         folds=[
             replace(one, train_images=len(np.unique(sources[fold.train])))
             for one, fold in zip(done, split, strict=True)
         ],
         interval=accuracy_interval(features, split, done),
         seed=seed,
+        positive=positive_label(classes),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import DataError, counted
-from featcache.fitting.metrics import interval, shares, unit_codes
+from featcache.fitting.metrics import ACCURACY, Metric, interval, shares, unit_codes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -174,6 +175,8 @@ def winner(
     inflation: float = 1.0,
     draws: int = 1000,
     seed: int = 0,
+    metric: Metric = ACCURACY,
+    most_rows: float = math.inf,
 ) -> Winner:
     """What the best candidate's score is without the luck of having been chosen by it.
 
@@ -189,7 +192,7 @@ def winner(
     Parameters
     ----------
     scores : float array of shape (n, K)
-        Between 0 and 1, higher is better.
+        Of the metric, see `metrics.row_scores`.
     units, weights
         See `compare_all`.
     inflation : float, default 1
@@ -197,16 +200,24 @@ def winner(
     draws : int, default 1000
         Fewer if there are more than 50,000 units.
     seed : int, default 0
+    metric : Metric
+        Says which of two scores is better, and how large they may be.
+    most_rows : float, default infinity
+        See `interval`.
     """
     totals, sizes = _unit_totals(scores, units, weights)
     means = totals.sum(axis=0)  # (K,)
-    best = int(means.argmax())
+    best = int((-means if metric.lower else means).argmax())
     expected = float(means[best])
     if totals.shape[1] > 1 and len(totals) > 1:
         some = max(50, min(draws, _MOST_DRAWN // len(totals)))
-        expected, inflation = _held_out(totals, sizes, some, seed), _CHOICE * inflation
-    column = np.asarray(scores, float)[:, best]
-    low, high = interval(column, units, weights, inflation=inflation, about=expected)
+        held_out = _held_out(totals, sizes, some, seed, metric.lower)
+        expected = float(np.clip(held_out, 0, metric.upper))
+        inflation = _CHOICE * inflation
+    low, high = interval(
+        np.asarray(scores, float)[:, best], units, weights, most_rows=most_rows,
+        inflation=inflation, about=expected, upper=metric.upper,
+    )  # fmt: skip
     return Winner(float(means[best]), expected, low, high)
 
 
@@ -296,7 +307,7 @@ def _critical(largest: Floats, units: int) -> float:
     return float(rare[0] * np.sqrt((units - 1) / (units - rare[0] ** 2)))
 
 
-def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int) -> float:
+def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int, lower: bool) -> float:
     """The mean score, on a fifth of the units, of the candidate that is best on the others."""
     rng = np.random.default_rng(seed)
     gained = rows = 0.0
@@ -307,7 +318,8 @@ def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int) -> float:
         out = out[~out.all(axis=1)].astype(float)
         scores = out @ totals  # (b, K)
         # All candidates of a draw have the same rows, so the largest sum is the largest mean.
-        chosen = (totals.sum(axis=0) - scores).argmax(axis=1)
+        seen = totals.sum(axis=0) - scores
+        chosen = (-seen if lower else seen).argmax(axis=1)
         gained += float(scores[np.arange(len(chosen)), chosen].sum())
         rows += float((out @ sizes).sum())
-    return min(gained / rows, 1.0)
+    return gained / rows

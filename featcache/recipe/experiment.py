@@ -36,7 +36,7 @@ _OF_EXTRACTION = (
 _OF_COMPARISON = (
     "fusion", "head", "singles", "folds", "test_split", "repeats", "balance", "leaky", "strict",
     "near_duplicates", "seed", "gate", "jobs", "select", "tune", "tuner", "ablate", "calibrate",
-    "reports", "cache",
+    "metric", "positive", "reports", "cache",
 )  # fmt: skip
 
 Fitted = Callable[[int, int, Run], None]

@@ -22,7 +22,7 @@ from featcache.store.features import canonical
 CHANGES = (
     "backbone", "view", "group", "fusion", "head", "singles", "folds", "repeats", "test_split",
     "balance", "leaky", "strict", "near_duplicates", "seed", "set", "gate", "select", "tune",
-    "tuner", "ablate", "calibrate",
+    "tuner", "ablate", "calibrate", "metric", "positive",
 )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ class Recipe(BaseModel):
     tuner: str = "random"
     ablate: bool = False
     calibrate: bool = True
+    metric: str = "accuracy"
+    positive: str | None = None
 
     protocols: dict[str, dict[str, Any]] = {}
     finetune: dict[str, Any] | None = None

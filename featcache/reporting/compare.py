@@ -11,9 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import CacheRefused
+import numpy as np
+
+from featcache.errors import CacheRefused, RecipeError
 from featcache.fitting.checks import check_features
-from featcache.fitting.evaluate import Result, evaluate_all
+from featcache.fitting.evaluate import Result, evaluate_all, with_positive
 from featcache.fitting.executor import Executor, executor_of
 from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fusions import FUSIONS
@@ -26,13 +28,20 @@ from featcache.fitting.leakage import (
     refuse_trained,
     report_leaks,
 )
+from featcache.fitting.metrics import metric_of, positive_label
 from featcache.fitting.out_of_core import check_streams
 from featcache.fitting.pipeline import is_late
 from featcache.fitting.splits import Fold, balanced, check_plan, make_folds, only_images, viewed
 from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.html import need_writable, write_text
-from featcache.reporting.run_folder import LEAKS, give_model, pipeline_writer, save_run
+from featcache.reporting.run_folder import (
+    LEAKS,
+    give_model,
+    give_positive,
+    pipeline_writer,
+    save_run,
+)
 from featcache.reporting.run_page import quick_page
 from featcache.reporting.schema import (
     Run,
@@ -78,6 +87,8 @@ def compare(
     tuner: str = "random",
     ablate: bool = False,
     calibrate: bool = True,
+    metric: str = "accuracy",
+    positive: str | None = None,
     protocol: str = "",
     crew: Executor | None = None,
     opened: Sequence[str] = (),
@@ -150,6 +161,12 @@ def compare(
     calibrate : bool, default True
         False is short for the settings `mlp.calibrate`, `lda.calibrate` and `vote.calibrate`:
         their probabilities as they come.
+    metric : str, default "accuracy"
+        What candidates are ranked and tested by, and the best is chosen by: a name in
+        `metrics.METRICS`. Those without probabilities come last, if it takes some.
+    positive : str, optional
+        The positive one of two classes, which `precision_positive`, `recall_positive` and
+        `f1_positive` are of; by default the second in sorted order. Nothing is fitted again for it.
     protocol : str, default ""
         What a recipe calls this way of evaluating; noted in each run.json.
     crew : Executor, optional
@@ -169,17 +186,26 @@ def compare(
         strict=strict, near_duplicates=near_duplicates, seed=seed,
         settings=({} if calibrate else _RAW) | dict(settings or {}),
         reports=reports, gate=gate, again=again, cache=cache, select=select, tune=tune,
-        tuner=tuner, protocol=protocol, opened=list(opened),
+        tuner=tuner, metric=metric, positive=positive, protocol=protocol, opened=list(opened),
     )  # fmt: skip
     check_plan(options.view, balance, leaky, strict, repeats)
+    by = metric_of(metric)
     grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
     classifiers = _classifiers(grid, features, options)
+    if by.proba and not any(hasattr(one, "predict_proba") for one in classifiers.values()):
+        raise RecipeError(
+            f"metric is {metric}, and no candidate gives probabilities",
+            "Add a head that does, for instance logreg; or rank by the accuracy.",
+        )
     split = make_folds(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
     need_folder(reports, "the reports folder")
+    plan = _Plan(
+        features, split, classifiers, options,
+        positive_label(np.unique(features.y).tolist(), positive),
+    )  # fmt: skip
     need_writable(Path(reports) / features.data)
-    plan = _Plan(features, split, classifiers, options)
     leaks = check_leakage(
         features, split, plan.searched(), Path(reports),
         near_duplicates and can_search_near(features), strict,
@@ -217,6 +243,8 @@ class _Options:
     select: str
     tune: int
     tuner: str
+    metric: str
+    positive: str | None
     protocol: str
     opened: list[str]
 
@@ -233,7 +261,7 @@ class _Options:
     def keywords(self) -> dict[str, Any]:
         """Those of `compare` that give the run again, if they were used."""
         names = ("group", "repeats", "balance", "leaky", "strict", "seed", "settings", "reports",
-                 "select", "tune", "tuner", "protocol")  # fmt: skip
+                 "select", "tune", "tuner", "positive", "protocol")  # fmt: skip
         found = {name: getattr(self, name) for name in names}
         found |= {"repeats": self.repeats * (self.repeats > 1), "reports": str(self.reports)}
         found["tuner"] = self.tuner if self.tune else ""
@@ -248,6 +276,7 @@ class _Plan:
     folds: Sequence[Fold]
     classifiers: Mapping[Candidate, Any]
     options: _Options
+    positive: str
 
     @cached_property
     def rows(self) -> str:
@@ -317,7 +346,7 @@ def _runs(
     for candidate, folder in plan.folders.items():
         if (folder / "run.json").is_file() and not options.again:
             there.add(candidate)
-            yield candidate, read_run(folder)
+            yield candidate, give_positive(read_run(folder), plan.positive)
     todo = {one: made for one, made in plan.classifiers.items() if one not in there}
     facts = options.facts(isinstance(plan.features.X, LazyRows))
     spent = extraction_seconds(plan.features, options.cache)
@@ -328,6 +357,7 @@ def _runs(
     with closing(results):
         for candidate, result in results:
             own = _cost(candidate, spent) | own_facts(candidate, plan)
+            result = with_positive(result, plan.positive)
             yield candidate, _save(plan, candidate, result, facts | own, leaks)
 
 
@@ -354,7 +384,7 @@ def _save(
 def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     """Give the best its model and its page, and write the tables over all runs."""
     features, options = plan.features, plan.options
-    done = sort_runs([runs[candidate] for candidate in plan.classifiers])
+    done = sort_runs([runs[candidate] for candidate in plan.classifiers], options.metric)
     best = next(one for one in plan.classifiers if runs[one].folder == done.best.folder)
     # With folds the model is fitted on what any of them might have trained on.
     some = options.balance and len(plan.folds) > 1
@@ -366,6 +396,7 @@ def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     write_comparison(
         Path(options.reports),
         None if cache is None else lambda runs: quick_page(folder, runs, chosen, cache, named),
+        options.metric,
     )
     return done
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,35 +15,68 @@ from numpy.typing import NDArray
 from featcache.atomic import regular
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
-from featcache.fitting.metrics import fold_weights, refit_inflation
+from featcache.fitting.metrics import (
+    ACCURACY,
+    Metric,
+    fold_weights,
+    interval,
+    most_rows,
+    refit_inflation,
+    scores_in_folds,
+)
 from featcache.fitting.significance import Differences, Winner, compare_all, fold_inflation, winner
 from featcache.fitting.splits import components
 from featcache.reporting.refit_command import refit_remedy
-from featcache.reporting.schema import read_folds
+from featcache.reporting.schema import read_folds, read_run
 from featcache.store.features import Features, Strings
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Which tests a run got right, in the order of their folds and ids.
+    """What a run's tests score by a metric, in the order of their folds and ids.
 
     Attributes
     ----------
     ids, fold : str arrays of shape (n,)
         With repeated folds an image is tested several times.
-    right : bool array of shape (n,)
+    score : float array of shape (n,)
+        See `metrics.row_scores`; NaN in a fold in which the metric is not defined.
     groups : str array of shape (n,), or None
         Equal for linked rows; None where no rows are linked.
+    metric : Metric
+    most_rows : float
+        See `metrics.most_rows`.
     """
 
     ids: Strings
     fold: Strings
-    right: NDArray[np.bool_]
+    score: NDArray[np.float64]
     groups: Strings | None
+    metric: Metric = ACCURACY
+    most_rows: float = math.inf
 
     def pairs_with(self, other: Outcomes) -> bool:
         """Whether both were tested on the same images in the same folds."""
         return np.array_equal(self.ids, other.ids) and np.array_equal(self.fold, other.fold)
+
+    def interval(self, design: tuple[int, float, float]) -> tuple[float, float]:
+        """95 % interval of the metric's mean over the folds; see `read_design`."""
+        known = ~np.isnan(self.score)
+        if not known.any():
+            return float("nan"), float("nan")
+        units = self.ids if self.groups is None else self.groups
+        return interval(
+            self.score[known], units[known], fold_weights(self.fold[known]),
+            most_rows=self.most_rows, inflation=refit_inflation(*design), upper=self.metric.upper,
+        )  # fmt: skip
+
+    @property
+    def mean(self) -> float:
+        """The metric's mean over the folds in which it is defined; NaN if in none."""
+        known = ~np.isnan(self.score)
+        if not known.any():
+            return float("nan")
+        return float(fold_weights(self.fold[known]) @ self.score[known])
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +85,8 @@ class Paired:
 
     Attributes
     ----------
-    right : float array of shape (n, runs)
+    scores : float array of shape (n, runs)
+        Of the tests of folds in which the metric is defined.
     units : str array of shape (n,)
         Equal for tests of one image, or of linked ones.
     weights : float array of shape (n,)
@@ -61,26 +96,34 @@ class Paired:
     train, test : float
         Images of a fold, as the mean over the folds. Views of an image add rows to train on, but
         nothing independent of it: they are not counted.
+    metric : Metric
+    most_rows : float
+        See `metrics.most_rows`.
     """
 
-    right: NDArray[np.float64]
+    scores: NDArray[np.float64]
     units: Strings
     weights: NDArray[np.float64]
     folds: int
     train: float
     test: float
+    metric: Metric
+    most_rows: float
 
     def compare(self, pairs: Sequence[tuple[int, int]] | None = None) -> Differences:
         """All pairs, or some; see `compare_all`."""
         inflation = fold_inflation(self.folds, self.train, self.test)
         return compare_all(
-            self.right, self.units, weights=self.weights, pairs=pairs, inflation=inflation
+            self.scores, self.units, weights=self.weights, pairs=pairs, inflation=inflation
         )
 
     def winner(self) -> Winner:
         """What the best of them is worth; see `winner`."""
         inflation = refit_inflation(self.folds, self.train, self.test)
-        return winner(self.right, self.units, weights=self.weights, inflation=inflation)
+        return winner(
+            self.scores, self.units, weights=self.weights, inflation=inflation,
+            metric=self.metric, most_rows=self.most_rows,
+        )  # fmt: skip
 
 
 def write_predictions(path: Path, result: Result, features: Features) -> None:
@@ -138,56 +181,106 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> pd.Dat
     return table
 
 
-def read_outcomes(path: Path) -> Outcomes:
-    """Read which tests were predicted right, whatever their order in the file.
+def read_outcomes(path: Path, metric: Metric = ACCURACY) -> Outcomes:
+    """Read what the tests score by a metric, whatever their order in the file.
 
     Raises
     ------
     DataError
         If the file is missing, is no whole table of predictions, or has no rows.
     """
-    table = read_predictions(path, ("id", "fold", "true", "pred", "group"))
+    text = ("id", "fold", "true", "pred", "group")
+    table = read_predictions(path, None if metric.proba else text)
     if not len(table) or table.isna().to_numpy().any() or (table["pred"] == "").any():
         raise DataError(f"{path} is no whole table of predictions", refit_remedy(path.parent))
     table = table.sort_values(["fold", "id"], ignore_index=True)
+    true, pred, fold = (table[name].to_numpy(np.str_) for name in ("true", "pred", "fold"))
+    columns = [name for name in table.columns if name.startswith("p_")]
+    classes = [name.removeprefix("p_") for name in columns] or np.union1d(true, pred).tolist()
+    try:
+        proba = _to_the_last_digit(table[columns].to_numpy(np.float64)) if columns else None
+        positive = read_positive(path.parent) if metric.name == "f1_positive" else ""
+        score = scores_in_folds(metric.name, true, pred, proba, classes, fold, positive)
+    except (ValueError, IndexError) as error:  # no number, or a label that is no class
+        raise DataError(f"{path}: {error}", refit_remedy(path.parent)) from None
     return Outcomes(
         ids=table["id"].to_numpy(np.str_),
-        fold=table["fold"].to_numpy(np.str_),
-        right=(table["true"] == table["pred"]).to_numpy(np.bool_),
+        fold=fold,
+        score=score,
         groups=table["group"].to_numpy(np.str_) if "group" in table else None,
+        metric=metric,
+        most_rows=most_rows(metric.name, true, positive),
     )
 
 
-def pair_outcomes(folders: Sequence[Path]) -> tuple[Paired, list[int]] | None:
-    """What the runs in these folders had right, and the places of those that have it on record.
+def _to_the_last_digit(proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (n, classes) with the largest of each row as 1 less the others: with the six
+    digits that it is written in, many that are nearly 1 would be equal.
+    """
+    largest = (np.arange(len(proba)), proba.argmax(axis=1))
+    whole = np.abs(proba.sum(axis=1) - 1) < 1e-4
+    others = proba.sum(axis=1) - proba[largest]
+    exact = proba.copy()
+    exact[largest] = np.where(whole, 1 - others, proba[largest])
+    return exact
+
+
+def pair_outcomes(
+    folders: Sequence[Path],
+    metric: Metric = ACCURACY,
+    known: Mapping[Path, Outcomes | None] | None = None,
+) -> tuple[Paired, list[int]] | None:
+    """What the runs in these folders score, and the places of those that have it on record.
 
     Parameters
     ----------
     folders : sequence of Path
         Only runs that were tested as the first one was are taken.
+    metric : Metric
+    known : mapping of Path to Outcomes or None, optional
+        What was read before, by folder.
 
     Returns
     -------
     (Paired, list of int) or None
-        None if the first one's predictions or folds are missing or unreadable.
+        None if the first one's predictions or folds are missing or unreadable, or the metric is
+        not defined for it.
     """
-    found = [_try_outcomes(folder) for folder in folders]
+    found = [try_outcomes(folder, metric) if known is None else known[folder] for folder in folders]
     first, design = found[0], read_design(folders[0])
     if first is None or design is None:
         return None
+    defined = ~np.isnan(first.score)  # (n,)
+    if not defined.any():
+        return None
     alike = [
-        (place, one) for place, one in enumerate(found) if one is not None and one.pairs_with(first)
+        (place, one)
+        for place, one in enumerate(found)
+        if one is not None
+        and one.pairs_with(first)
+        and np.array_equal(np.isnan(one.score), ~defined)
     ]
     groups = next((one.groups for _, one in alike if one.groups is not None), first.ids)
-    right = np.stack([one.right for _, one in alike], axis=1).astype(float)
-    return Paired(right, groups, fold_weights(first.fold), *design), [place for place, _ in alike]
+    scores = np.stack([one.score for _, one in alike], axis=1)[defined]
+    weights = fold_weights(first.fold[defined])
+    paired = Paired(scores, groups[defined], weights, *design, metric, first.most_rows)
+    return paired, [place for place, _ in alike]
 
 
-def _try_outcomes(folder: Path) -> Outcomes | None:
+def try_outcomes(folder: Path, metric: Metric = ACCURACY) -> Outcomes | None:
+    """`read_outcomes` of a run folder; None if that can't be."""
     try:
-        return read_outcomes(folder / "predictions.csv")
+        return read_outcomes(folder / "predictions.csv", metric)
     except DataError:
         return None
+
+
+def read_positive(folder: Path) -> str:
+    """The positive one of a run's two classes; "" if there is none, or run.json does not say."""
+    try:
+        return read_run(folder).positive
+    except DataError:
+        return ""
 
 
 def read_design(folder: Path) -> tuple[int, float, float] | None:

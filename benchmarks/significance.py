@@ -28,11 +28,13 @@ from featcache.fitting.metrics import (
     METRICS,
     fold_weights,
     interval,
+    luck_of_seeds,
     metric_intervals,
     most_rows,
     refit_inflation,
     row_scores,
     scores,
+    seed_variance,
 )
 from featcache.fitting.significance import ALPHA, compare_all, fold_inflation, winner
 
@@ -451,8 +453,55 @@ def _rivals(rng: Any, n: int, signal: Floats, groups: int) -> tuple[Any, list[An
     return labels[code], rivals, unit
 
 
+def by_seed(runs: int) -> None:
+    """Family error and power of recipes whose networks are fitted with several seeds, on a split.
+
+    Of each seed the classifier is better or worse than the recipe's mean by so many points.
+    """
+    print("\n## Recipes under several seeds, 1,000 rows\n")
+    print("| sd between seeds, points | K | seeds | family error | seeds ignored |"
+          " worse ones found | seeds ignored |")  # fmt: skip
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    for shift in (0.0, 0.06, 0.12):
+        for count in (2, 8):
+            for seeds in (1, 2, 3, 5):
+                rates: dict[tuple[bool, bool], list[float]] = {}
+                spread = []
+                for run in range(max(50, runs)):
+                    rng = np.random.default_rng([run, count, seeds])
+                    for worse in (False, True):
+                        right = _seeded(rng, 1000, count, seeds, shift, 0.25 * worse)
+                        luck = np.array([luck_of_seeds(one) for one in right])
+                        spread.append(luck.mean())
+                        freedom, pairs = count * (seeds - 1), count * (count - 1) // 2
+                        most = np.maximum(luck, luck.mean())
+                        extra = [seed_variance(one, seeds, freedom, pairs) for one in most]
+                        for ignored in (False, True):
+                            test = compare_all(
+                                right.mean(axis=1).T, extra=0.0 if ignored else extra, draws=300
+                            )
+                            apart = test.p < ALPHA
+                            first, second = (test.pairs < count // 2).T
+                            share = np.mean(apart[first != second]) if worse else apart.any()
+                            rates.setdefault((worse, ignored), []).append(float(share))
+                cells = " | ".join(
+                    f"{100 * np.mean(rates[key]):.1f} %"
+                    for key in ((False, False), (False, True), (True, False), (True, True))
+                )
+                sd = 100 * sqrt(max(np.mean(spread), 0.0))
+                print(f"| {sd:.1f} | {count} | {seeds} | {cells} |", flush=True)
+
+
+def _seeded(rng: Any, n: int, count: int, seeds: int, shift: float, gap: float) -> Floats:
+    """Right or wrong, (K, seeds, n): hard rows for all, for a candidate, for a seed; half worse."""
+    level = 1.5 + shift * rng.normal(size=(count, seeds, 1))
+    level[count // 2 :] -= gap
+    noise = 1.2 * rng.normal(size=n) + 0.8 * rng.normal(size=(count, 1, n))
+    return np.asarray(level + noise + 0.5 * rng.normal(size=(count, seeds, n)) > 0, float)
+
+
 PARTS = {"error": error, "coverage": coverage, "metrics": metrics, "winner": luck,
-         "by_metric": by_metric}  # fmt: skip
+         "by_metric": by_metric, "by_seed": by_seed}  # fmt: skip
 
 
 def main() -> None:

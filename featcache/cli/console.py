@@ -143,7 +143,7 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
     from featcache.reporting.comparison import fusion_label
     from featcache.reporting.ties import leaky_note, verdict
 
-    by = runs[0].by
+    by, seeds = runs[0].by, any(run.seed_sd for run in runs)
     others = {name: label for name, label in _BESIDE.items() if name != by.name}
     rows = [
         (
@@ -154,12 +154,13 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
             _number(run.score),
             " … ".join(map(_number, run.score_interval)),
             *(_number(run.metric(name)) for name in others),
+            *([_number(_seed_sd(run))] if seeds else []),
             f"{run.fit_seconds:.2f} s",
         )
         for place, run in enumerate(runs, 1)
     ]
     columns = ("#", "backbones", "fusion", "head", by.label, "95 % interval", *others.values(),
-               "one fit")  # fmt: skip
+               *(["sd over seeds"] if seeds else []), "one fit")  # fmt: skip
     if leaky_note(runs):
         click.echo(leaky_note(runs))
     show_table(columns, rows, title)
@@ -180,6 +181,11 @@ def _head(run: Run) -> str:
     asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
     asides += [trained_with(run)] * bool(run.view)
     return f"{run.head} ({', '.join(asides)})" if asides else run.head
+
+
+def _seed_sd(run: Run) -> float:
+    found = run.seed_sd.get(run.by.name)
+    return float("nan") if found is None else found
 
 
 def _number(value: float) -> str:

@@ -140,6 +140,7 @@ fit_options = _stack([
     click.option("--near-duplicates/--no-near-duplicates", default=True, help="Look for near duplicates across the split."),
     click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter, for instance head.hidden=512 or attention.dim=64."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds and training."),
+    click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Fit with N seeds on the same folds, N times as long, and report the mean and spread."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
     click.option("--memory", default="auto", show_default=True, metavar="auto|SIZE", help="What a fit may take, for instance 8GB; features that it would not fit into stay on disk."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),

@@ -21,12 +21,21 @@ from featcache.fitting.leakage import refuse_trained
 from featcache.fitting.metrics import (
     fold_weights,
     interval,
+    luck_of_seeds,
     positive_label,
     positive_scores,
     refit_inflation,
+    seed_variance,
 )
 from featcache.fitting.pipeline import describe
-from featcache.fitting.splits import Fold, components, factorize, groups_to_keep, make_folds
+from featcache.fitting.splits import (
+    Fold,
+    components,
+    factorize,
+    groups_to_keep,
+    make_folds,
+    seeded,
+)
 from featcache.store.features import Features
 
 
@@ -54,6 +63,8 @@ class Result:
         What the folds were drawn with where `evaluate` made them.
     positive : str
         The positive one of two classes; "" if they are not two.
+    seeds : int
+        How many it was fitted with: the folds are those of all of them.
     """
 
     backbones: tuple[str, ...]
@@ -66,6 +77,7 @@ class Result:
     interval: tuple[float, float]
     seed: int = 0
     positive: str = ""
+    seeds: int = 1
 
     @property
     def name(self) -> str:
@@ -80,10 +92,12 @@ class Result:
     @property
     def sd(self) -> dict[str, float]:
         """Each metric's standard deviation over folds (n - 1); NaN for fewer than two."""
-        return {
-            name: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan")
-            for name, v in self._values()
-        }
+        return self._spread(axis=0)
+
+    @property
+    def seed_sd(self) -> dict[str, float]:
+        """Each metric's standard deviation over seeds (n - 1); NaN for fewer than two."""
+        return self._spread(axis=1)
 
     @property
     def fit_seconds(self) -> float:
@@ -101,6 +115,15 @@ class Result:
             for name in self.folds[0].metrics
         }
         return [(name, values[~np.isnan(values)]) for name, values in table.items()]
+
+    def _spread(self, axis: int) -> dict[str, float]:
+        """Over the means of the folds, or of the seeds; one fold after another is of one seed."""
+        found = {}
+        for name, values in self._values():
+            whole = len(values) % self.seeds == 0  # a metric is defined in a fold or it is not
+            means = values.reshape(self.seeds, -1).mean(axis=axis) if whole else values[:0]
+            found[name] = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+        return found
 
 
 def evaluate(
@@ -237,6 +260,28 @@ def evaluate_all(
                     yield candidate, _result_of(candidate, chosen, folds, in_order, seed)
 
 
+def over_seeds(results: Mapping[int, Result], features: Features, folds: Sequence[Fold]) -> Result:
+    """The results of one candidate under several seeds as one: each fold as often as there are.
+
+    Parameters
+    ----------
+    results : mapping of int to Result
+        By the seed; of the first the fitted classifier is kept.
+    features, folds
+        What they are of.
+    """
+    first = next(iter(results.values()))
+    if len(results) == 1:
+        return first
+    done = [
+        replace(one, name=seeded(one.name, seed), classifier=one.classifier if not i else None)
+        for i, (seed, result) in enumerate(results.items())
+        for one in result.folds
+    ]
+    interval = accuracy_interval(features, folds, done)
+    return replace(first, folds=done, interval=interval, seeds=len(results))
+
+
 def with_positive(result: Result, label: str) -> Result:
     """The result with this label as the positive one of two classes."""
     if label == result.positive:
@@ -285,14 +330,21 @@ def _result_of(
 def accuracy_interval(
     features: Features, split: Sequence[Fold], done: Sequence[FoldResult]
 ) -> tuple[float, float]:
-    """95 % interval of the accuracy as `Result.metrics` has it, the mean over the folds."""
+    """95 % interval of the accuracy as `Result.metrics` has it, the mean over the folds.
+
+    With several seeds, `done` holds all folds of each, one seed after another: it is of their mean.
+    """
     tested = np.concatenate([fold.test for fold in split])
     images = len(np.unique(tested))
     trained = np.mean([len(np.unique(features.sources[fold.train])) for fold in split])
+    right = np.concatenate([fold.true == fold.pred for fold in done]).reshape(-1, len(tested))
+    units = components(features)[tested]
+    weights = fold_weights(np.repeat(np.arange(len(split)), [len(fold.test) for fold in split]))
     return interval(
-        np.concatenate([fold.true == fold.pred for fold in done]),
-        components(features)[tested],
-        fold_weights(np.repeat(np.arange(len(split)), [len(fold.test) for fold in split])),
+        right.mean(axis=0),
+        units,
+        weights,
+        extra=seed_variance(luck_of_seeds(right, units, weights), len(right), len(right) - 1),
         most_rows=images,
         inflation=refit_inflation(
             len(split) * images // len(tested), float(trained), len(tested) / len(split)

@@ -199,6 +199,7 @@ def interval(
     inflation: float = 1.0,
     about: float | None = None,
     upper: float = 1.0,
+    extra: float = 0.0,
 ) -> tuple[float, float]:
     """95 % interval of a weighted mean of scores between 0 and 1, as of an accuracy.
 
@@ -229,6 +230,8 @@ def interval(
         The middle, if it is another than the mean of the scores.
     upper : float, default 1
         The largest that a score can be; infinity for none.
+    extra : float, default 0
+        Added to the variance of the mean, see `seed_variance`.
 
     Returns
     -------
@@ -247,12 +250,14 @@ def interval(
     effect, reach = _design_effect(apart, share, unit), float(stats.t.ppf(0.975, units - 1))
     if math.isinf(upper):
         middle = float(share @ value) if about is None else about
-        reach *= math.sqrt(inflation * effect * (alone + 2 / rows**2))
+        reach *= math.sqrt(inflation * effect * (alone + 2 / rows**2) + extra)
         return _on_the_log_scale(middle, reach)
     mean = float(np.clip(share @ value, 0, 1))
     if alone > _ROUNDING:
         rows = min(rows, mean * (1 - mean) / alone)
     rows = min(rows / effect, most_rows) / inflation
+    if 0 < mean < 1:
+        rows = 1 / (1 / rows + extra / upper**2 / (mean * (1 - mean)))
     low, high = _wilson(mean if about is None else about / upper, rows, reach)
     return upper * low, upper * high
 
@@ -273,6 +278,53 @@ def refit_inflation(folds: int, train: float, test: float) -> float:
         Rows of one fold, or their means.
     """
     return 1.0 if folds < 2 else 1 + test / train
+
+
+def luck_of_seeds(
+    scores: ArrayLike, units: ArrayLike | None = None, weights: ArrayLike | None = None
+) -> float:
+    """The variance between the means of seeds of which the rows say nothing; 0 for one seed.
+
+    It is that of better and worse seeds: what rows make of it that are right under one seed and
+    wrong under another is taken off, since the variance between rows has it already. An estimate
+    without bias, so it may be below 0.
+
+    Parameters
+    ----------
+    scores : float array of shape (seeds, n)
+    units, weights
+        See `interval`.
+    """
+    table = np.asarray(scores, float)
+    seeds, n = table.shape
+    if seeds < 2:
+        return 0.0
+    share, unit = shares(weights, n), unit_codes(units, n)
+    totals = np.stack([np.bincount(unit, weights=share * row) for row in table])  # (seeds, units)
+    return float(totals.sum(axis=1).var(ddof=1) - totals.var(axis=0, ddof=1).sum())
+
+
+def seed_variance(luck: float, seeds: int, freedom: int, pairs: int = 1) -> float:
+    """What the luck of seeds adds to the variance of a mean over them.
+
+    Few seeds say little of it, so it is multiplied by the square of Student's t over the Gaussian's
+    (Banerjee 1960, Sankhyā 22, 357-358).
+
+    Parameters
+    ----------
+    luck : float
+        See `luck_of_seeds`.
+    seeds : int
+    freedom : int
+        Degrees of freedom that `luck` is estimated with.
+    pairs : int, default 1
+        How many are tested at once: the more, the further out is the t that matters.
+    """
+    if seeds < 2:
+        return 0.0
+    tail = 0.025 / pairs
+    few = float(stats.t.isf(tail, freedom) / stats.norm.isf(tail))
+    return max(luck, 0.0) / seeds * few**2
 
 
 def row_scores(
@@ -484,7 +536,7 @@ def _f1_scores(
     both = np.bincount(code, minlength=classes) + np.bincount(guess, minlength=classes)
     f1 = 2 * np.bincount(code[code == guess], minlength=classes) / np.maximum(both, 1)  # (classes,)
     mine = (both > 0) & (np.arange(classes) < (classes if first is None else first))
-    count = max(np.count_nonzero(mine), 1)
+    count = max(int(np.count_nonzero(mine)), 1)
     used = np.where(mine, np.maximum(both, 1) * float(count), np.inf)
     parts = 2 * (code == guess) / used[code] - f1[code] / used[code] - f1[guess] / used[guess]
     return np.asarray(f1[mine].sum() / count + len(code) * parts, float)

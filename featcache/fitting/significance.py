@@ -89,6 +89,7 @@ def compare_all(
     weights: ArrayLike | None = None,
     pairs: ArrayLike | None = None,
     inflation: float = 1.0,
+    extra: ArrayLike = 0.0,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Differences:
@@ -118,6 +119,8 @@ def compare_all(
     pairs : int array of shape (m, 2), default None
         The columns to compare; None: all with all, (0, 1), (0, 2), … first.
     inflation : float, default 1
+    extra : float array of shape (K,), default 0
+        Variances of the candidates' means that the rows don't show, see `metrics.seed_variance`.
     draws : int, default 10,000
         With up to 13 units that differ every way to turn them round is tried instead.
     seed : int, default 0
@@ -135,14 +138,16 @@ def compare_all(
     pairs = np.asarray(pairs, np.intp).reshape(-1, 2)  # (m, 2)
     difference, squares = _moments(totals, pairs)
     t = _studentized(difference, squares)
+    added = np.broadcast_to(np.asarray(extra, float), candidates)[pairs].sum(axis=1)  # (m,)
+    more = added * (count - 1) / np.where(squares > 0, squares, np.inf)
     # In units of t, divided by the root of the inflation, and back: t itself may be infinite.
-    reached = t * np.sqrt(count / np.maximum(inflation * (count - t**2) + t**2, _ROUNDING))
+    reached = t * np.sqrt(count / np.maximum(inflation * (count - t**2) + more + t**2, _ROUNDING))
     largest, sampled = _largest(totals, pairs, squares, draws, seed)
     above = len(largest) - np.searchsorted(largest, reached - _ROUNDING)
     p = (above + sampled) / (len(largest) + sampled)
     # Two rows more, one won by each, so that no error is 0 (Bonett & Price 2012).
     about = np.maximum(squares - difference**2 / count, 0.0) + 2 / rows**2
-    error = np.sqrt(inflation * about * count / max(count - 1, 1))
+    error = np.sqrt(inflation * about * count / max(count - 1, 1) + added)
     return Differences(pairs, difference, error, np.minimum(p, 1.0), _critical(largest, count))
 
 
@@ -177,6 +182,7 @@ def winner(
     seed: int = 0,
     metric: Metric = ACCURACY,
     most_rows: float = math.inf,
+    extra: ArrayLike = 0.0,
 ) -> Winner:
     """What the best candidate's score is without the luck of having been chosen by it.
 
@@ -204,6 +210,8 @@ def winner(
         Says which of two scores is better, and how large they may be.
     most_rows : float, default infinity
         See `interval`.
+    extra : float array of shape (K,), default 0
+        See `compare_all`.
     """
     totals, sizes = _unit_totals(scores, units, weights)
     means = totals.sum(axis=0)  # (K,)
@@ -217,6 +225,7 @@ def winner(
     low, high = interval(
         np.asarray(scores, float)[:, best], units, weights, most_rows=most_rows,
         inflation=inflation, about=expected, upper=metric.upper,
+        extra=float(np.broadcast_to(np.asarray(extra, float), means.shape)[best]),
     )  # fmt: skip
     return Winner(float(means[best]), expected, low, high)
 

@@ -152,6 +152,19 @@ def make_folds(
     return [replace(fold, train=train) for fold, train in zip(made, trains, strict=True)]
 
 
+_SEED = "@seed"
+
+
+def seeded(fold: str, seed: int) -> str:
+    """The name of a fold that is fitted with several seeds: "fold1@seed3"."""
+    return f"{fold}{_SEED}{seed}"
+
+
+def unseeded(fold: str) -> str:
+    """The fold's own name."""
+    return fold.partition(_SEED)[0]
+
+
 def describe_folds(folds: Sequence[Fold]) -> str:
     """For instance "test split", "5 folds" or "3 x 5 folds"; leaky ones say so."""
     repeats = len({fold.name.partition(".")[0] for fold in folds if "." in fold.name})

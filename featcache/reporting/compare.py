@@ -15,11 +15,11 @@ import numpy as np
 
 from featcache.errors import CacheRefused, RecipeError
 from featcache.fitting.checks import check_features
-from featcache.fitting.evaluate import Result, evaluate_all, with_positive
+from featcache.fitting.evaluate import Result, evaluate_all, over_seeds, with_positive
 from featcache.fitting.executor import Executor, executor_of
 from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fusions import FUSIONS
-from featcache.fitting.grid import Candidate, candidates, classifier_of
+from featcache.fitting.grid import Candidate, candidates, classifier_of, takes_seed
 from featcache.fitting.leakage import (
     can_search_near,
     find_leaks,
@@ -31,7 +31,15 @@ from featcache.fitting.leakage import (
 from featcache.fitting.metrics import metric_of, positive_label
 from featcache.fitting.out_of_core import check_streams
 from featcache.fitting.pipeline import is_late
-from featcache.fitting.splits import Fold, balanced, check_plan, make_folds, only_images, viewed
+from featcache.fitting.splits import (
+    SEEDS,
+    Fold,
+    balanced,
+    check_plan,
+    make_folds,
+    only_images,
+    viewed,
+)
 from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.html import need_writable, write_text
@@ -75,6 +83,7 @@ def compare(
     strict: bool = False,
     near_duplicates: bool = True,
     seed: int = 0,
+    seeds: int = 1,
     settings: Mapping[str, Any] | None = None,
     jobs: int = 1,
     reports: str | Path = "reports",
@@ -135,6 +144,11 @@ def compare(
     near_duplicates : bool, default True
         Look for near duplicates across the split too.
     seed : int, default 0
+        Of folds and training.
+    seeds : int, default 1
+        Fit each candidate that takes a seed with so many, `seed` and those behind it, on the same
+        folds: as often as long. Its numbers are means over them. What takes none (`knn`,
+        `nearest_mean`, objects of your own) is fitted once. The model that is kept is of `seed`.
     settings : mapping, optional
         Parameters by dotted name, for instance {"mlp.hidden": 512}.
     jobs : int, default 1
@@ -183,15 +197,19 @@ def compare(
     features = features.in_order()
     options = _Options(
         view=viewed(features), group=group, repeats=repeats, balance=balance, leaky=leaky,
-        strict=strict, near_duplicates=near_duplicates, seed=seed,
+        strict=strict, near_duplicates=near_duplicates, seed=seed, seeds=seeds,
         settings=({} if calibrate else _RAW) | dict(settings or {}),
         reports=reports, gate=gate, again=again, cache=cache, select=select, tune=tune,
         tuner=tuner, metric=metric, positive=positive, protocol=protocol, opened=list(opened),
     )  # fmt: skip
     check_plan(options.view, balance, leaky, strict, repeats)
     by = metric_of(metric)
+    if not 1 <= seeds <= _MOST_SEEDS or (seeds > 1 and seed + seeds > SEEDS):
+        raise RecipeError(f"seeds is {seeds}", f"Give 1 to {_MOST_SEEDS}.")
     grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
     classifiers = _classifiers(grid, features, options)
+    if metric == "f1_positive" and len(np.unique(features.y)) != 2:
+        raise RecipeError(f"metric is {metric}, of one of two classes", "Rank by f1, the macro F1.")
     if by.proba and not any(hasattr(one, "predict_proba") for one in classifiers.values()):
         raise RecipeError(
             f"metric is {metric}, and no candidate gives probabilities",
@@ -220,6 +238,7 @@ def compare(
     return _finish(plan, runs)
 
 
+_MOST_SEEDS = 1000
 _RAW = {"mlp.calibrate": False, "lda.calibrate": False, "vote.calibrate": False}
 
 
@@ -235,6 +254,7 @@ class _Options:
     strict: bool
     near_duplicates: bool
     seed: int
+    seeds: int
     settings: Mapping[str, Any]
     reports: str | Path
     gate: str
@@ -260,10 +280,11 @@ class _Options:
 
     def keywords(self) -> dict[str, Any]:
         """Those of `compare` that give the run again, if they were used."""
-        names = ("group", "repeats", "balance", "leaky", "strict", "seed", "settings", "reports",
-                 "select", "tune", "tuner", "positive", "protocol")  # fmt: skip
+        names = ("group", "repeats", "balance", "leaky", "strict", "seed", "seeds", "settings",
+                 "reports", "select", "tune", "tuner", "positive", "protocol")  # fmt: skip
         found = {name: getattr(self, name) for name in names}
         found |= {"repeats": self.repeats * (self.repeats > 1), "reports": str(self.reports)}
+        found["seeds"] = self.seeds * (self.seeds > 1)
         found["tuner"] = self.tuner if self.tune else ""
         return {name: value for name, value in found.items() if value}
 
@@ -305,6 +326,24 @@ class _Plan:
         settings = self.options.settings.items()
         return {name: value for name, value in settings if name.split(".")[0] in known}
 
+    def recorded(self, candidate: Candidate) -> dict[str, Any]:
+        """What a run's digest and run.json hold beside the names."""
+        several = {"seeds": self.options.seeds} if self.seeds[candidate] > 1 else {}
+        return self.settings(candidate) | candidate.options | several
+
+    def refit(self, candidate: Candidate, number: int) -> Any:
+        """Its unfitted classifier with another seed."""
+        options = self.options
+        return classifier_of(replace(candidate, refit=number), options.seed, options.settings)
+
+    @cached_property
+    def seeds(self) -> dict[Candidate, int]:
+        """How many each candidate is fitted with; 0 if it takes none."""
+        return {
+            one: self.options.seeds if takes_seed(made, self.refit(one, 1)) else 0
+            for one, made in self.classifiers.items()
+        }
+
     def name(self, candidate: Candidate) -> str:
         """The run's."""
         return run_name(candidate.name, self.options.view, self.options.balance)
@@ -312,8 +351,7 @@ class _Plan:
     def _folder(self, candidate: Candidate) -> Path:
         digest = run_digest(
             self.chosen(candidate), self.rows, candidate.identity("fusion"),
-            candidate.identity("head"), self.options.seed,
-            self.settings(candidate) | candidate.options,
+            candidate.identity("head"), self.options.seed, self.recorded(candidate),
         )  # fmt: skip
         folder = Path(self.options.reports) / self.features.data
         # Earlier versions left the views out of the name; the digest is the same.
@@ -347,7 +385,13 @@ def _runs(
         if (folder / "run.json").is_file() and not options.again:
             there.add(candidate)
             yield candidate, give_positive(read_run(folder), plan.positive)
-    todo = {one: made for one, made in plan.classifiers.items() if one not in there}
+    todo = {
+        replace(one, refit=number): plan.refit(one, number) if number else made
+        for one, made in plan.classifiers.items()
+        if one not in there
+        for number in range(max(1, plan.seeds[one]))
+    }
+    done: dict[Candidate, dict[int, Result]] = {}
     facts = options.facts(isinstance(plan.features.X, LazyRows))
     spent = extraction_seconds(plan.features, options.cache)
     results = evaluate_all(
@@ -355,9 +399,18 @@ def _runs(
         keep=len(plan.folds) == 1,
     )  # fmt: skip
     with closing(results):
-        for candidate, result in results:
-            own = _cost(candidate, spent) | own_facts(candidate, plan)
+        for refitted, one in results:
+            candidate = replace(refitted, refit=0)
+            seeds = plan.seeds[candidate]
+            mine = done.setdefault(candidate, {})
+            mine[options.seed + refitted.refit] = one
+            if len(mine) < seeds:
+                continue
+            by_seed = dict(sorted(done.pop(candidate).items()))
+            result = over_seeds(by_seed, plan.chosen(candidate), plan.folds)
             result = with_positive(result, plan.positive)
+            own = _cost(candidate, spent) | own_facts(candidate, plan)
+            own |= {"seeds": seeds} if seeds else {}
             yield candidate, _save(plan, candidate, result, facts | own, leaks)
 
 
@@ -376,7 +429,7 @@ def _save(
     )
     return save_run(
         plan.folders[candidate], result, chosen, plan.folds, rows=plan.rows, seed=seed,
-        settings=settings | candidate.options, write_model=write, again=plan.options.again,
+        settings=plan.recorded(candidate), write_model=write, again=plan.options.again,
         facts=facts, leaks=leaks,
     )  # fmt: skip
 

@@ -147,8 +147,10 @@ def write_comparison(
     write_text(reports / "comparison.csv", _csv(everything.columns, everything.rows()))
     write_text(reports / "comparison.md", everything.markdown() + "\n")
     for data in sorted({run.data for run in runs}):
-        with only_warns(f"comparison plot of {data}"):
-            plot_comparison([run for run in everything if run.data == data], reports / data)
+        mine = [run for run in everything if run.data == data and run.score == run.score]
+        if mine:
+            with only_warns(f"comparison plot of {data}"):
+                plot_comparison(mine, reports / data)
     if before_page is not None:
         before_page(everything.runs)
     with only_warns(COMPARISON_PAGE):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,14 @@ from featcache.fitting.metrics import (
     Metric,
     fold_weights,
     interval,
+    luck_of_seeds,
     most_rows,
     refit_inflation,
     scores_in_folds,
+    seed_variance,
 )
 from featcache.fitting.significance import Differences, Winner, compare_all, fold_inflation, winner
-from featcache.fitting.splits import components
+from featcache.fitting.splits import components, unseeded
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.schema import read_folds, read_run
 from featcache.store.features import Features, Strings
@@ -46,6 +48,10 @@ class Outcomes:
     metric : Metric
     most_rows : float
         See `metrics.most_rows`.
+    seeds : int
+        A test's score is its mean over so many.
+    luck : float
+        See `metrics.luck_of_seeds`.
     """
 
     ids: Strings
@@ -54,6 +60,8 @@ class Outcomes:
     groups: Strings | None
     metric: Metric = ACCURACY
     most_rows: float = math.inf
+    seeds: int = 1
+    luck: float = 0.0
 
     def pairs_with(self, other: Outcomes) -> bool:
         """Whether both were tested on the same images in the same folds."""
@@ -68,6 +76,7 @@ class Outcomes:
         return interval(
             self.score[known], units[known], fold_weights(self.fold[known]),
             most_rows=self.most_rows, inflation=refit_inflation(*design), upper=self.metric.upper,
+            extra=seed_variance(self.luck, self.seeds, self.seeds - 1),
         )  # fmt: skip
 
     @property
@@ -99,6 +108,8 @@ class Paired:
     metric : Metric
     most_rows : float
         See `metrics.most_rows`.
+    extra : float array of shape (runs,)
+        See `metrics.seed_variance`; 0 for runs with one seed.
     """
 
     scores: NDArray[np.float64]
@@ -109,20 +120,22 @@ class Paired:
     test: float
     metric: Metric
     most_rows: float
+    extra: NDArray[np.float64]
 
     def compare(self, pairs: Sequence[tuple[int, int]] | None = None) -> Differences:
         """All pairs, or some; see `compare_all`."""
         inflation = fold_inflation(self.folds, self.train, self.test)
         return compare_all(
-            self.scores, self.units, weights=self.weights, pairs=pairs, inflation=inflation
-        )
+            self.scores, self.units, weights=self.weights, pairs=pairs, inflation=inflation,
+            extra=self.extra,
+        )  # fmt: skip
 
     def winner(self) -> Winner:
         """What the best of them is worth; see `winner`."""
         inflation = refit_inflation(self.folds, self.train, self.test)
         return winner(
             self.scores, self.units, weights=self.weights, inflation=inflation,
-            metric=self.metric, most_rows=self.most_rows,
+            metric=self.metric, most_rows=self.most_rows, extra=self.extra,
         )  # fmt: skip
 
 
@@ -203,7 +216,7 @@ def read_outcomes(path: Path, metric: Metric = ACCURACY) -> Outcomes:
         score = scores_in_folds(metric.name, true, pred, proba, classes, fold, positive)
     except (ValueError, IndexError) as error:  # no number, or a label that is no class
         raise DataError(f"{path}: {error}", refit_remedy(path.parent)) from None
-    return Outcomes(
+    found = Outcomes(
         ids=table["id"].to_numpy(np.str_),
         fold=fold,
         score=score,
@@ -211,6 +224,33 @@ def read_outcomes(path: Path, metric: Metric = ACCURACY) -> Outcomes:
         metric=metric,
         most_rows=most_rows(metric.name, true, positive),
     )
+    return _over_seeds(found, path)
+
+
+def _over_seeds(found: Outcomes, path: Path) -> Outcomes:
+    """Each test's mean over the seeds that it was fitted with."""
+    names, fold = np.unique(found.fold, return_inverse=True)
+    plain = np.array([unseeded(name) for name in names.tolist()])[fold]  # (n,)
+    seeds = len(names) // max(len(np.unique(plain)), 1)
+    if seeds < 2:
+        return found
+    order = np.lexsort((found.fold, found.ids, plain))
+    table = order.reshape(-1, seeds).T if len(order) % seeds == 0 else order[None]
+    first = table[0]
+    same = (found.ids[table] == found.ids[first]) & (plain[table] == plain[first])
+    if len(table) < seeds or not same.all():
+        raise DataError(f"{path} lacks tests of some seeds", refit_remedy(path.parent))
+    groups = None if found.groups is None else found.groups[first]
+    scores = found.score[table]  # (seeds, tests)
+    known = ~np.isnan(scores).any(axis=0)
+    units = (found.ids[first] if groups is None else groups)[known]
+    luck = 0.0
+    if known.any():
+        luck = luck_of_seeds(scores[:, known], units, fold_weights(plain[first][known]))
+    return replace(
+        found, ids=found.ids[first], fold=plain[first], score=scores.mean(axis=0), groups=groups,
+        most_rows=found.most_rows / seeds, seeds=seeds, luck=luck,
+    )  # fmt: skip
 
 
 def _to_the_last_digit(proba: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -263,8 +303,20 @@ def pair_outcomes(
     groups = next((one.groups for _, one in alike if one.groups is not None), first.ids)
     scores = np.stack([one.score for _, one in alike], axis=1)[defined]
     weights = fold_weights(first.fold[defined])
-    paired = Paired(scores, groups[defined], weights, *design, metric, first.most_rows)
+    extra = _extra([one for _, one in alike])
+    paired = Paired(scores, groups[defined], weights, *design, metric, first.most_rows, extra)
     return paired, [place for place, _ in alike]
+
+
+def _extra(found: Sequence[Outcomes]) -> NDArray[np.float64]:
+    """What the luck of seeds adds to each one's variance: its own, and at least that of all."""
+    drawn = [one for one in found if one.seeds > 1]
+    freedom = sum(one.seeds - 1 for one in drawn)
+    common = sum((one.seeds - 1) * one.luck for one in drawn) / max(freedom, 1)
+    pairs = max(len(found) * (len(found) - 1) // 2, 1)
+    return np.array([
+        seed_variance(max(one.luck, common), one.seeds, max(freedom, 1), pairs) for one in found
+    ])  # fmt: skip
 
 
 def try_outcomes(folder: Path, metric: Metric = ACCURACY) -> Outcomes | None:
@@ -292,10 +344,9 @@ def read_design(folder: Path) -> tuple[int, float, float] | None:
     try:
         train = sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds)
         test = sum(fold["test"] for fold in folds) / len(folds)
-        repeats = len(
-            {str(fold["name"]).partition(".")[0] for fold in folds if "." in fold["name"]}
-        )
-        return len(folds) // max(repeats, 1), train, test
+        names = {unseeded(fold["name"]) for fold in folds}
+        repeats = len({name.partition(".")[0] for name in names if "." in name})
+        return len(names) // max(repeats, 1), train, test
     except (KeyError, TypeError, AttributeError, ZeroDivisionError):
         return None
 

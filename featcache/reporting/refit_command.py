@@ -12,7 +12,7 @@ from featcache.errors import DataError
 from featcache.reporting.schema import Run, read_run
 
 _FOLDS = re.compile(r"^(?:(\d+) x )?(\d+) folds(?:, leaky)?$")
-_OPTIONS = ("select", "tune", "tuner")  # kept among the settings; options of their own
+_OPTIONS = ("select", "tune", "tuner", "seeds")  # kept among the settings; options of their own
 _REPORTS = Path("reports")
 
 

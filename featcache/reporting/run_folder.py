@@ -281,6 +281,7 @@ def _metrics(result: Result) -> dict[str, Any]:
     return {
         "mean": finite(result.metrics),
         "sd": finite(result.sd),
+        **({"seed_sd": finite(result.seed_sd)} if result.seeds > 1 else {}),
         "interval": list(result.interval),
         "folds": [fold_facts(fold, result.backbones) for fold in result.folds],
     }

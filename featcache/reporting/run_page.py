@@ -285,6 +285,7 @@ def _metrics(contents: Contents) -> list[dict[str, Any]]:
             label = _METRICS.get(name, name.replace("_", " "))
             rows.append({"name": label.replace("{}", run.positive),
                          "mean": run.metrics[name], "sd": run.sd.get(name),
+                         "seed_sd": run.seed_sd.get(name),
                          "interval": intervals.get(name)})  # fmt: skip
     return rows
 

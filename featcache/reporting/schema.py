@@ -27,7 +27,8 @@ Name = str  # of a data set: a folder is called so
 FORMAT = 1
 _LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
 _AT_ONCE = 2**14  # rows
-_SCORES = {"metrics": "mean", "sd": "sd", "interval": "interval"}  # field -> in metrics.json
+# field -> in metrics.json
+_SCORES = {"metrics": "mean", "sd": "sd", "seed_sd": "seed_sd", "interval": "interval"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,10 @@ class Run:
         In the order of the probabilities; () if they are not known.
     positive : str
         The positive one of two classes; "" if they are not two.
+    seeds : int
+        How many it was fitted with; 0 if it takes none, or that is not on record.
+    seed_sd : dict of str to float
+        Each metric's standard deviation over the seeds; empty for fewer than two.
     versions, machine : dict
         What it was fitted with, and on.
     group, gate, protocol : str
@@ -164,6 +169,8 @@ class Run:
     keys: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     classes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     positive: str = field(default="", repr=False, compare=False)
+    seeds: int = field(default=0, repr=False, compare=False)
+    seed_sd: dict[str, float | None] = field(default_factory=dict, repr=False, compare=False)
     versions: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
     machine: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     group: str = field(default="", repr=False, compare=False)

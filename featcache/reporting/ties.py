@@ -113,7 +113,7 @@ def verdict(runs: Sequence[Run]) -> str:
     parts += [lacking] if without else []
     if best.family is not None and best.family.size > 1:
         parts += [_detectable(best, best.family), *recommendation(runs), _expected(best.family)]
-    return " ".join(parts)
+    return " ".join([*parts, *seeds_note(runs)])
 
 
 def _a(metric: Metric) -> str:
@@ -212,6 +212,20 @@ def _detectable(best: Run, family: Family) -> str:
         return "Nothing here can be told apart: too few images, or groups of them, differ."
     least = best.by.difference(family.detectable)
     return f"The smallest difference that could have been shown is about {least}."
+
+
+def seeds_note(runs: Sequence[Run]) -> list[str]:
+    """What seeds make of it, in a sentence; none if no run takes any, or over folds with one."""
+    best, most = runs[0], max(run.seeds for run in runs)
+    if most > 1:
+        spread = best.seed_sd.get(best.by.name)
+        if spread is None:
+            return [f"Runs that take a seed are means over {most}."]
+        varies = best.by.difference(spread)
+        return [f"Means over {best.seeds} seeds, between which the best varies by {varies} (sd)."]
+    if most == 1 and "split" in best.split:
+        return ["One seed on one split compares trained classifiers, not recipes: see --seeds."]
+    return []
 
 
 def _expected(family: Family) -> str:

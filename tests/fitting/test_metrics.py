@@ -163,7 +163,7 @@ def test_intervals_of_metrics_hold_their_values():
         parts = [scores(true[r], pred[r], proba[r], classes.tolist())[name]
                  for r in (folds == f for f in "xyz")]  # fmt: skip
         assert 0 <= low < np.mean(parts) < high <= (np.inf if name == "log_loss" else 1)
-        assert high - low < 0.3
+        assert high - low < (0.5 if name == "log_loss" else 0.3)
     groups = metric_intervals(true, pred, proba, classes.tolist(), folds=folds,
                               groups=np.arange(150) // 15)  # fmt: skip
     assert set(groups) == set(found)

@@ -138,7 +138,7 @@ def test_what_to_use_is_worse_by_little_in_the_metric_s_own_direction(tmp_path):
     logit = np.where(np.arange(N) % 2, 1.2, -1.2) + rng.normal(size=N)
     noise = [np.random.default_rng(seed).normal(scale=0.4, size=N) for seed in (2, 3)]
     made = [
-        run_of(tmp_path, "mlp", 1 / (1 + np.exp(-2 * logit + noise[0])), 100.0),
+        run_of(tmp_path, "mlp", 1 / (1 + np.exp(-2 * logit + 0.5 * noise[0])), 100.0),
         run_of(tmp_path, "lda", 1 / (1 + np.exp(-2 * logit + noise[1])), 2.0),
         run_of(tmp_path, "knn", 1 / (1 + np.exp(-1.2 * logit)), 1.0),
     ]

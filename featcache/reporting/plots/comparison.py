@@ -25,7 +25,7 @@ def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:
         Of the PNG; an SVG stands beside it.
     """
     latest = max(runs, key=lambda run: run.created)
-    shown = [run for run in runs if run.rows == latest.rows and run.score == run.score][::-1]
+    shown = [run for run in runs if run.rows == latest.rows][::-1]
     heads = sorted({run.head for run in shown})
     figure = new_figure(8, 1.2 + 0.28 * len(shown))
     axes = figure.add_subplot()

@@ -405,7 +405,7 @@ def most_rows(metric: str, true: NDArray[Any], positive: str = "") -> float:
     A mean of recalls of equal size p has the variance p (1 - p) / rows of so many rows.
     """
     if metric == "f1_positive":
-        return float(max((true == positive).sum(), 1))
+        return float(max(int((true == positive).sum()), 1))
     if metric not in ("balanced_accuracy", "f1"):
         return math.inf
     every = np.unique(true, return_counts=True)[1]

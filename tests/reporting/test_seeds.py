@@ -117,7 +117,7 @@ def test_an_added_variance_by_hand():
 
 def test_one_seed_on_one_split_is_said(tmp_path):
     features = make_features(200)
-    split = np.where(np.arange(200) % 2, "test", "train")
+    split = np.where(np.arange(200) // 2 % 2, "test", "train")
     features = replace(features, split=split)
     said = verdict(compare(features, reports=tmp_path, **HEADS).runs)
     assert said.endswith("compares trained classifiers, not recipes: see --seeds.")

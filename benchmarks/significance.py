@@ -25,11 +25,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from featcache.fitting.metrics import (
+    METRICS,
     fold_weights,
     interval,
+    luck_of_seeds,
     metric_intervals,
+    most_rows,
     refit_inflation,
+    row_scores,
     scores,
+    seed_variance,
 )
 from featcache.fitting.significance import ALPHA, compare_all, fold_inflation, winner
 
@@ -380,7 +385,123 @@ def _luck(
           f"{100 * np.mean(held):.1f} % |", flush=True)  # fmt: skip
 
 
-PARTS = {"error": error, "coverage": coverage, "metrics": metrics, "winner": luck}
+def by_metric(runs: int) -> None:
+    """All of it for every metric: tests, winner, intervals, of classifiers with noisy scores."""
+    print("\n## Ranked by another metric\n")
+    print("| metric | n | groups | K | family error | worse ones found | winner too high |"
+          " corrected | holds it | a run's interval holds | (value, gap) |")  # fmt: skip
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|")
+    classes = ["00", "01"]
+    big = _rivals(np.random.default_rng(0), 500_000, np.array([2.0, 1.6]), 0)
+    truth = {
+        name: [float(row_scores(name, big[0], *one, classes, "01").mean()) for one in big[1]]
+        for name in METRICS
+    }
+    for n, groups in ((200, 0), (1000, 0), (1000, 30)):
+        for count in (2, 12):
+            for metric in METRICS.values():
+                good, bad = truth[metric.name]
+                alarms, found, high, left, held, own = [], [], [], [], [], []
+                for seed in range(max(50, runs)):
+                    rng = np.random.default_rng([seed, n, count])
+                    for worse in (False, True):
+                        signal = np.full(count, 2.0)
+                        signal[count // 2 :] -= 0.4 * worse
+                        true, rivals, unit = _rivals(rng, n, signal, groups)
+                        table = np.stack([
+                            row_scores(metric.name, true, *one, classes, "01") for one in rivals
+                        ], axis=1)  # fmt: skip
+                        if np.isnan(table).any():
+                            continue
+                        test = compare_all(table, unit, draws=DRAWS)
+                        apart = test.p < ALPHA
+                        if worse:
+                            mixed = signal[test.pairs[:, 0]] != signal[test.pairs[:, 1]]
+                            right = (test.difference > 0) != metric.lower
+                            found.append(np.mean((apart & right)[mixed]))
+                            continue
+                        alarms.append(apart.any())
+                        most = most_rows(metric.name, true, "01")
+                        best = winner(table, unit, draws=300, metric=metric, most_rows=most)
+                        high.append(metric.gain(best.score, good))
+                        left.append(metric.gain(best.expected, good))
+                        held.append(best.low <= good <= best.high)
+                        low, top = interval(
+                            table[:, 0], unit, most_rows=most, upper=metric.upper
+                        )  # fmt: skip
+                        own.append(low <= good <= top)
+                cells = " | ".join(f"{100 * np.mean(one):.1f} %" for one in (alarms, found))
+                luck = " | ".join(f"{100 * np.mean(one):+.2f}" for one in (high, left))
+                ends = " | ".join(f"{100 * np.mean(one):.1f} %" for one in (held, own))
+                print(f"| {metric.label} | {n:,} | {groups or '–'} | {count} | {cells} | {luck} | "
+                      f"{ends} | {good:.3f}, {abs(good - bad):.3f} |", flush=True)  # fmt: skip
+
+
+def _rivals(rng: Any, n: int, signal: Floats, groups: int) -> tuple[Any, list[Any], Ints | None]:
+    """Labels, (predictions, probabilities) of each of K too sure classifiers, and groups."""
+    code = (rng.random(n) < 0.3).astype(int)
+    unit = np.sort(np.arange(n) % groups) if groups else None
+    common = rng.normal(size=n)
+    labels, rivals = np.array(["00", "01"]), []
+    for one in signal:
+        noise = sqrt(0.6) * common + sqrt(0.4) * rng.normal(size=n)
+        if unit is not None:
+            noise = sqrt(0.8) * noise + sqrt(0.2) * rng.normal(size=groups)[unit]
+        raw = one * (code - 0.5) + noise - 0.4
+        dog = 1 / (1 + np.exp(-3 * raw))
+        rivals.append((labels[(dog > 0.5).astype(int)], np.stack([1 - dog, dog], axis=1)))
+    return labels[code], rivals, unit
+
+
+def by_seed(runs: int) -> None:
+    """Family error and power of recipes whose networks are fitted with several seeds, on a split.
+
+    Of each seed the classifier is better or worse than the recipe's mean by so many points.
+    """
+    print("\n## Recipes under several seeds, 1,000 rows\n")
+    print("| sd between seeds, points | K | seeds | family error | seeds ignored |"
+          " worse ones found | seeds ignored |")  # fmt: skip
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    for shift in (0.0, 0.06, 0.12):
+        for count in (2, 8):
+            for seeds in (1, 2, 3, 5):
+                rates: dict[tuple[bool, bool], list[float]] = {}
+                spread = []
+                for run in range(max(50, runs)):
+                    rng = np.random.default_rng([run, count, seeds])
+                    for worse in (False, True):
+                        right = _seeded(rng, 1000, count, seeds, shift, 0.25 * worse)
+                        luck = np.array([luck_of_seeds(one) for one in right])
+                        spread.append(luck.mean())
+                        freedom, pairs = count * (seeds - 1), count * (count - 1) // 2
+                        most = np.maximum(luck, luck.mean())
+                        extra = [seed_variance(one, seeds, freedom, pairs) for one in most]
+                        for ignored in (False, True):
+                            test = compare_all(
+                                right.mean(axis=1).T, extra=0.0 if ignored else extra, draws=300
+                            )
+                            apart = test.p < ALPHA
+                            first, second = (test.pairs < count // 2).T
+                            share = np.mean(apart[first != second]) if worse else apart.any()
+                            rates.setdefault((worse, ignored), []).append(float(share))
+                cells = " | ".join(
+                    f"{100 * np.mean(rates[key]):.1f} %"
+                    for key in ((False, False), (False, True), (True, False), (True, True))
+                )
+                sd = 100 * sqrt(max(np.mean(spread), 0.0))
+                print(f"| {sd:.1f} | {count} | {seeds} | {cells} |", flush=True)
+
+
+def _seeded(rng: Any, n: int, count: int, seeds: int, shift: float, gap: float) -> Floats:
+    """Right or wrong, (K, seeds, n): hard rows for all, for a candidate, for a seed; half worse."""
+    level = 1.5 + shift * rng.normal(size=(count, seeds, 1))
+    level[count // 2 :] -= gap
+    noise = 1.2 * rng.normal(size=n) + 0.8 * rng.normal(size=(count, 1, n))
+    return np.asarray(level + noise + 0.5 * rng.normal(size=(count, seeds, n)) > 0, float)
+
+
+PARTS = {"error": error, "coverage": coverage, "metrics": metrics, "winner": luck,
+         "by_metric": by_metric, "by_seed": by_seed}  # fmt: skip
 
 
 def main() -> None:

@@ -23,8 +23,14 @@ from featcache.cli.options import (
     several,
     with_log,
 )
-from featcache.cli.tables import print_runs, show_runs, show_table, table_format, table_options
-from featcache.errors import counted
+from featcache.cli.tables import (
+    about,
+    print_runs,
+    show_runs,
+    show_table,
+    table_format,
+    table_options,
+)
 
 if TYPE_CHECKING:
     from featcache.reporting.schema import Run
@@ -80,9 +86,7 @@ def compare(
             data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
         )
         done = run_grid(features, crew=executor_at(cluster), **options)
-    show_runs(
-        done.runs, f"{done.best.data}, {done.best.split}, {counted(done.best.tested, 'test image')}"
-    )
+    show_runs(done.runs, about(done.best))
     print_runs(done.runs)
     if options["ablate"]:
         show_ablation(done.runs, reports)

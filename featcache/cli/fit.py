@@ -67,7 +67,7 @@ def fit(
       featcache fit --fusion attention --head mlp --set head.hidden=[512,512]
     """  # fmt: skip
     from featcache import compare
-    from featcache.reporting.ties import leaky_note
+    from featcache.reporting.ties import leaky_note, seeds_note
 
     options["group"] = group if group in KINDS else None
     options["opened"] = how_opened(data, name, data_root, group, cache)
@@ -79,11 +79,19 @@ def fit(
         run = compare(features, crew=executor_at(cluster), **options).best
     if run.leaky:
         say(leaky_note([run]))
-    rows = [(label, *_values(run, metric)) for label, metric in _SHOWN]
-    show_table(("metric", "mean", "sd over folds"), rows, f"{run.name}, {run.split}")
-    low, high = run.interval
-    say(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
+    of_it = [(f"{label} of {run.positive}", name) for label, name in _POSITIVE if run.positive]
+    tables = [run.metrics, run.sd, *([run.seed_sd] if run.seeds > 1 else [])]
+    rows = [
+        (label, *(_number(table.get(metric)) for table in tables))
+        for label, metric in (*_SHOWN, *of_it)
+    ]
+    columns = ("metric", "mean", "sd over folds", *["sd over seeds"] * (run.seeds > 1))
+    show_table(columns, rows, f"{run.name}, {run.split}")
+    low, high = run.score_interval
+    say(f"{run.by.label} {run.score:.4f}, 95 % interval {low:.4f} … {high:.4f}, "
                f"{counted(run.tested, 'test image')}, {run.fit_seconds:.2f} s a fit")  # fmt: skip
+    for line in seeds_note([run]):
+        say(line)
     note(f"{run.folder}/report.html")
     say(str(run.folder))
 
@@ -98,9 +106,12 @@ _SHOWN = (
     ("log loss", "log_loss"),
     ("calibration error", "ece"),
 )
+_POSITIVE = (
+    ("precision", "precision_positive"),
+    ("recall", "recall_positive"),
+    ("F1", "f1_positive"),
+)
 
 
-def _values(run: Any, metric: str) -> tuple[str, str]:
-    sd = run.sd.get(metric)
-    mean = run.metrics.get(metric)
-    return ("–" if mean is None else f"{mean:.4f}", "–" if sd is None else f"{sd:.4f}")
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -127,6 +127,8 @@ extract_options = _stack([
     click.option("-j", "--workers", type=NumberOrAuto(), default="auto", show_default=True, help="Threads that read and decode."),
 ])  # fmt: skip
 
+metric_option = click.option("--metric", default="accuracy", show_default=True, metavar="NAME", help="What candidates are ranked and tested by: accuracy, balanced_accuracy, f1, f1_positive, auc, log_loss or brier.")  # fmt: skip
+
 fit_options = _stack([
     click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),
     click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, metavar="R", help="K-fold R times, shuffled anew each time."),
@@ -138,11 +140,14 @@ fit_options = _stack([
     click.option("--near-duplicates/--no-near-duplicates", default=True, help="Look for near duplicates across the split."),
     click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter, for instance head.hidden=512 or attention.dim=64."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds and training."),
+    click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Fit with N seeds on the same folds, N times as long, and report the mean and spread."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
     click.option("--memory", default="auto", show_default=True, metavar="auto|SIZE", help="What a fit may take, for instance 8GB; features that it would not fit into stay on disk."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
     click.option("--select", default="", metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
     click.option("--calibrate/--no-calibrate", default=True, help="Probabilities with a temperature learned on held-out rows, or raw (mlp, lda, vote)."),
+    metric_option,
+    click.option("--positive", metavar="LABEL", help="The positive one of two classes. [default: the last by the alphabet]"),
     click.option("--tune", type=click.IntRange(0), default=0, metavar="N", help="Try N settings in an inner loop on the training rows."),
     click.option("--tuner", type=click.Choice(["random", "optuna"]), default="random", show_default=True, help="How --tune draws them."),
     click.option("--again", is_flag=True, help="Fit even what was run before."),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from featcache.cli.console import note
-from featcache.cli.options import cache_option, reports_option, with_log
-from featcache.cli.tables import print_runs, show_runs, table_options
+from featcache.cli.options import cache_option, metric_option, reports_option, with_log
+from featcache.cli.tables import about, print_runs, show_runs, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @click.option("--data", metavar="SPEC", help="Where the images are, as for extract, if they were moved since.")  # fmt: skip
 @click.option("--data-root", metavar="FOLDER", help="As for extract.")
+@metric_option
 @cache_option
 @reports_option
 @table_options
@@ -32,6 +33,7 @@ def report(
     show: bool,
     data: str | None,
     data_root: str | None,
+    metric: str,
     cache: str,
     reports: str,
     quiet: bool,
@@ -63,14 +65,16 @@ def report(
     theirs = runs_on(images, known) if images is not None and known else []
     pages: list[Path] = []
     everything = write_comparison(
-        Path(reports), lambda known: pages.extend(_pages(named, known, images, theirs, cache))
+        Path(reports),
+        lambda known: pages.extend(_pages(named, known, images, theirs, cache)),
+        metric,
     ).runs
-    shown = sort_runs(named).runs if named else everything
+    shown = sort_runs(named, metric).runs if named else everything
     shown.sort(key=lambda run: (run.data, run.rows))
     print_runs(shown)
     for (_, rows), same in groupby(shown, key=lambda run: (run.data, run.rows)):
         group = list(same)
-        title = f"{group[0].data}, {group[0].split}, {counted(group[0].tested, 'test image')}"
+        title = about(group[0])
         there = sum((run.data, run.rows) == (group[0].data, rows) for run in everything)
         if len(group) < there:
             title += f"; {len(group)} of {counted(there, 'run')}"

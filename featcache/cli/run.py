@@ -23,8 +23,15 @@ from featcache.cli.options import (
     set_option,
     with_log,
 )
-from featcache.cli.tables import print_runs, say, show_runs, show_table, table_format, table_options
-from featcache.errors import counted
+from featcache.cli.tables import (
+    about,
+    print_runs,
+    say,
+    show_runs,
+    show_table,
+    table_format,
+    table_options,
+)
 
 if TYPE_CHECKING:
     from featcache.extraction.report import Report
@@ -45,6 +52,8 @@ if TYPE_CHECKING:
 @click.option("--weights", metavar="WHICH", help="auto, a tag, random[:SEED], …")
 @click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first.")
 @click.option("--device", metavar="WHERE", help="auto, cpu, cuda or cuda:1.")
+@click.option("--metric", metavar="NAME", help="What candidates are ranked by.")
+@click.option("--positive", metavar="LABEL", help="The positive one of two classes.")
 @set_option
 @click.option("--cache", metavar="FOLDER", help="The cache folder.")
 @click.option("--reports", metavar="FOLDER", help="The reports folder.")
@@ -153,8 +162,7 @@ def _compare(
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:
     best = done.best
-    title = f"{best.data}, {best.split}, {counted(best.tested, 'test image')}"
-    show_runs(done.runs, f"{protocol}: {title}" if protocol else title)
+    show_runs(done.runs, f"{protocol}: {about(best)}" if protocol else about(best))
 
 
 def _words(overrides: dict[str, Any], settings: dict[str, Any]) -> list[str]:
@@ -171,7 +179,7 @@ def _finetune(loaded: Recipe, done: dict[str, Comparison], command: list[str], a
 
     tuned: list[Run] = finetune_for(loaded, again, shlex.join(command))
     same = [run for comparison in done.values() for run in comparison if run.rows == tuned[0].rows]
-    _show_comparison(sort_runs([*same, *tuned]), "fine-tuned")
+    _show_comparison(sort_runs([*same, *tuned], loaded.metric), "fine-tuned")
 
 
 def _show_protocols(loaded: Recipe, done: dict[str, Comparison], name: str) -> None:

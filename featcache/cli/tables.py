@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featcache.cli.console import note, visible
+from featcache.errors import counted
 
 if TYPE_CHECKING:
     from featcache.reporting.schema import Run
@@ -22,7 +23,7 @@ FORMATS = ("table", "csv", "json", "markdown")
 _META = "featcache.table"
 _GAP = 2  # between columns
 _TIE = "="  # beside the place of a run that can't be told from the best
-_DROP = ("balanced", "AUC", "F1", "one fit")  # columns, as a terminal gets narrower
+_DROP = ("balanced", "AUC", "F1", "accuracy", "one fit")  # columns, as a terminal gets narrower
 
 
 def table_options(command: F) -> F:
@@ -112,6 +113,12 @@ def show_table(
     _print(names, [[visible(row[place]) for place in places] for row in rows], title, width)
 
 
+def about(run: Run) -> str:
+    """What a run was tested on: "digits, 5 folds, 1,797 test images"; and the positive class."""
+    positive = f", positive class {run.positive}" if run.positive else ""
+    return f"{run.data}, {run.split}, {counted(run.tested, 'test image')}{positive}"
+
+
 def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> None:
     """Runs with the same rows, best first, as a table on stdout, and what it comes to.
 
@@ -122,30 +129,37 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
     from featcache.reporting.comparison import fusion_label
     from featcache.reporting.ties import leaky_note, verdict
 
+    by, seeds = runs[0].by, any(run.seed_sd for run in runs)
+    others = {name: label for name, label in _BESIDE.items() if name != by.name}
     rows = [
         (
             f"{_TIE} {place}" if run.tie else str(place),
             " + ".join(run.backbones),
             fusion_label(run),
             _head(run),
-            f"{run.metric('accuracy'):.4f}",
-            f"{run.interval[0]:.4f} … {run.interval[1]:.4f}",
-            *(_number(run.metric(name)) for name in ("balanced_accuracy", "f1", "auc")),
+            _number(run.score),
+            " … ".join(map(_number, run.score_interval)),
+            *(_number(run.metric(name)) for name in others),
+            *([_number(_seed_sd(run))] if seeds else []),
             f"{run.fit_seconds:.2f} s",
         )
         for place, run in enumerate(runs, 1)
     ]
-    columns = ("#", "backbones", "fusion", "head", "accuracy", "95 % interval", "balanced",
-               "F1", "AUC", "one fit")  # fmt: skip
+    columns = ("#", "backbones", "fusion", "head", by.label, "95 % interval", *others.values(),
+               *(["sd over seeds"] if seeds else []), "one fit")  # fmt: skip
     if leaky_note(runs):
         say(leaky_note(runs))
     if table_format() == "table":
-        show_table(columns, rows, title, drop=_DROP, last=("95 % interval",))
+        drop = [label for label in _DROP if label != by.label]
+        show_table(columns, rows, title, drop=drop, last=("sd over seeds", "95 % interval"))
         if any(run.tie for run in runs):
             say(f"{_TIE}  can't be told from the best")
     say(conclusion or verdict(runs))
     for line in verdicts(runs):
         say(line)
+
+
+_BESIDE = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auc": "AUC"}
 
 
 def _head(run: Run) -> str:
@@ -155,6 +169,11 @@ def _head(run: Run) -> str:
     asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
     asides += [trained_with(run)] * bool(run.view)
     return f"{run.head} ({', '.join(asides)})" if asides else run.head
+
+
+def _seed_sd(run: Run) -> float:
+    found = run.seed_sd.get(run.by.name)
+    return float("nan") if found is None else found
 
 
 def _number(value: float) -> str:

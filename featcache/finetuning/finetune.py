@@ -35,7 +35,7 @@ from featcache.fitting.evaluate import Result, accuracy_interval
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.leakage import refuse_trained
-from featcache.fitting.metrics import scores
+from featcache.fitting.metrics import positive_label, scores
 from featcache.fitting.networks import seeded
 from featcache.fitting.splits import Fold, make_folds
 from featcache.images.manifest import Images
@@ -287,10 +287,12 @@ class _Study:
     def _result(self, done: Sequence[_Done]) -> Result:
         features, seed = self.features, self.model.seed
         folds = [one.result for one in done]
+        classes = np.unique(features.y).tolist()
         return Result(
             backbones=features.names, fusion=self.model.fusion, head=HEAD, data=features.data,
-            keys=features.keys, classes=np.unique(features.y).tolist(),
-            folds=folds, interval=accuracy_interval(features, self.split, folds), seed=seed,
+            keys=features.keys, classes=classes, folds=folds,
+            interval=accuracy_interval(features, self.split, folds), seed=seed,
+            positive=positive_label(classes),
         )  # fmt: skip
 
     def save(self, folder: Path, done: Sequence[_Done], facts: Mapping[str, Any]) -> None:

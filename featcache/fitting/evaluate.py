@@ -19,9 +19,24 @@ from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.grid import Candidate
 from featcache.fitting.leakage import refuse_trained
-from featcache.fitting.metrics import fold_weights, interval, refit_inflation
+from featcache.fitting.metrics import (
+    fold_weights,
+    interval,
+    luck_of_seeds,
+    positive_label,
+    positive_scores,
+    refit_inflation,
+    seed_variance,
+)
 from featcache.fitting.pipeline import describe
-from featcache.fitting.splits import Fold, components, factorize, groups_to_keep, make_folds
+from featcache.fitting.splits import (
+    Fold,
+    components,
+    factorize,
+    groups_to_keep,
+    make_folds,
+    seeded,
+)
 from featcache.store.features import Features
 
 
@@ -47,6 +62,10 @@ class Result:
         they are worth together.
     seed : int
         What the folds were drawn with where `evaluate` made them.
+    positive : str
+        The positive one of two classes; "" if they are not two.
+    seeds : int
+        How many it was fitted with: the folds are those of all of them.
     """
 
     backbones: tuple[str, ...]
@@ -58,6 +77,8 @@ class Result:
     folds: list[FoldResult]
     interval: tuple[float, float]
     seed: int = 0
+    positive: str = ""
+    seeds: int = 1
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -87,10 +108,12 @@ class Result:
     @property
     def sd(self) -> dict[str, float]:
         """Each metric's standard deviation over folds (n - 1); NaN for fewer than two."""
-        return {
-            name: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan")
-            for name, v in self._values()
-        }
+        return self._spread(axis=0)
+
+    @property
+    def seed_sd(self) -> dict[str, float]:
+        """Each metric's standard deviation over seeds (n - 1); NaN for fewer than two."""
+        return self._spread(axis=1)
 
     @property
     def fit_seconds(self) -> float:
@@ -109,6 +132,15 @@ class Result:
         }
         return [(name, values[~np.isnan(values)]) for name, values in table.items()]
 
+    def _spread(self, axis: int) -> dict[str, float]:
+        """Over the means of the folds, or of the seeds; one fold after another is of one seed."""
+        found = {}
+        for name, values in self._values():
+            whole = len(values) % self.seeds == 0  # a metric is defined in a fold or it is not
+            means = values.reshape(self.seeds, -1).mean(axis=axis) if whole else values[:0]
+            found[name] = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+        return found
+
 
 def evaluate(
     classifier: Any,
@@ -121,6 +153,7 @@ def evaluate(
     split: Sequence[Fold] | None = None,
     gate: str = "refuse",
     keep: bool = False,
+    positive: str | None = None,
 ) -> Result:
     """Fit a clone of the classifier on each fold's training rows and score its test rows.
 
@@ -144,6 +177,9 @@ def evaluate(
         What to do about features that look broken, see `checks.check_features`.
     keep : bool, default False
         Keep each fold's fitted classifier.
+    positive : str, default None
+        The positive one of two classes, which `precision_positive` and the like are of; by default
+        the second in sorted order.
 
     Returns
     -------
@@ -155,7 +191,10 @@ def evaluate(
         If the features look broken, or a backbone was fine-tuned on rows that are tested.
     DataError
         If no folds can be made, or a fold is empty or has one class to train on.
+    UnknownName, RecipeError
+        If `positive` is no label, or the classes are not two.
     """
+    wanted = positive_label(np.unique(features.y).tolist(), positive)
     check_features(features, gate)
     if split is None:
         split = make_folds(features, folds, test_split, seed=seed)
@@ -163,7 +202,7 @@ def evaluate(
     executor, steps = executor_of(n_jobs, len(split)), FittedSteps({candidate: []})
     results = evaluate_all({candidate: classifier}, features, split, steps, executor, seed, keep)
     ((_, result),) = results
-    return result
+    return with_positive(result, wanted)
 
 
 def evaluate_all(
@@ -237,6 +276,39 @@ def evaluate_all(
                     yield candidate, _result_of(candidate, chosen, folds, in_order, seed)
 
 
+def over_seeds(results: Mapping[int, Result], features: Features, folds: Sequence[Fold]) -> Result:
+    """The results of one candidate under several seeds as one: each fold as often as there are.
+
+    Parameters
+    ----------
+    results : mapping of int to Result
+        By the seed; of the first the fitted classifier is kept.
+    features, folds
+        What they are of.
+    """
+    first = next(iter(results.values()))
+    if len(results) == 1:
+        return first
+    done = [
+        replace(one, name=seeded(one.name, seed), classifier=one.classifier if not i else None)
+        for i, (seed, result) in enumerate(results.items())
+        for one in result.folds
+    ]
+    interval = accuracy_interval(features, folds, done)
+    return replace(first, folds=done, interval=interval, seeds=len(results))
+
+
+def with_positive(result: Result, label: str) -> Result:
+    """The result with this label as the positive one of two classes."""
+    if label == result.positive:
+        return result
+    folds = [
+        replace(one, metrics=one.metrics | positive_scores(one.true, one.pred, label))
+        for one in result.folds
+    ]
+    return replace(result, folds=folds, positive=label)
+
+
 def _check_split(features: Features, split: Sequence[Fold]) -> None:
     """Refuse folds that can't be fitted or must not be scored; see `evaluate`."""
     for fold in split:
@@ -253,33 +325,42 @@ def _result_of(
 ) -> Result:
     """What the folds, each in its place in `done`, come to together."""
     sources = factorize(features.sources)  # (n,)
+    classes = np.unique(features.y).tolist()
     return Result(
         backbones=features.names,
         fusion=candidate.fusion,
         head=candidate.head,
         data=features.data,
         keys=features.keys,
-        classes=np.unique(features.y).tolist(),
+        classes=classes,
         folds=[
             replace(one, train_images=len(np.unique(sources[fold.train])))
             for one, fold in zip(done, split, strict=True)
         ],
         interval=accuracy_interval(features, split, done),
         seed=seed,
+        positive=positive_label(classes),
     )
 
 
 def accuracy_interval(
     features: Features, split: Sequence[Fold], done: Sequence[FoldResult]
 ) -> tuple[float, float]:
-    """95 % interval of the accuracy as `Result.metrics` has it, the mean over the folds."""
+    """95 % interval of the accuracy as `Result.metrics` has it, the mean over the folds.
+
+    With several seeds, `done` holds all folds of each, one seed after another: it is of their mean.
+    """
     tested = np.concatenate([fold.test for fold in split])
     images = len(np.unique(tested))
     trained = np.mean([len(np.unique(features.sources[fold.train])) for fold in split])
+    right = np.concatenate([fold.true == fold.pred for fold in done]).reshape(-1, len(tested))
+    units = components(features)[tested]
+    weights = fold_weights(np.repeat(np.arange(len(split)), [len(fold.test) for fold in split]))
     return interval(
-        np.concatenate([fold.true == fold.pred for fold in done]),
-        components(features)[tested],
-        fold_weights(np.repeat(np.arange(len(split)), [len(fold.test) for fold in split])),
+        right.mean(axis=0),
+        units,
+        weights,
+        extra=seed_variance(luck_of_seeds(right, units, weights), len(right), len(right) - 1),
         most_rows=images,
         inflation=refit_inflation(
             len(split) * images // len(tested), float(trained), len(tested) / len(split)

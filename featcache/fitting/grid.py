@@ -35,6 +35,8 @@ class Candidate:
     tune : int, default 0
         Settings to try, see `tuning`.
     tuner : str, default "random"
+    refit : int, default 0
+        Added to the seed: the same candidate with another one.
     own : mapping of "fusion" or "head" to an sklearn estimator, default {}
         Objects of the user's in place of a registered name. They are cloned before each fit.
     """
@@ -45,6 +47,7 @@ class Candidate:
     select: str = ""
     tune: int = 0
     tuner: str = "random"
+    refit: int = 0
     own: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -177,12 +180,21 @@ def classifier_of(
     return make_classifier(
         candidate.own.get("fusion", candidate.fusion),
         candidate.own.get("head", candidate.head),
-        seed=seed,
+        seed=seed + candidate.refit,
         settings=settings,
         select=candidate.select,
         tune=candidate.tune,
         tuner=candidate.tuner,
     )
+
+
+def takes_seed(classifier: Any, other: Any) -> bool:
+    """Whether two classifiers of a candidate, made with two seeds, differ."""
+    first, second = (
+        {n: v for n, v in one.get_params(deep=True).items() if n.endswith("random_state")}
+        for one in (classifier, other)
+    )
+    return first != second
 
 
 def fit_candidate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,72 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from featcache.errors import RecipeError, UnknownName, counted, unknown
+
 _ROUNDING = 1e-20  # variances below it are those of equal values
 _WORST = 0.25  # degrees of freedom that the worst case counts for, see `_design_effect`
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What candidates may be ranked by.
+
+    Attributes
+    ----------
+    name : str
+        As in `scores`.
+    label : str
+        For a reader.
+    proba : bool, default False
+        Whether it takes probabilities.
+    lower : bool, default False
+        Whether lower is better.
+    upper : float, default 1
+        The largest that a row's score can be.
+    """
+
+    name: str
+    label: str
+    proba: bool = False
+    lower: bool = False
+    upper: float = 1.0
+
+    def gain(self, one: float, other: float) -> float:
+        """How much better one value is than the other; negative if worse."""
+        return other - one if self.lower else one - other
+
+    def difference(self, value: float) -> str:
+        """A difference of two values, for a reader: "1.5 points", "0.012 nats"."""
+        if self.upper == 1:
+            return f"{100 * value:.1f} points"
+        return f"{value:.4f}{' nats' if self.name == 'log_loss' else ''}"
+
+
+METRICS = {
+    one.name: one
+    for one in (
+        Metric("accuracy", "accuracy"),
+        Metric("balanced_accuracy", "balanced accuracy"),
+        Metric("f1", "F1"),
+        Metric("f1_positive", "F1 of the positive class"),
+        Metric("auc", "AUC", proba=True),
+        Metric("log_loss", "log loss", proba=True, lower=True, upper=math.inf),
+        Metric("brier", "Brier score", proba=True, lower=True, upper=2.0),
+    )
+}
+ACCURACY = METRICS["accuracy"]
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises
+    ------
+    UnknownName
+    """
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
+    return METRICS[name]
 
 
 def scores(
@@ -42,8 +107,8 @@ def scores(
     dict
         `accuracy`; `balanced_accuracy` (mean recall over the classes that are in `true`);
         `precision`, `recall`, `f1` (macro over the classes in `true` or `pred`; 0 where nothing
-        was predicted). With two classes also `precision_positive`, `recall_positive`,
-        `f1_positive`, of the second class in sorted order. With `proba` also `auc` (two classes:
+        was predicted). With two classes also `positive_scores` of the second in sorted order. With
+        `proba` also `auc` (two classes:
         of the positive one; more: one against the rest, macro; NaN where a class is not in
         `true`), `log_loss` (natural logarithm) and `ece` (see `calibration_error`).
     """
@@ -57,16 +122,45 @@ def scores(
         **dict(zip(("precision", "recall", "f1"), macro[:3], strict=True)),
     }
     if len(classes) == 2:
-        positive = precision_recall_fscore_support(
-            true, pred, labels=[classes[1]], average="macro", zero_division=0
-        )
-        names = ("precision_positive", "recall_positive", "f1_positive")
-        found.update(zip(names, positive[:3], strict=True))
+        found |= positive_scores(true, pred, classes[1])
     if proba is not None:
         found["auc"] = _auc(true, proba, classes)
         found["log_loss"] = log_loss(true, proba, labels=list(classes))
         found["ece"] = calibration_error(true, proba, classes)
     return {name: float(value) for name, value in found.items()}
+
+
+def positive_scores(true: NDArray[Any], pred: NDArray[Any], label: str) -> dict[str, float]:
+    """`precision_positive`, `recall_positive` and `f1_positive` of one label; 0 where undefined."""
+    found = precision_recall_fscore_support(
+        true, pred, labels=[label], average="macro", zero_division=0
+    )
+    names = ("precision_positive", "recall_positive", "f1_positive")
+    return {name: float(value) for name, value in zip(names, found[:3], strict=True)}
+
+
+def positive_label(classes: Sequence[str], label: str | None = None) -> str:
+    """The positive one of two classes: the label, or by default the second; "" if not of two.
+
+    Raises
+    ------
+    RecipeError
+        If a label is given, and the classes are not two.
+    UnknownName
+        If it is none of them.
+    """
+    if label is None:
+        return str(classes[1]) if len(classes) == 2 else ""
+    if len(classes) != 2:
+        raise RecipeError(
+            f"positive is {label!r}, and there are {counted(len(classes), 'class')}",
+            "A positive class is one of two: leave it out.",
+        )
+    if label not in classes:
+        raise UnknownName(
+            f"unknown label {label!r}", f"The labels are {classes[0]} and {classes[1]}."
+        )
+    return label
 
 
 def _auc(true: NDArray[Any], proba: NDArray[Any], classes: Sequence[str]) -> float:
@@ -104,6 +198,8 @@ def interval(
     most_rows: float = math.inf,
     inflation: float = 1.0,
     about: float | None = None,
+    upper: float = 1.0,
+    extra: float = 0.0,
 ) -> tuple[float, float]:
     """95 % interval of a weighted mean of scores between 0 and 1, as of an accuracy.
 
@@ -114,6 +210,9 @@ def interval(
     Student's t with one degree of freedom less than there are groups, or rows, takes the place of
     1.96 (Korn & Graubard 1998, Survey Methodology 24, 193-201; Franco, Little, Louis & Slud 2019,
     doi:10.1093/jssam/smy019).
+
+    Scores without an upper end, as of the log loss, have a symmetric interval on the log scale. Its
+    variance is that of two more rows, one nat above the mean and one below: never 0.
 
     Parameters
     ----------
@@ -129,27 +228,38 @@ def interval(
         The variance is multiplied by it, see `refit_inflation`.
     about : float, default None
         The middle, if it is another than the mean of the scores.
+    upper : float, default 1
+        The largest that a score can be; infinity for none.
+    extra : float, default 0
+        Added to the variance of the mean, see `seed_variance`.
 
     Returns
     -------
     (low, high) : floats
-        0 and 1 if all rows are of one group: nothing says how far another group would differ.
+        0 and `upper` if all rows are of one group: nothing says how far another would differ.
     """
-    value = np.asarray(scores, float)  # (n,)
+    value = np.asarray(scores, float) / (upper if math.isfinite(upper) else 1)  # (n,)
     share = shares(weights, len(value))  # (n,)
     unit = unit_codes(groups, len(value))  # (n,)
     units = int(unit.max()) + 1
     if units == 1:
-        return 0.0, 1.0
-    mean = float(np.clip(share @ value, 0, 1))
+        return 0.0, upper
     apart = share * (value - share @ value)  # (n,)
     rows = 1 / float(share @ share)
     alone = float(apart @ apart) * len(value) / (len(value) - 1)
+    effect, reach = _design_effect(apart, share, unit), float(stats.t.ppf(0.975, units - 1))
+    if math.isinf(upper):
+        middle = float(share @ value) if about is None else about
+        reach *= math.sqrt(inflation * effect * (alone + 2 / rows**2) + extra)
+        return _on_the_log_scale(middle, reach)
+    mean = float(np.clip(share @ value, 0, 1))
     if alone > _ROUNDING:
         rows = min(rows, mean * (1 - mean) / alone)
-    rows = min(rows / _design_effect(apart, share, unit), most_rows) / inflation
-    reach = float(stats.t.ppf(0.975, units - 1))
-    return _wilson(mean if about is None else about, rows, reach)
+    rows = min(rows / effect, most_rows) / inflation
+    if 0 < mean < 1:
+        rows = 1 / (1 / rows + extra / upper**2 / (mean * (1 - mean)))
+    low, high = _wilson(mean if about is None else about / upper, rows, reach)
+    return upper * low, upper * high
 
 
 def refit_inflation(folds: int, train: float, test: float) -> float:
@@ -170,12 +280,60 @@ def refit_inflation(folds: int, train: float, test: float) -> float:
     return 1.0 if folds < 2 else 1 + test / train
 
 
+def luck_of_seeds(
+    scores: ArrayLike, units: ArrayLike | None = None, weights: ArrayLike | None = None
+) -> float:
+    """The variance between the means of seeds of which the rows say nothing; 0 for one seed.
+
+    It is that of better and worse seeds: what rows make of it that are right under one seed and
+    wrong under another is taken off, since the variance between rows has it already. An estimate
+    without bias, so it may be below 0.
+
+    Parameters
+    ----------
+    scores : float array of shape (seeds, n)
+    units, weights
+        See `interval`.
+    """
+    table = np.asarray(scores, float)
+    seeds, n = table.shape
+    if seeds < 2:
+        return 0.0
+    share, unit = shares(weights, n), unit_codes(units, n)
+    totals = np.stack([np.bincount(unit, weights=share * row) for row in table])  # (seeds, units)
+    return float(totals.sum(axis=1).var(ddof=1) - totals.var(axis=0, ddof=1).sum())
+
+
+def seed_variance(luck: float, seeds: int, freedom: int, pairs: int = 1) -> float:
+    """What the luck of seeds adds to the variance of a mean over them.
+
+    Few seeds say little of it, so it is multiplied by the square of Student's t over the Gaussian's
+    (Banerjee 1960, Sankhyā 22, 357-358).
+
+    Parameters
+    ----------
+    luck : float
+        See `luck_of_seeds`.
+    seeds : int
+    freedom : int
+        Degrees of freedom that `luck` is estimated with.
+    pairs : int, default 1
+        How many are tested at once: the more, the further out is the t that matters.
+    """
+    if seeds < 2:
+        return 0.0
+    tail = 0.025 / pairs
+    few = float(stats.t.isf(tail, freedom) / stats.norm.isf(tail))
+    return max(luck, 0.0) / seeds * few**2
+
+
 def row_scores(
     metric: str,
     true: NDArray[Any],
     pred: NDArray[Any],
     proba: NDArray[Any] | None,
     classes: Sequence[str],
+    positive: str = "",
 ) -> NDArray[np.float64]:
     """A score for each row, whose mean is the metric and whose spread is the metric's.
 
@@ -187,9 +345,12 @@ def row_scores(
 
     Parameters
     ----------
-    metric : {"accuracy", "balanced_accuracy", "f1", "auc", "log_loss", "brier"}
+    metric : str
+        A name in `METRICS`.
     true, pred, proba, classes
         See `scores`.
+    positive : str, default ""
+        The positive one of two classes, for "f1_positive".
 
     Returns
     -------
@@ -203,6 +364,10 @@ def row_scores(
         return _recall_scores(np.asarray(true == pred, float), code)
     if metric == "f1":
         return _f1_scores(code, np.searchsorted(names, pred))
+    if metric == "f1_positive":
+        if positive not in classes:
+            return np.full(len(code), np.nan)
+        return _f1_scores(np.asarray(true != positive, int), np.asarray(pred != positive, int), 1)
     if proba is None:
         return np.full(len(code), np.nan)
     if metric == "auc":
@@ -214,6 +379,39 @@ def row_scores(
     return np.asarray(((proba - wanted) ** 2).sum(axis=1), float)
 
 
+def scores_in_folds(
+    metric: str,
+    true: NDArray[Any],
+    pred: NDArray[Any],
+    proba: NDArray[Any] | None,
+    classes: Sequence[str],
+    folds: NDArray[Any],
+    positive: str = "",
+) -> NDArray[np.float64]:
+    """`row_scores` of each fold (n,), for metrics that are means over the folds; NaN in a fold
+    in which the metric is not defined.
+    """
+    found = np.full(len(true), np.nan)
+    for name in np.unique(folds):
+        rows = folds == name
+        part = None if proba is None else proba[rows]
+        found[rows] = row_scores(metric, true[rows], pred[rows], part, classes, positive)
+    return found
+
+
+def most_rows(metric: str, true: NDArray[Any], positive: str = "") -> float:
+    """As many rows as a metric's interval counts at most: a mean over classes lives off small ones.
+
+    A mean of recalls of equal size p has the variance p (1 - p) / rows of so many rows.
+    """
+    if metric == "f1_positive":
+        return float(max(int((true == positive).sum()), 1))
+    if metric not in ("balanced_accuracy", "f1"):
+        return math.inf
+    every = np.unique(true, return_counts=True)[1]
+    return len(every) ** 2 / float((1 / every).sum())
+
+
 def metric_intervals(
     true: NDArray[Any],
     pred: NDArray[Any],
@@ -223,13 +421,14 @@ def metric_intervals(
     folds: NDArray[Any],
     groups: ArrayLike | None = None,
     inflation: float = 1.0,
+    positive: str = "",
 ) -> dict[str, tuple[float, float]]:
-    """95 % intervals of balanced accuracy, macro F1 and AUC, each as a mean over the folds.
+    """95 % intervals of every metric but the accuracy, each as a mean over the folds.
 
     Parameters
     ----------
-    true, pred, proba, classes
-        See `scores`.
+    true, pred, proba, classes, positive
+        See `row_scores`.
     folds : array of shape (n,)
         In which each row was tested.
     groups : array of shape (n,), default None
@@ -241,24 +440,19 @@ def metric_intervals(
     dict
         By the metrics' names; without those that are undefined in every fold.
     """
-    every = np.unique(true, return_counts=True)[1]
-    # A mean of recalls of equal size p has the variance of so many rows: p (1 - p) / rows.
-    most = len(every) ** 2 / float((1 / every).sum())
     linked = np.arange(len(true)) if groups is None else np.asarray(groups)
     found = {}
-    for metric in ("balanced_accuracy", "f1", "auc"):
-        scored = np.full(len(true), np.nan)
-        for name in np.unique(folds):
-            rows = folds == name
-            part = None if proba is None else proba[rows]
-            scored[rows] = row_scores(metric, true[rows], pred[rows], part, classes)
+    for metric in METRICS.values():
+        if metric is ACCURACY:
+            continue
+        scored = scores_in_folds(metric.name, true, pred, proba, classes, folds, positive)
         known = ~np.isnan(scored)
         if known.any():
-            weights = fold_weights(folds[known])
-            rows = math.inf if metric == "auc" else most
-            found[metric] = interval(
-                scored[known], linked[known], weights, most_rows=rows, inflation=inflation
-            )
+            found[metric.name] = interval(
+                scored[known], linked[known], fold_weights(folds[known]),
+                most_rows=most_rows(metric.name, true, positive), inflation=inflation,
+                upper=metric.upper,
+            )  # fmt: skip
     return found
 
 
@@ -317,6 +511,16 @@ def _wilson(mean: float, rows: float, reach: float) -> tuple[float, float]:
     return max(0.0, min(middle - half, mean)), min(1.0, max(middle + half, mean))
 
 
+def _on_the_log_scale(mean: float, reach: float) -> tuple[float, float]:
+    """The interval of a mean above 0 with this half width, symmetric on the log scale.
+
+    Of a mean less than the half width the logarithm says nothing: its end goes on as a line.
+    """
+    if reach < mean:
+        return mean * math.exp(-reach / mean), mean * math.exp(reach / mean)
+    return 0.0, mean + (math.e - 1) * reach
+
+
 def _recall_scores(right: NDArray[np.float64], code: NDArray[np.intp]) -> NDArray[np.float64]:
     _, place, size = np.unique(code, return_inverse=True, return_counts=True)
     recall = np.bincount(place, weights=right) / size  # (present classes,)
@@ -324,14 +528,18 @@ def _recall_scores(right: NDArray[np.float64], code: NDArray[np.intp]) -> NDArra
     return np.asarray(recall.mean() + len(right) * influence, float)
 
 
-def _f1_scores(code: NDArray[np.intp], guess: NDArray[np.intp]) -> NDArray[np.float64]:
-    """F1 of a class is 2 hits / (rows of it + guesses of it)."""
+def _f1_scores(
+    code: NDArray[np.intp], guess: NDArray[np.intp], first: int | None = None
+) -> NDArray[np.float64]:
+    """F1 of a class is 2 hits / (rows of it + guesses of it); the mean over all, or the first."""
     classes = int(max(code.max(), guess.max())) + 1
     both = np.bincount(code, minlength=classes) + np.bincount(guess, minlength=classes)
     f1 = 2 * np.bincount(code[code == guess], minlength=classes) / np.maximum(both, 1)  # (classes,)
-    used = np.maximum(both, 1) * np.count_nonzero(both)
+    mine = (both > 0) & (np.arange(classes) < (classes if first is None else first))
+    count = max(int(np.count_nonzero(mine)), 1)
+    used = np.where(mine, np.maximum(both, 1) * float(count), np.inf)
     parts = 2 * (code == guess) / used[code] - f1[code] / used[code] - f1[guess] / used[guess]
-    return np.asarray(f1.sum() / np.count_nonzero(both) + len(code) * parts, float)
+    return np.asarray(f1[mine].sum() / count + len(code) * parts, float)
 
 
 def _auc_scores(code: NDArray[np.intp], proba: NDArray[Any]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featcache.errors import DataError, counted
-from featcache.fitting.metrics import interval, shares, unit_codes
+from featcache.fitting.metrics import ACCURACY, Metric, interval, shares, unit_codes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -88,6 +89,7 @@ def compare_all(
     weights: ArrayLike | None = None,
     pairs: ArrayLike | None = None,
     inflation: float = 1.0,
+    extra: ArrayLike = 0.0,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Differences:
@@ -117,6 +119,8 @@ def compare_all(
     pairs : int array of shape (m, 2), default None
         The columns to compare; None: all with all, (0, 1), (0, 2), … first.
     inflation : float, default 1
+    extra : float array of shape (K,), default 0
+        Variances of the candidates' means that the rows don't show, see `metrics.seed_variance`.
     draws : int, default 10,000
         With up to 13 units that differ every way to turn them round is tried instead.
     seed : int, default 0
@@ -134,14 +138,16 @@ def compare_all(
     pairs = np.asarray(pairs, np.intp).reshape(-1, 2)  # (m, 2)
     difference, squares = _moments(totals, pairs)
     t = _studentized(difference, squares)
+    added = np.broadcast_to(np.asarray(extra, float), candidates)[pairs].sum(axis=1)  # (m,)
+    more = added * (count - 1) / np.where(squares > 0, squares, np.inf)
     # In units of t, divided by the root of the inflation, and back: t itself may be infinite.
-    reached = t * np.sqrt(count / np.maximum(inflation * (count - t**2) + t**2, _ROUNDING))
+    reached = t * np.sqrt(count / np.maximum(inflation * (count - t**2) + more + t**2, _ROUNDING))
     largest, sampled = _largest(totals, pairs, squares, draws, seed)
     above = len(largest) - np.searchsorted(largest, reached - _ROUNDING)
     p = (above + sampled) / (len(largest) + sampled)
     # Two rows more, one won by each, so that no error is 0 (Bonett & Price 2012).
     about = np.maximum(squares - difference**2 / count, 0.0) + 2 / rows**2
-    error = np.sqrt(inflation * about * count / max(count - 1, 1))
+    error = np.sqrt(inflation * about * count / max(count - 1, 1) + added)
     return Differences(pairs, difference, error, np.minimum(p, 1.0), _critical(largest, count))
 
 
@@ -174,6 +180,9 @@ def winner(
     inflation: float = 1.0,
     draws: int = 1000,
     seed: int = 0,
+    metric: Metric = ACCURACY,
+    most_rows: float = math.inf,
+    extra: ArrayLike = 0.0,
 ) -> Winner:
     """What the best candidate's score is without the luck of having been chosen by it.
 
@@ -189,7 +198,7 @@ def winner(
     Parameters
     ----------
     scores : float array of shape (n, K)
-        Between 0 and 1, higher is better.
+        Of the metric, see `metrics.row_scores`.
     units, weights
         See `compare_all`.
     inflation : float, default 1
@@ -197,16 +206,27 @@ def winner(
     draws : int, default 1000
         Fewer if there are more than 50,000 units.
     seed : int, default 0
+    metric : Metric
+        Says which of two scores is better, and how large they may be.
+    most_rows : float, default infinity
+        See `interval`.
+    extra : float array of shape (K,), default 0
+        See `compare_all`.
     """
     totals, sizes = _unit_totals(scores, units, weights)
     means = totals.sum(axis=0)  # (K,)
-    best = int(means.argmax())
+    best = int((-means if metric.lower else means).argmax())
     expected = float(means[best])
     if totals.shape[1] > 1 and len(totals) > 1:
         some = max(50, min(draws, _MOST_DRAWN // len(totals)))
-        expected, inflation = _held_out(totals, sizes, some, seed), _CHOICE * inflation
-    column = np.asarray(scores, float)[:, best]
-    low, high = interval(column, units, weights, inflation=inflation, about=expected)
+        held_out = _held_out(totals, sizes, some, seed, metric.lower)
+        expected = float(np.clip(held_out, 0, metric.upper))
+        inflation = _CHOICE * inflation
+    low, high = interval(
+        np.asarray(scores, float)[:, best], units, weights, most_rows=most_rows,
+        inflation=inflation, about=expected, upper=metric.upper,
+        extra=float(np.broadcast_to(np.asarray(extra, float), means.shape)[best]),
+    )  # fmt: skip
     return Winner(float(means[best]), expected, low, high)
 
 
@@ -296,7 +316,7 @@ def _critical(largest: Floats, units: int) -> float:
     return float(rare[0] * np.sqrt((units - 1) / (units - rare[0] ** 2)))
 
 
-def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int) -> float:
+def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int, lower: bool) -> float:
     """The mean score, on a fifth of the units, of the candidate that is best on the others."""
     rng = np.random.default_rng(seed)
     gained = rows = 0.0
@@ -307,7 +327,8 @@ def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int) -> float:
         out = out[~out.all(axis=1)].astype(float)
         scores = out @ totals  # (b, K)
         # All candidates of a draw have the same rows, so the largest sum is the largest mean.
-        chosen = (totals.sum(axis=0) - scores).argmax(axis=1)
+        seen = totals.sum(axis=0) - scores
+        chosen = (-seen if lower else seen).argmax(axis=1)
         gained += float(scores[np.arange(len(chosen)), chosen].sum())
         rows += float((out @ sizes).sum())
-    return min(gained / rows, 1.0)
+    return gained / rows

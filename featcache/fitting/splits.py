@@ -15,13 +15,13 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import PredefinedSplit, StratifiedKFold, StratifiedShuffleSplit
 
 from featcache.errors import DataError, RecipeError, counted, unknown
+from featcache.fitting.stratified import stratified_groups
 from featcache.images.files import KINDS
 from featcache.store.features import NO_VIEW, Features
 
 log = logging.getLogger("featcache")
 
 Rows = NDArray[np.intp]
-Ints = NDArray[np.intp]
 
 SEEDS = 2**32  # NumPy's old generator, which scikit-learn draws with, takes the numbers below
 
@@ -69,6 +69,9 @@ def make_folds(
     their own validation share from the training rows); data with a "val" but no "test" split is
     tested on "val", which is logged; other data gives five folds. The data's own split is
     never changed; see `leakage` for rows that are linked across its border.
+
+    Folds are drawn over the sorted ids, and their rows are in that order: the same images in
+    another order get the same folds and the same fits.
 
     If the features have views, folds are made of the images alone; the views of a fold's
     training images then train with it. No view is tested.
@@ -119,7 +122,7 @@ def make_folds(
     if not 0 <= seed < SEEDS:
         raise RecipeError(f"seed is {seed}", f"Give a number from 0 to {SEEDS - 1}.")
     check_plan(viewed(features), balance, leaky, False, repeats)
-    pool = _pool(features, balance, leaky, seed)  # (p,) what is dealt out
+    pool = _pool(features, balance, leaky, seed)  # (p,) what is dealt out, by id
     if len(np.unique(features.y[pool])) < 2:
         raise DataError(
             f"only one class among {counted(len(pool), 'row')}: "
@@ -147,6 +150,19 @@ def make_folds(
         return made
     trains = add_views(features, {fold.name: fold.train for fold in made}, balance, seed)
     return [replace(fold, train=train) for fold, train in zip(made, trains, strict=True)]
+
+
+_SEED = "@seed"
+
+
+def seeded(fold: str, seed: int) -> str:
+    """The name of a fold that is fitted with several seeds: "fold1@seed3"."""
+    return f"{fold}{_SEED}{seed}"
+
+
+def unseeded(fold: str) -> str:
+    """The fold's own name."""
+    return fold.partition(_SEED)[0]
 
 
 def describe_folds(folds: Sequence[Fold]) -> str:
@@ -179,7 +195,7 @@ def components(features: Features, groups: bool = True) -> Rows:
     """A number for each row; rows linked by content or (with `groups`) by group share it.
 
     Links carry on: two rows share a number where a chain of equal images and shared groups
-    leads from one to the other. Int array of shape (n,), numbered from 0.
+    leads from one to the other. Int array of shape (n,), numbered from 0 by the sorted ids.
     """
     n = len(features)
     # If the content is not known, a view is still linked to its image.
@@ -194,7 +210,23 @@ def components(features: Features, groups: bool = True) -> Rows:
     ends = np.concatenate((n + content, 3 * n + subject))
     graph = coo_array((np.ones(2 * n), (np.tile(np.arange(n), 2), ends)), shape=(5 * n, 5 * n))
     labels = connected_components(graph, directed=False)[1][:n]
-    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.intp)  # (n,)
+    order = id_order(features)
+    _, first, number = np.unique(labels[order], return_index=True, return_inverse=True)
+    found = np.empty(n, np.intp)
+    found[order] = np.argsort(np.argsort(first))[number]
+    return found
+
+
+def id_order(features: Features) -> Rows:
+    """The rows by the ids of their images, each kind of view behind the one that comes first."""
+    sources, kind = features.sources, np.zeros(len(features), np.intp)
+    if viewed(features):
+        _, first, number = np.unique(features.view, return_index=True, return_inverse=True)
+        kind = first[number]
+    same = kind[1:] == kind[:-1]
+    if (np.where(same, sources[1:] > sources[:-1], kind[1:] > kind[:-1])).all():
+        return np.arange(len(features))
+    return np.lexsort((sources, kind))
 
 
 def folds_to_json(folds: Sequence[Fold], features: Features) -> list[dict[str, Any]]:
@@ -238,10 +270,13 @@ def folds_from_json(saved: Sequence[dict[str, Any]], features: Features) -> list
 
 
 def _pool(features: Features, balance: bool, leaky: bool, seed: int) -> Rows:
-    """The rows that are dealt out to folds."""
-    if not leaky:
-        return np.flatnonzero(features.view == NO_VIEW)
-    return np.sort(balanced(features, seed)) if balance else np.arange(len(features))
+    """The rows that are dealt out to folds, by id."""
+    order = id_order(features)
+    if leaky and not balance:
+        return order
+    chosen = np.isin(order, balanced(features, seed)) if leaky else features.view[order] == NO_VIEW
+    dealt: Rows = order[chosen]
+    return dealt
 
 
 def _own_split(features: Features, own: str, pool: Rows, leaky: bool) -> Fold:
@@ -384,87 +419,6 @@ def k_folds(y: NDArray[Any], groups: NDArray[Any] | None, k: int, seed: int) -> 
     return number
 
 
-def stratified_groups(y: NDArray[Any], groups: NDArray[Any], k: int, seed: int = 0) -> Ints:
-    """Put rows into k folds: groups whole, every class spread evenly.
-
-    Groups of several rows come first, the largest first, each into the fold that has least of its
-    classes so far (as scikit-learn's StratifiedGroupKFold does, but without trying every fold on
-    every group). Rows that stand alone then level the folds out class by class.
-
-    Parameters
-    ----------
-    y, groups : arrays of shape (n,)
-        Labels; rows with equal groups go into one fold.
-    k : int
-        Folds.
-    seed : int, default 0
-        Shuffles rows and groups of one size.
-
-    Returns
-    -------
-    int array of shape (n,)
-        The fold of each row, from 0.
-    """
-    rng = np.random.default_rng(seed)
-    classes, codes = np.unique(y, return_inverse=True)  # (n,)
-    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)  # (n,), (g,)
-    alone = size[group] == 1  # (n,)
-    counts = np.zeros((k, len(classes)), np.intp)  # rows of each fold and class
-    fold = np.empty(len(y), np.intp)
-    if not alone.all():
-        fold[~alone] = _largest_first(codes[~alone], group[~alone], np.bincount(codes), counts, rng)
-    for code in rng.permutation(len(classes)):
-        rows = rng.permutation(np.flatnonzero(alone & (codes == code)))
-        more = _level(counts[:, code], counts.sum(axis=1), len(rows))  # (k,)
-        fold[rows] = np.repeat(np.arange(k), more)
-        counts[:, code] += more
-    return fold
-
-
-def _largest_first(
-    codes: Ints, group: Ints, totals: Ints, counts: Ints, rng: np.random.Generator
-) -> Ints:
-    """The fold of each row of the groups; `counts` (k, classes) are raised along."""
-    _, group = np.unique(group, return_inverse=True)
-    # The classes of each group and how many rows of each: group by group in one long list.
-    pairs, rows = np.unique(group * len(totals) + codes, return_counts=True)
-    owner, code = np.divmod(pairs, len(totals))
-    share = rows / totals[code]
-    size = np.bincount(owner, weights=share)  # (g,)
-    starts = np.searchsorted(owner, np.arange(len(size) + 1))
-    shares = counts / totals  # (k, classes)
-    weight = np.zeros(len(counts))  # (k,) of all classes, to tell equals apart
-    chosen = np.empty(len(size), np.intp)
-    shuffled = rng.permutation(len(size))
-    for one in shuffled[np.argsort(-size[shuffled], kind="stable")].tolist():
-        here = slice(starts[one], starts[one + 1])
-        # The sum of squared shares grows by 2 * shares * share and a term that no fold changes.
-        grows = shares[:, code[here]] @ share[here]  # (k,)
-        best = np.flatnonzero(grows <= grows.min() + 1e-12)
-        fold = best[np.argmin(weight[best])]
-        chosen[one] = fold
-        shares[fold, code[here]] += share[here]
-        weight[fold] += size[one]
-        counts[fold, code[here]] += rows[here]
-    return chosen[group]
-
-
-def _level(have: Ints, totals: Ints, more: int) -> Ints:
-    """How many of `more` rows each fold gets, so that `have` gets as even as it can (k,).
-
-    What can't be dealt out evenly goes to the folds with the fewest rows of all classes.
-    """
-    level = np.sort(have)
-    filled = 1
-    while filled < len(have) and (level[filled] - level[:filled]).sum() <= more:
-        filled += 1
-    height, rest = divmod(int(level[:filled].sum()) + more, filled)
-    added = np.maximum(height - have, 0)
-    open_ = np.flatnonzero(have <= height)
-    added[open_[np.argsort((totals + added)[open_], kind="stable")[:rest]]] += 1
-    return added
-
-
 _AT_ONCE = 2**16  # rows
 
 
@@ -511,7 +465,8 @@ def add_views(
     seed : int
         Chooses the views, where not all are taken.
     """
-    views = np.flatnonzero(features.view != NO_VIEW)  # (v,)
+    order = id_order(features)
+    views = order[features.view[order] != NO_VIEW]  # (v,)
     if not len(views):
         return list(trains.values())
     where = {id_: row for row, id_ in enumerate(features.ids.tolist())}
@@ -529,8 +484,10 @@ def add_views(
 
 def balanced(features: Features, seed: int) -> Rows:
     """All images and the views that bring each class to the most frequent one's count."""
-    images = np.flatnonzero(features.view == NO_VIEW)
-    more, short = fill_up(features.y, images, np.flatnonzero(features.view != NO_VIEW), [seed])
+    order = id_order(features)
+    image = features.view[order] == NO_VIEW
+    images = order[image]
+    more, short = fill_up(features.y, images, order[~image], [seed])
     _say_short(short)
     return np.concatenate([images, more])
 
@@ -551,7 +508,7 @@ def fill_up(
     chosen, lacking = [np.empty(0, np.intp)], []
     for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
         mine = views[y[views] == label]
-        chosen.append(np.sort(rng.permutation(mine)[: most - count]))
+        chosen.append(mine[np.sort(rng.permutation(len(mine))[: most - count])])
         if count + len(mine) < most:
             lacking.append(f"{label!r} has {count + len(mine)} of {most}")
     return np.concatenate(chosen), lacking

@@ -22,7 +22,8 @@ from sklearn.utils import check_random_state
 
 from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
 from featcache.fitting.out_of_core import fit_with_routing
-from featcache.fitting.splits import inner_folds, stratified_groups
+from featcache.fitting.splits import inner_folds
+from featcache.fitting.stratified import stratified_groups
 
 TUNERS = ("random", "optuna")
 

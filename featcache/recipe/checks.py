@@ -15,6 +15,7 @@ from featcache.finetuning.options import Options
 from featcache.fitting.checks import GATES
 from featcache.fitting.grid import candidates
 from featcache.fitting.heads import HEADS
+from featcache.fitting.metrics import metric_of
 from featcache.fitting.pipeline import make_classifier, smoke_fit
 from featcache.fitting.registry import class_of
 from featcache.fitting.splits import check_plan
@@ -45,7 +46,7 @@ def check_recipe(recipe: Recipe) -> None:
     Raises
     ------
     UnknownName
-        For a backbone, fusion, head, view or gate that there is not.
+        For a backbone, fusion, head, view, gate or metric that there is not.
     RecipeError
         For a setting that nothing has, wishes that exclude each other, or protocols that don't
         differ.
@@ -157,6 +158,7 @@ def _check_evaluation(recipe: Recipe) -> None:
             raise unknown("view", name, [known for known in VIEWS if known != NO_VIEW])
     if recipe.gate not in GATES:
         raise unknown("gate", recipe.gate, GATES)
+    metric_of(recipe.metric)
     parse_memory(recipe.memory)
     if recipe.folds is not None and recipe.test_split:
         raise RecipeError("both folds and the test split are asked for", "Choose one of them.")

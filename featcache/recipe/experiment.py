@@ -36,7 +36,7 @@ _OF_EXTRACTION = (
 _OF_COMPARISON = (
     "fusion", "head", "singles", "folds", "test_split", "repeats", "balance", "leaky", "strict",
     "near_duplicates", "seed", "gate", "jobs", "select", "tune", "tuner", "ablate", "calibrate",
-    "reports", "cache",
+    "seeds", "metric", "positive", "reports", "cache",
 )  # fmt: skip
 
 Fitted = Callable[[int, int, Run], None]
@@ -224,6 +224,7 @@ def _fits(name: str, recipe: Recipe) -> str:
     folds = (recipe.folds or 5) * recipe.repeats
     head = f"{name}{' (LEAKY)' if recipe.leaky else ''}: " if name else "fit: "
     tuned = f", {recipe.tune} settings tried in each" if recipe.tune else ""
+    tuned += f", each with {recipe.seeds} seeds" if recipe.seeds > 1 else ""
     what = f"{head}{counted(count, 'candidate')}"
     if recipe.test_split:
         return f"{what} on the data's test split = {counted(count, 'fit')}{tuned}"

@@ -22,7 +22,7 @@ from featcache.store.features import canonical
 CHANGES = (
     "backbone", "view", "group", "fusion", "head", "singles", "folds", "repeats", "test_split",
     "balance", "leaky", "strict", "near_duplicates", "seed", "set", "gate", "select", "tune",
-    "tuner", "ablate", "calibrate",
+    "tuner", "ablate", "calibrate", "seeds", "metric", "positive",
 )  # fmt: skip
 
 
@@ -80,6 +80,7 @@ class Recipe(BaseModel):
     strict: bool = False
     near_duplicates: bool = True
     seed: int = Field(default=0, ge=0, lt=SEEDS)
+    seeds: int = Field(default=1, ge=1)
     set: dict[str, Any] = {}
     gate: str = "refuse"
     jobs: int = Field(default=1, ge=1)
@@ -89,6 +90,8 @@ class Recipe(BaseModel):
     tuner: str = "random"
     ablate: bool = False
     calibrate: bool = True
+    metric: str = "accuracy"
+    positive: str | None = None
 
     protocols: dict[str, dict[str, Any]] = {}
     finetune: dict[str, Any] | None = None

@@ -26,7 +26,7 @@ class Addition:
     ----------
     backbone, fusion, head, select : str
     with_it, without : float
-        Accuracy of all backbones, and of all but this one.
+        What the runs are ranked by, of all backbones, and of all but this one.
     low, high : float
         95 % interval of the difference, for all additions together.
     p : float
@@ -45,7 +45,7 @@ class Addition:
 
     @property
     def adds(self) -> float:
-        """The difference of the accuracies."""
+        """The difference of the two: of a loss, negative is better."""
         return self.with_it - self.without
 
     def cells(self) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ def ablation(runs: Sequence[Run]) -> list[Addition]:
     Returns
     -------
     list of Addition
-        The largest first; a backbone whose counterpart is missing is left out. Empty for one
+        What helps most first; a backbone whose counterpart is missing is left out. Empty for one
         backbone.
     """
     if not runs:
@@ -84,12 +84,12 @@ def ablation(runs: Sequence[Run]) -> list[Addition]:
             rest = tuple(other for other in most if other != name)
             fusion = run.fusion if len(rest) > 1 else "concat"
             steps.append((name, place, by_setting.get((rest, fusion, *_setting(run)[2:]))))
-    return sorted(_measured(runs, steps), key=lambda one: -one.adds)
+    return sorted(_measured(runs, steps), key=lambda one: runs[0].by.gain(0.0, one.adds))
 
 
 def _measured(runs: Sequence[Run], steps: Sequence[tuple[str, int, int | None]]) -> list[Addition]:
     """The additions between two runs each, tested together; those that can't be are warned of."""
-    paired = pair_outcomes([run.folder for run in runs]) if steps else None
+    paired = pair_outcomes([run.folder for run in runs], runs[0].by) if steps else None
     column = {} if paired is None else {place: at for at, place in enumerate(paired[1])}
     known = []
     for name, one, other in steps:
@@ -102,10 +102,11 @@ def _measured(runs: Sequence[Run], steps: Sequence[tuple[str, int, int | None]])
     found = paired[0].compare([(column[one], column[other]) for _, one, other in known])
     reach = found.critical * found.error  # (additions,)
     low, high = found.difference - reach, found.difference + reach
+    most = runs[0].by.upper
     return [
         Addition(name, runs[one].fusion, runs[one].head, runs[one].select,
-                 runs[one].metric("accuracy"), runs[other].metric("accuracy"),
-                 max(-1.0, float(low[i])), min(1.0, float(high[i])), float(found.p[i]))
+                 runs[one].score, runs[other].score,
+                 max(-most, float(low[i])), min(most, float(high[i])), float(found.p[i]))
         for i, (name, one, other) in enumerate(known)
     ]  # fmt: skip
 

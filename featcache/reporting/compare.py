@@ -11,14 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featcache.display import notebook_progress
-from featcache.errors import CacheRefused
+from featcache.errors import CacheRefused, RecipeError
 from featcache.fitting.checks import check_features
-from featcache.fitting.evaluate import Result, evaluate_all
+from featcache.fitting.evaluate import Result, evaluate_all, over_seeds, with_positive
 from featcache.fitting.executor import Executor, executor_of
 from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fusions import FUSIONS
-from featcache.fitting.grid import Candidate, candidates, classifier_of
+from featcache.fitting.grid import Candidate, candidates, classifier_of, takes_seed
 from featcache.fitting.leakage import (
     can_search_near,
     count_hashed,
@@ -28,13 +30,28 @@ from featcache.fitting.leakage import (
     refuse_trained,
     report_leaks,
 )
+from featcache.fitting.metrics import metric_of, positive_label
 from featcache.fitting.out_of_core import check_streams
 from featcache.fitting.pipeline import is_late
-from featcache.fitting.splits import Fold, balanced, check_plan, make_folds, only_images, viewed
+from featcache.fitting.splits import (
+    SEEDS,
+    Fold,
+    balanced,
+    check_plan,
+    make_folds,
+    only_images,
+    viewed,
+)
 from featcache.images.remote import need_folder
 from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
 from featcache.reporting.html import need_writable, write_text
-from featcache.reporting.run_folder import LEAKS, give_model, pipeline_writer, save_run
+from featcache.reporting.run_folder import (
+    LEAKS,
+    give_model,
+    give_positive,
+    pipeline_writer,
+    save_run,
+)
 from featcache.reporting.run_page import quick_page
 from featcache.reporting.schema import (
     Run,
@@ -68,6 +85,7 @@ def compare(
     strict: bool = False,
     near_duplicates: bool = True,
     seed: int = 0,
+    seeds: int = 1,
     settings: Mapping[str, Any] | None = None,
     jobs: int = 1,
     reports: str | Path = "reports",
@@ -80,6 +98,8 @@ def compare(
     tuner: str = "random",
     ablate: bool = False,
     calibrate: bool = True,
+    metric: str = "accuracy",
+    positive: str | None = None,
     protocol: str = "",
     crew: Executor | None = None,
     opened: Sequence[str] = (),
@@ -126,6 +146,11 @@ def compare(
     near_duplicates : bool, default True
         Look for near duplicates across the split too.
     seed : int, default 0
+        Of folds and training.
+    seeds : int, default 1
+        Fit each candidate that takes a seed with so many, `seed` and those behind it, on the same
+        folds: as often as long. Its numbers are means over them. What takes none (`knn`,
+        `nearest_mean`, objects of your own) is fitted once. The model that is kept is of `seed`.
     settings : mapping, optional
         Parameters by dotted name, for instance {"mlp.hidden": 512}.
     jobs : int, default 1
@@ -152,6 +177,12 @@ def compare(
     calibrate : bool, default True
         False is short for the settings `mlp.calibrate`, `lda.calibrate` and `vote.calibrate`:
         their probabilities as they come.
+    metric : str, default "accuracy"
+        What candidates are ranked and tested by, and the best is chosen by: a name in
+        `metrics.METRICS`. Those without probabilities come last, if it takes some.
+    positive : str, optional
+        The positive one of two classes, which `precision_positive`, `recall_positive` and
+        `f1_positive` are of; by default the second in sorted order. Nothing is fitted again for it.
     protocol : str, default ""
         What a recipe calls this way of evaluating; noted in each run.json.
     crew : Executor, optional
@@ -168,20 +199,33 @@ def compare(
     features = features.in_order()
     options = _Options(
         view=viewed(features), group=group, repeats=repeats, balance=balance, leaky=leaky,
-        strict=strict, near_duplicates=near_duplicates, seed=seed,
+        strict=strict, near_duplicates=near_duplicates, seed=seed, seeds=seeds,
         settings=({} if calibrate else _RAW) | dict(settings or {}),
         reports=reports, gate=gate, again=again, cache=cache, select=select, tune=tune,
-        tuner=tuner, protocol=protocol, opened=list(opened),
+        tuner=tuner, metric=metric, positive=positive, protocol=protocol, opened=list(opened),
     )  # fmt: skip
     check_plan(options.view, balance, leaky, strict, repeats)
+    by = metric_of(metric)
+    if not 1 <= seeds <= _MOST_SEEDS or (seeds > 1 and seed + seeds > SEEDS):
+        raise RecipeError(f"seeds is {seeds}", f"Give 1 to {_MOST_SEEDS}.")
     grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
     classifiers = _classifiers(grid, features, options)
+    if metric == "f1_positive" and len(np.unique(features.y)) != 2:
+        raise RecipeError(f"metric is {metric}, of one of two classes", "Rank by f1, the macro F1.")
+    if by.proba and not any(hasattr(one, "predict_proba") for one in classifiers.values()):
+        raise RecipeError(
+            f"metric is {metric}, and no candidate gives probabilities",
+            "Add a head that does, for instance logreg; or rank by the accuracy.",
+        )
     split = make_folds(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
     need_folder(reports, "the reports folder")
+    plan = _Plan(
+        features, split, classifiers, options,
+        positive_label(np.unique(features.y).tolist(), positive),
+    )  # fmt: skip
     need_writable(Path(reports) / features.data)
-    plan = _Plan(features, split, classifiers, options)
     leaks = check_leakage(features, split, plan.searched(), Path(reports), near_duplicates, strict)
     runs: dict[Candidate, Run] = {}
     executor = crew or executor_of(jobs, len(split))
@@ -198,6 +242,7 @@ def compare(
     return _finish(plan, runs)
 
 
+_MOST_SEEDS = 1000
 _RAW = {"mlp.calibrate": False, "lda.calibrate": False, "vote.calibrate": False}
 
 
@@ -213,6 +258,7 @@ class _Options:
     strict: bool
     near_duplicates: bool
     seed: int
+    seeds: int
     settings: Mapping[str, Any]
     reports: str | Path
     gate: str
@@ -221,6 +267,8 @@ class _Options:
     select: str
     tune: int
     tuner: str
+    metric: str
+    positive: str | None
     protocol: str
     opened: list[str]
 
@@ -236,10 +284,11 @@ class _Options:
 
     def keywords(self) -> dict[str, Any]:
         """Those of `compare` that give the run again, if they were used."""
-        names = ("group", "repeats", "balance", "leaky", "strict", "seed", "settings", "reports",
-                 "select", "tune", "tuner", "protocol")  # fmt: skip
+        names = ("group", "repeats", "balance", "leaky", "strict", "seed", "seeds", "settings",
+                 "reports", "select", "tune", "tuner", "positive", "protocol")  # fmt: skip
         found = {name: getattr(self, name) for name in names}
         found |= {"repeats": self.repeats * (self.repeats > 1), "reports": str(self.reports)}
+        found["seeds"] = self.seeds * (self.seeds > 1)
         found["tuner"] = self.tuner if self.tune else ""
         return {name: value for name, value in found.items() if value}
 
@@ -252,6 +301,7 @@ class _Plan:
     folds: Sequence[Fold]
     classifiers: Mapping[Candidate, Any]
     options: _Options
+    positive: str
 
     @cached_property
     def rows(self) -> str:
@@ -280,6 +330,24 @@ class _Plan:
         settings = self.options.settings.items()
         return {name: value for name, value in settings if name.split(".")[0] in known}
 
+    def recorded(self, candidate: Candidate) -> dict[str, Any]:
+        """What a run's digest and run.json hold beside the names."""
+        several = {"seeds": self.options.seeds} if self.seeds[candidate] > 1 else {}
+        return self.settings(candidate) | candidate.options | several
+
+    def refit(self, candidate: Candidate, number: int) -> Any:
+        """Its unfitted classifier with another seed."""
+        options = self.options
+        return classifier_of(replace(candidate, refit=number), options.seed, options.settings)
+
+    @cached_property
+    def seeds(self) -> dict[Candidate, int]:
+        """How many each candidate is fitted with; 0 if it takes none."""
+        return {
+            one: self.options.seeds if takes_seed(made, self.refit(one, 1)) else 0
+            for one, made in self.classifiers.items()
+        }
+
     def name(self, candidate: Candidate) -> str:
         """The run's."""
         return run_name(candidate.name, self.options.view, self.options.balance)
@@ -287,8 +355,7 @@ class _Plan:
     def _folder(self, candidate: Candidate) -> Path:
         digest = run_digest(
             self.chosen(candidate), self.rows, candidate.identity("fusion"),
-            candidate.identity("head"), self.options.seed,
-            self.settings(candidate) | candidate.options,
+            candidate.identity("head"), self.options.seed, self.recorded(candidate),
         )  # fmt: skip
         folder = Path(self.options.reports) / self.features.data
         # Earlier versions left the views out of the name; the digest is the same.
@@ -321,8 +388,14 @@ def _runs(
     for candidate, folder in plan.folders.items():
         if (folder / "run.json").is_file() and not options.again:
             there.add(candidate)
-            yield candidate, read_run(folder)
-    todo = {one: made for one, made in plan.classifiers.items() if one not in there}
+            yield candidate, give_positive(read_run(folder), plan.positive)
+    todo = {
+        replace(one, refit=number): plan.refit(one, number) if number else made
+        for one, made in plan.classifiers.items()
+        if one not in there
+        for number in range(max(1, plan.seeds[one]))
+    }
+    done: dict[Candidate, dict[int, Result]] = {}
     facts = options.facts(isinstance(plan.features.X, LazyRows))
     spent = extraction_seconds(plan.features, options.cache)
     results = evaluate_all(
@@ -330,8 +403,18 @@ def _runs(
         keep=len(plan.folds) == 1,
     )  # fmt: skip
     with closing(results):
-        for candidate, result in results:
+        for refitted, one in results:
+            candidate = replace(refitted, refit=0)
+            seeds = plan.seeds[candidate]
+            mine = done.setdefault(candidate, {})
+            mine[options.seed + refitted.refit] = one
+            if len(mine) < seeds:
+                continue
+            by_seed = dict(sorted(done.pop(candidate).items()))
+            result = over_seeds(by_seed, plan.chosen(candidate), plan.folds)
+            result = with_positive(result, plan.positive)
             own = _cost(candidate, spent) | own_facts(candidate, plan)
+            own |= {"seeds": seeds} if seeds else {}
             yield candidate, _save(plan, candidate, result, facts | own, leaks)
 
 
@@ -350,7 +433,7 @@ def _save(
     )
     return save_run(
         plan.folders[candidate], result, chosen, plan.folds, rows=plan.rows, seed=seed,
-        settings=settings | candidate.options, write_model=write, again=plan.options.again,
+        settings=plan.recorded(candidate), write_model=write, again=plan.options.again,
         facts=facts, leaks=leaks,
     )  # fmt: skip
 
@@ -358,7 +441,7 @@ def _save(
 def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     """Give the best its model and its page, and write the tables over all runs."""
     features, options = plan.features, plan.options
-    done = sort_runs([runs[candidate] for candidate in plan.classifiers])
+    done = sort_runs([runs[candidate] for candidate in plan.classifiers], options.metric)
     best = next(one for one in plan.classifiers if runs[one].folder == done.best.folder)
     # With folds the model is fitted on what any of them might have trained on.
     some = options.balance and len(plan.folds) > 1
@@ -370,6 +453,7 @@ def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     write_comparison(
         Path(options.reports),
         None if cache is None else lambda runs: quick_page(folder, runs, chosen, cache, named),
+        options.metric,
     )
     return done
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.display import html_table
 from featcache.errors import DataError, counted
+from featcache.fitting.metrics import metric_of
 from featcache.reporting import break_even
 from featcache.reporting.comparison_page import FILE as COMPARISON_PAGE
 from featcache.reporting.comparison_page import write_comparison_page
@@ -20,17 +21,17 @@ from featcache.reporting.plots.comparison import plot_comparison
 from featcache.reporting.plots.style import only_warns
 from featcache.reporting.refit_command import with_reports
 from featcache.reporting.schema import Run, read_run
-from featcache.reporting.ties import leaky_note, mark_ties, verdicts
+from featcache.reporting.ties import leaky_note, rank_by, verdicts
 
 if TYPE_CHECKING:
     import pandas
 
 log = logging.getLogger("featcache")
 
+_METRICS = ("balanced_accuracy", "f1", "auc", "log_loss", "ece")
 COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
-    "p", "tie", "balanced_accuracy", "f1", "auc", "log_loss", "ece", "fit_seconds",
-    "select", "tuned", "view", "balance", "run",
+    "p", "tie", *_METRICS, "fit_seconds", "select", "tuned", "view", "balance", "run",
 )  # fmt: skip
 _NUMBERS = ("tested", "accuracy", "low", "high", "p", "balanced_accuracy", "f1", "auc", "log_loss",
             "ece", "fit_seconds")  # fmt: skip
@@ -43,7 +44,7 @@ _MARK = "LEAKY"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, best accuracy first, the faster fit first among equals; see `sort_runs`.
+    """Runs, the best by a metric first, the faster fit first among equals; see `sort_runs`.
 
     Attributes
     ----------
@@ -51,6 +52,16 @@ class Comparison:
     """
 
     runs: list[Run]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """`COLUMNS`; of another metric than the accuracy, that one in its place."""
+        by = self.runs[0].by.name
+        others = ["accuracy", *(name for name in _METRICS if name != by)]
+        start, end = COLUMNS.index("accuracy"), COLUMNS.index(_METRICS[0])
+        rest = COLUMNS[end + len(_METRICS) :]
+        between = COLUMNS[start + 1 : end]
+        return (*COLUMNS[:start], by, *between, *(n for n in others if n != by), *rest)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -96,7 +107,7 @@ class Comparison:
         return self.runs[0]
 
     def rows(self) -> list[dict[str, str]]:
-        """One dict of text for each run, under the names in `COLUMNS`."""
+        """One dict of text for each run, under the names in `columns`."""
         return [_row(run) for run in self.runs]
 
     def markdown(self) -> str:
@@ -106,19 +117,24 @@ class Comparison:
         """
         note = leaky_note(self.runs)
         lines = [note, ""] if note else []
-        lines += _markdown(COLUMNS, self.rows())
+        lines += _markdown(self.columns, self.rows())
         sentences = [*verdicts(self.runs), *break_even.verdicts(self.runs)]
         return "\n".join([*lines, *(f"\n{sentence}" for sentence in sentences)])
 
 
-def sort_runs(runs: Sequence[Run]) -> Comparison:
+def sort_runs(runs: Sequence[Run], metric: str = "accuracy") -> Comparison:
     """The comparison of these runs, each tested against the best with the same rows and folds.
 
     The p-values and ties are those among the runs given: they may differ from those of a
     comparison with more of them.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    metric : str, default "accuracy"
+        What they are ranked by, and tested by: a name in `metrics.METRICS`.
     """
-    best_first = sorted(runs, key=lambda run: (-run.metric("accuracy"), run.fit_seconds))
-    return Comparison(mark_ties(best_first))
+    return Comparison(rank_by(metric_of(metric), runs))
 
 
 def read_runs(reports: Path) -> list[Run]:
@@ -135,7 +151,9 @@ def read_runs(reports: Path) -> list[Run]:
 
 
 def write_comparison(
-    reports: Path, before_page: Callable[[Sequence[Run]], object] | None = None
+    reports: Path,
+    before_page: Callable[[Sequence[Run]], object] | None = None,
+    metric: str = "accuracy",
 ) -> Comparison:
     """Rebuild comparison.csv, .md and .html, and comparison.png and .svg of every data set.
 
@@ -147,6 +165,8 @@ def write_comparison(
     before_page : callable, optional
         Called with all runs, tested and best first, before comparison.html is written: that one
         links to the run pages that are there by then.
+    metric : str, default "accuracy"
+        See `sort_runs`.
 
     Returns
     -------
@@ -159,13 +179,15 @@ def write_comparison(
             f"no runs below {reports}/ yet",
             with_reports("featcache compare --fusion concat --head mlp,svm".split(), reports),
         )
-    everything = sort_runs(runs)
+    everything = sort_runs(runs, metric)
     everything.runs.sort(key=lambda run: (run.data, run.split, run.rows))
-    write_text(reports / "comparison.csv", _csv(COLUMNS, everything.rows()))
+    write_text(reports / "comparison.csv", _csv(everything.columns, everything.rows()))
     write_text(reports / "comparison.md", everything.markdown() + "\n")
     for data in sorted({run.data for run in runs}):
-        with only_warns(f"comparison plot of {data}"):
-            plot_comparison([run for run in everything if run.data == data], reports / data)
+        mine = [run for run in everything if run.data == data and run.score == run.score]
+        if mine:
+            with only_warns(f"comparison plot of {data}"):
+                plot_comparison(mine, reports / data)
     if before_page is not None:
         before_page(everything.runs)
     with only_warns(COMPARISON_PAGE):
@@ -240,7 +262,7 @@ def fusion_label(run: Run) -> str:
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer = csv.DictWriter(table, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return table.getvalue()
@@ -253,8 +275,9 @@ def _markdown(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list
 
 
 def _row(run: Run) -> dict[str, str]:
-    low, high = run.interval
-    numbers = ("balanced_accuracy", "f1", "auc", "log_loss", "ece")
+    low, high = run.score_interval
+    numbers = {name: run.metric(name) for name in ("accuracy", *_METRICS)}
+    numbers |= {run.by.name: run.score, "low": low, "high": high}
     return {
         "data": run.data,
         "split": run.split,
@@ -262,12 +285,9 @@ def _row(run: Run) -> dict[str, str]:
         "backbones": "+".join(run.backbones),
         "fusion": fusion_label(run),
         "head": run.head,
-        "accuracy": f"{run.metric('accuracy'):.4f}",
-        "low": f"{low:.4f}",
-        "high": f"{high:.4f}",
         "p": "" if run.p is None else f"{run.p:.3g}",
         "tie": "yes" if run.tie else "",
-        **{name: f"{run.metric(name):.4f}".replace("nan", "") for name in numbers},
+        **{name: f"{value:.4f}".replace("nan", "") for name, value in numbers.items()},
         "fit_seconds": f"{run.fit_seconds:.2f}",
         "select": run.select,
         "tuned": str(run.tune or ""),

@@ -21,6 +21,8 @@ from featcache.reporting.schema import Run
 from featcache.reporting.ties import verdict
 
 FILE = "comparison.html"
+_COLUMNS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auc": "AUC",
+            "log_loss": "log loss", "ece": "ECE"}  # fmt: skip
 _MOST_CLASSES = 40  # in the table of the duel
 
 
@@ -58,6 +60,7 @@ def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, A
     return {
         "runs": [_row(reports, run) for run in runs],
         "best": best,
+        "columns": {name: label for name, label in _COLUMNS.items() if name != best.by.name},
         "verdict": verdict(runs),
         "more": break_even.verdicts(runs),
         "leaky": [run.name for run in runs if run.leaky],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,35 +15,77 @@ from numpy.typing import NDArray
 from featcache.atomic import regular
 from featcache.errors import DataError
 from featcache.fitting.evaluate import Result
-from featcache.fitting.metrics import fold_weights, refit_inflation
+from featcache.fitting.metrics import (
+    ACCURACY,
+    Metric,
+    fold_weights,
+    interval,
+    luck_of_seeds,
+    most_rows,
+    refit_inflation,
+    scores_in_folds,
+    seed_variance,
+)
 from featcache.fitting.significance import Differences, Winner, compare_all, fold_inflation, winner
-from featcache.fitting.splits import components
+from featcache.fitting.splits import components, unseeded
 from featcache.reporting.refit_command import refit_remedy
-from featcache.reporting.schema import read_folds
+from featcache.reporting.schema import read_folds, read_run
 from featcache.store.features import Features, Strings
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Which tests a run got right, in the order of their folds and ids.
+    """What a run's tests score by a metric, in the order of their folds and ids.
 
     Attributes
     ----------
     ids, fold : str arrays of shape (n,)
         With repeated folds an image is tested several times.
-    right : bool array of shape (n,)
+    score : float array of shape (n,)
+        See `metrics.row_scores`; NaN in a fold in which the metric is not defined.
     groups : str array of shape (n,), or None
         Equal for linked rows; None where no rows are linked.
+    metric : Metric
+    most_rows : float
+        See `metrics.most_rows`.
+    seeds : int
+        A test's score is its mean over so many.
+    luck : float
+        See `metrics.luck_of_seeds`.
     """
 
     ids: Strings
     fold: Strings
-    right: NDArray[np.bool_]
+    score: NDArray[np.float64]
     groups: Strings | None
+    metric: Metric = ACCURACY
+    most_rows: float = math.inf
+    seeds: int = 1
+    luck: float = 0.0
 
     def pairs_with(self, other: Outcomes) -> bool:
         """Whether both were tested on the same images in the same folds."""
         return np.array_equal(self.ids, other.ids) and np.array_equal(self.fold, other.fold)
+
+    def interval(self, design: tuple[int, float, float]) -> tuple[float, float]:
+        """95 % interval of the metric's mean over the folds; see `read_design`."""
+        known = ~np.isnan(self.score)
+        if not known.any():
+            return float("nan"), float("nan")
+        units = self.ids if self.groups is None else self.groups
+        return interval(
+            self.score[known], units[known], fold_weights(self.fold[known]),
+            most_rows=self.most_rows, inflation=refit_inflation(*design), upper=self.metric.upper,
+            extra=seed_variance(self.luck, self.seeds, self.seeds - 1),
+        )  # fmt: skip
+
+    @property
+    def mean(self) -> float:
+        """The metric's mean over the folds in which it is defined; NaN if in none."""
+        known = ~np.isnan(self.score)
+        if not known.any():
+            return float("nan")
+        return float(fold_weights(self.fold[known]) @ self.score[known])
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +94,8 @@ class Paired:
 
     Attributes
     ----------
-    right : float array of shape (n, runs)
+    scores : float array of shape (n, runs)
+        Of the tests of folds in which the metric is defined.
     units : str array of shape (n,)
         Equal for tests of one image, or of linked ones.
     weights : float array of shape (n,)
@@ -61,26 +105,38 @@ class Paired:
     train, test : float
         Images of a fold, as the mean over the folds. Views of an image add rows to train on, but
         nothing independent of it: they are not counted.
+    metric : Metric
+    most_rows : float
+        See `metrics.most_rows`.
+    extra : float array of shape (runs,)
+        See `metrics.seed_variance`; 0 for runs with one seed.
     """
 
-    right: NDArray[np.float64]
+    scores: NDArray[np.float64]
     units: Strings
     weights: NDArray[np.float64]
     folds: int
     train: float
     test: float
+    metric: Metric
+    most_rows: float
+    extra: NDArray[np.float64]
 
     def compare(self, pairs: Sequence[tuple[int, int]] | None = None) -> Differences:
         """All pairs, or some; see `compare_all`."""
         inflation = fold_inflation(self.folds, self.train, self.test)
         return compare_all(
-            self.right, self.units, weights=self.weights, pairs=pairs, inflation=inflation
-        )
+            self.scores, self.units, weights=self.weights, pairs=pairs, inflation=inflation,
+            extra=self.extra,
+        )  # fmt: skip
 
     def winner(self) -> Winner:
         """What the best of them is worth; see `winner`."""
         inflation = refit_inflation(self.folds, self.train, self.test)
-        return winner(self.right, self.units, weights=self.weights, inflation=inflation)
+        return winner(
+            self.scores, self.units, weights=self.weights, inflation=inflation,
+            metric=self.metric, most_rows=self.most_rows, extra=self.extra,
+        )  # fmt: skip
 
 
 def write_predictions(path: Path, result: Result, features: Features) -> None:
@@ -138,56 +194,145 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> pd.Dat
     return table
 
 
-def read_outcomes(path: Path) -> Outcomes:
-    """Read which tests were predicted right, whatever their order in the file.
+def read_outcomes(path: Path, metric: Metric = ACCURACY) -> Outcomes:
+    """Read what the tests score by a metric, whatever their order in the file.
 
     Raises
     ------
     DataError
         If the file is missing, is no whole table of predictions, or has no rows.
     """
-    table = read_predictions(path, ("id", "fold", "true", "pred", "group"))
+    text = ("id", "fold", "true", "pred", "group")
+    table = read_predictions(path, None if metric.proba else text)
     if not len(table) or table.isna().to_numpy().any() or (table["pred"] == "").any():
         raise DataError(f"{path} is no whole table of predictions", refit_remedy(path.parent))
     table = table.sort_values(["fold", "id"], ignore_index=True)
-    return Outcomes(
+    true, pred, fold = (table[name].to_numpy(np.str_) for name in ("true", "pred", "fold"))
+    columns = [name for name in table.columns if name.startswith("p_")]
+    classes = [name.removeprefix("p_") for name in columns] or np.union1d(true, pred).tolist()
+    try:
+        proba = _to_the_last_digit(table[columns].to_numpy(np.float64)) if columns else None
+        positive = read_positive(path.parent) if metric.name == "f1_positive" else ""
+        score = scores_in_folds(metric.name, true, pred, proba, classes, fold, positive)
+    except (ValueError, IndexError) as error:  # no number, or a label that is no class
+        raise DataError(f"{path}: {error}", refit_remedy(path.parent)) from None
+    found = Outcomes(
         ids=table["id"].to_numpy(np.str_),
-        fold=table["fold"].to_numpy(np.str_),
-        right=(table["true"] == table["pred"]).to_numpy(np.bool_),
+        fold=fold,
+        score=score,
         groups=table["group"].to_numpy(np.str_) if "group" in table else None,
+        metric=metric,
+        most_rows=most_rows(metric.name, true, positive),
     )
+    return _over_seeds(found, path)
 
 
-def pair_outcomes(folders: Sequence[Path]) -> tuple[Paired, list[int]] | None:
-    """What the runs in these folders had right, and the places of those that have it on record.
+def _over_seeds(found: Outcomes, path: Path) -> Outcomes:
+    """Each test's mean over the seeds that it was fitted with."""
+    names, fold = np.unique(found.fold, return_inverse=True)
+    plain = np.array([unseeded(name) for name in names.tolist()])[fold]  # (n,)
+    seeds = len(names) // max(len(np.unique(plain)), 1)
+    if seeds < 2:
+        return found
+    order = np.lexsort((found.fold, found.ids, plain))
+    table = order.reshape(-1, seeds).T if len(order) % seeds == 0 else order[None]
+    first = table[0]
+    same = (found.ids[table] == found.ids[first]) & (plain[table] == plain[first])
+    if len(table) < seeds or not same.all():
+        raise DataError(f"{path} lacks tests of some seeds", refit_remedy(path.parent))
+    groups = None if found.groups is None else found.groups[first]
+    scores = found.score[table]  # (seeds, tests)
+    known = ~np.isnan(scores).any(axis=0)
+    units = (found.ids[first] if groups is None else groups)[known]
+    luck = 0.0
+    if known.any():
+        luck = luck_of_seeds(scores[:, known], units, fold_weights(plain[first][known]))
+    return replace(
+        found, ids=found.ids[first], fold=plain[first], score=scores.mean(axis=0), groups=groups,
+        most_rows=found.most_rows / seeds, seeds=seeds, luck=luck,
+    )  # fmt: skip
+
+
+def _to_the_last_digit(proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (n, classes) with the largest of each row as 1 less the others: with the six
+    digits that it is written in, many that are nearly 1 would be equal.
+    """
+    largest = (np.arange(len(proba)), proba.argmax(axis=1))
+    whole = np.abs(proba.sum(axis=1) - 1) < 1e-4
+    others = proba.sum(axis=1) - proba[largest]
+    exact = proba.copy()
+    exact[largest] = np.where(whole, 1 - others, proba[largest])
+    return exact
+
+
+def pair_outcomes(
+    folders: Sequence[Path],
+    metric: Metric = ACCURACY,
+    known: Mapping[Path, Outcomes | None] | None = None,
+) -> tuple[Paired, list[int]] | None:
+    """What the runs in these folders score, and the places of those that have it on record.
 
     Parameters
     ----------
     folders : sequence of Path
         Only runs that were tested as the first one was are taken.
+    metric : Metric
+    known : mapping of Path to Outcomes or None, optional
+        What was read before, by folder.
 
     Returns
     -------
     (Paired, list of int) or None
-        None if the first one's predictions or folds are missing or unreadable.
+        None if the first one's predictions or folds are missing or unreadable, or the metric is
+        not defined for it.
     """
-    found = [_try_outcomes(folder) for folder in folders]
+    found = [try_outcomes(folder, metric) if known is None else known[folder] for folder in folders]
     first, design = found[0], read_design(folders[0])
     if first is None or design is None:
         return None
+    defined = ~np.isnan(first.score)  # (n,)
+    if not defined.any():
+        return None
     alike = [
-        (place, one) for place, one in enumerate(found) if one is not None and one.pairs_with(first)
+        (place, one)
+        for place, one in enumerate(found)
+        if one is not None
+        and one.pairs_with(first)
+        and np.array_equal(np.isnan(one.score), ~defined)
     ]
     groups = next((one.groups for _, one in alike if one.groups is not None), first.ids)
-    right = np.stack([one.right for _, one in alike], axis=1).astype(float)
-    return Paired(right, groups, fold_weights(first.fold), *design), [place for place, _ in alike]
+    scores = np.stack([one.score for _, one in alike], axis=1)[defined]
+    weights = fold_weights(first.fold[defined])
+    extra = _extra([one for _, one in alike])
+    paired = Paired(scores, groups[defined], weights, *design, metric, first.most_rows, extra)
+    return paired, [place for place, _ in alike]
 
 
-def _try_outcomes(folder: Path) -> Outcomes | None:
+def _extra(found: Sequence[Outcomes]) -> NDArray[np.float64]:
+    """What the luck of seeds adds to each one's variance: its own, and at least that of all."""
+    drawn = [one for one in found if one.seeds > 1]
+    freedom = sum(one.seeds - 1 for one in drawn)
+    common = sum((one.seeds - 1) * one.luck for one in drawn) / max(freedom, 1)
+    pairs = max(len(found) * (len(found) - 1) // 2, 1)
+    return np.array([
+        seed_variance(max(one.luck, common), one.seeds, max(freedom, 1), pairs) for one in found
+    ])  # fmt: skip
+
+
+def try_outcomes(folder: Path, metric: Metric = ACCURACY) -> Outcomes | None:
+    """`read_outcomes` of a run folder; None if that can't be."""
     try:
-        return read_outcomes(folder / "predictions.csv")
+        return read_outcomes(folder / "predictions.csv", metric)
     except DataError:
         return None
+
+
+def read_positive(folder: Path) -> str:
+    """The positive one of a run's two classes; "" if there is none, or run.json does not say."""
+    try:
+        return read_run(folder).positive
+    except DataError:
+        return ""
 
 
 def read_design(folder: Path) -> tuple[int, float, float] | None:
@@ -199,10 +344,9 @@ def read_design(folder: Path) -> tuple[int, float, float] | None:
     try:
         train = sum(fold.get("train_images", fold["train"]) for fold in folds) / len(folds)
         test = sum(fold["test"] for fold in folds) / len(folds)
-        repeats = len(
-            {str(fold["name"]).partition(".")[0] for fold in folds if "." in fold["name"]}
-        )
-        return len(folds) // max(repeats, 1), train, test
+        names = {unseeded(fold["name"]) for fold in folds}
+        repeats = len({name.partition(".")[0] for name in names if "." in name})
+        return len(names) // max(repeats, 1), train, test
     except (KeyError, TypeError, AttributeError, ZeroDivisionError):
         return None
 

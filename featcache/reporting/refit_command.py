@@ -12,7 +12,7 @@ from featcache.errors import DataError
 from featcache.reporting.schema import Run, read_run
 
 _FOLDS = re.compile(r"^(?:(\d+) x )?(\d+) folds(?:, leaky)?$")
-_OPTIONS = ("select", "tune", "tuner")  # kept among the settings; options of their own
+_OPTIONS = ("select", "tune", "tuner", "seeds")  # kept among the settings; options of their own
 _REPORTS = Path("reports")
 
 
@@ -33,6 +33,7 @@ def redo_command(run: Run) -> str:
     words += ["--folds", folds[2]] if folds else ["--test-split"]
     words += ["--repeats", folds[1]] if folds and folds[1] else []
     words += ["--seed", str(run.seed)]
+    words += ["--positive", run.positive] if run.positive not in ("", *run.classes[1:]) else []
     for view in run.view:
         words += ["--view", view]
     for name in ("group", "gate"):

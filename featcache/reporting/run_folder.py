@@ -13,11 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from featcache.atomic import making_folder, place
 from featcache.errors import FeatcacheError
 from featcache.fitting.evaluate import Result
 from featcache.fitting.fold import FoldResult
 from featcache.fitting.grid import Candidate, classifier_of, fit_candidate
+from featcache.fitting.metrics import positive_scores
 from featcache.fitting.splits import Fold, describe_folds, folds_to_json, groups_to_keep, is_leaky
 from featcache.reporting.bundle import (
     ALL,
@@ -30,8 +33,10 @@ from featcache.reporting.bundle import (
     write_facts,
     write_networks,
 )
+from featcache.reporting.html import write_text
 from featcache.reporting.predictions import write_predictions
-from featcache.reporting.schema import FORMAT, Run, read_run, run_of
+from featcache.reporting.run_reader import read_contents
+from featcache.reporting.schema import FORMAT, Run, read_json, read_run, run_of
 from featcache.store.features import Features
 
 log = logging.getLogger("featcache")
@@ -94,6 +99,24 @@ def save_run(
         if not place(temporary, folder, "run.json", again):
             return read_run(folder)
     return run
+
+
+def give_positive(run: Run, label: str) -> Run:
+    """The run with this label as the positive one of its two classes, in its folder too."""
+    if label == run.positive:
+        return run
+    contents = read_contents(run.folder)
+    scores, facts = (read_json(run.folder / name) for name in ("metrics.json", "run.json"))
+    for fold in scores["folds"]:
+        rows = contents.fold == fold["name"]
+        fold["metrics"] |= positive_scores(contents.true[rows], contents.pred[rows], label)
+    for name in positive_scores(contents.true, contents.pred, label):
+        values = [fold["metrics"][name] for fold in scores["folds"]]
+        scores["mean"][name] = float(np.mean(values))
+        scores["sd"][name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    for name, value in (("metrics.json", scores), ("run.json", facts | {"positive": label})):
+        write_text(run.folder / name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    return read_run(run.folder)
 
 
 def give_model(
@@ -243,6 +266,7 @@ def _facts(
         "settings": dict(settings),
         "keys": dict(zip(result.backbones, result.keys, strict=True)),
         "classes": result.classes,
+        **({"positive": result.positive} if result.positive else {}),
         "predict_seconds": result.predict_seconds / len(result.folds),
         "versions": {name: installed_version(name) for name in _LIBRARIES},
         "machine": {
@@ -257,6 +281,7 @@ def _metrics(result: Result) -> dict[str, Any]:
     return {
         "mean": finite(result.metrics),
         "sd": finite(result.sd),
+        **({"seed_sd": finite(result.seed_sd)} if result.seeds > 1 else {}),
         "interval": list(result.interval),
         "folds": [fold_facts(fold, result.backbones) for fold in result.folds],
     }

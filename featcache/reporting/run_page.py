@@ -13,7 +13,7 @@ import numpy as np
 
 from featcache.atomic import regular
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.metrics import metric_intervals, refit_inflation
+from featcache.fitting.metrics import ACCURACY, metric_intervals, refit_inflation
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
@@ -59,9 +59,9 @@ _METRICS = {
     "precision": "precision (macro)",
     "recall": "recall (macro)",
     "f1": "F1 (macro)",
-    "precision_positive": "precision (positive class)",
-    "recall_positive": "recall (positive class)",
-    "f1_positive": "F1 (positive class)",
+    "precision_positive": "precision (positive class, {})",
+    "recall_positive": "recall (positive class, {})",
+    "f1_positive": "F1 (positive class, {})",
     "auc": "AUC",
     "log_loss": "log loss (nats)",
     "ece": "calibration error (ECE)",
@@ -203,13 +203,18 @@ def standing(run: Run, among: Sequence[Run]) -> str:
         return f"{sentence}."
     p = family[place].p
     where = f"Number {place + 1} of {counted(len(family), 'run')} on the same rows; the best is "
-    sentence = f"{where}{family[0].name} with {family[0].metric('accuracy'):.4f}"
+    sentence = f"{where}{family[0].name} with {_ranked(family[0])}"
     if p is None:
         return f"{sentence}."
     verdict = (
         "can't be told from this one" if family[place].tie else "is better by more than chance"
     )
     return f"{sentence}, which {verdict} (paired max-T test: p = {p:.2g})."
+
+
+def _ranked(run: Run) -> str:
+    """Its accuracy, or the name and value of what else it is ranked by."""
+    return f"{run.score:.4f}" if run.by is ACCURACY else f"{run.by.label} {run.score:.4f}"
 
 
 def _manifest(cache: Path | None, data: str, features: Features | None) -> Images | None:
@@ -277,8 +282,10 @@ def _metrics(contents: Contents) -> list[dict[str, Any]]:
     names = [*_METRICS, *(name for name in run.metrics if name not in _METRICS)]
     for name in names:
         if name in run.metrics:
-            rows.append({"name": _METRICS.get(name, name.replace("_", " ")),
+            label = _METRICS.get(name, name.replace("_", " "))
+            rows.append({"name": label.replace("{}", run.positive),
                          "mean": run.metrics[name], "sd": run.sd.get(name),
+                         "seed_sd": run.seed_sd.get(name),
                          "interval": intervals.get(name)})  # fmt: skip
     return rows
 
@@ -291,7 +298,7 @@ def _intervals(contents: Contents) -> dict[str, tuple[float, float]]:
     return metric_intervals(
         contents.true, contents.pred, contents.proba, contents.classes, folds=contents.fold,
         groups=contents.ids if contents.groups is None else contents.groups,
-        inflation=refit_inflation(*design),
+        inflation=refit_inflation(*design), positive=contents.run.positive,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from featcache.atomic import regular
 from featcache.errors import DataError, RecipeError, UnknownData
 from featcache.fitting.grid import Candidate
+from featcache.fitting.metrics import ACCURACY, Metric, positive_label
 from featcache.fitting.significance import ALPHA, Winner
 from featcache.fitting.splits import Fold, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
@@ -26,7 +27,8 @@ Name = str  # of a data set: a folder is called so
 FORMAT = 1
 _LONGEST = 180  # bytes of a candidate's name; file systems take 255 for a folder's
 _AT_ONCE = 2**14  # rows
-_SCORES = {"metrics": "mean", "sd": "sd", "interval": "interval"}  # field -> in metrics.json
+# field -> in metrics.json
+_SCORES = {"metrics": "mean", "sd": "sd", "seed_sd": "seed_sd", "interval": "interval"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ class Family:
     size: int
     detectable: float
     winner: Winner
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a run is ranked by, if not by its accuracy: the value, and its 95 % interval.
+
+    NaN if the run has none, as an AUC without probabilities.
+    """
+
+    metric: Metric
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,8 @@ class Run:
         kept in the folder: it depends on what else is there.
     family : Family or None
         Of the best: what the tests come to. Not kept either.
+    ranked : Score or None
+        What it is ranked by; None for the accuracy. Not kept either.
     leaky : bool
         Whether rows of one image, or group, were let to both sides of the split on purpose.
     select : str
@@ -97,6 +114,12 @@ class Run:
         Backbone -> digest of its cache key.
     classes : tuple of str
         In the order of the probabilities; () if they are not known.
+    positive : str
+        The positive one of two classes; "" if they are not two.
+    seeds : int
+        How many it was fitted with; 0 if it takes none, or that is not on record.
+    seed_sd : dict of str to float
+        Each metric's standard deviation over the seeds; empty for fewer than two.
     versions, machine : dict
         What it was fitted with, and on.
     group, gate, protocol : str
@@ -133,6 +156,7 @@ class Run:
     created: str
     p: float | None = None
     family: Family | None = field(default=None, repr=False, compare=False)
+    ranked: Score | None = field(default=None, repr=False, compare=False)
     leaky: bool = False
     select: str = ""
     tune: int = 0
@@ -144,6 +168,9 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     keys: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     classes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    positive: str = field(default="", repr=False, compare=False)
+    seeds: int = field(default=0, repr=False, compare=False)
+    seed_sd: dict[str, float | None] = field(default_factory=dict, repr=False, compare=False)
     versions: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)
     machine: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     group: str = field(default="", repr=False, compare=False)
@@ -174,6 +201,21 @@ class Run:
     def name(self) -> str:
         """The candidate and the views that it was trained with, see `run_name`."""
         return run_name(self.candidate, self.view, self.balance)
+
+    @property
+    def by(self) -> Metric:
+        """What it is ranked by."""
+        return ACCURACY if self.ranked is None else self.ranked.metric
+
+    @property
+    def score(self) -> float:
+        """The value of what it is ranked by; NaN if it has none."""
+        return self.metric("accuracy") if self.ranked is None else self.ranked.value
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        """95 % interval of `score`."""
+        return self.interval if self.ranked is None else (self.ranked.low, self.ranked.high)
 
     def metric(self, name: str) -> float:
         """A metric's mean, NaN where it has none."""
@@ -237,7 +279,7 @@ def run_of(folder: Path, facts: Any, scores: Any) -> Run:
             raise TypeError(f"{name} holds no JSON object")
     found: dict[str, Any] = {"folder": folder}
     for one in fields(Run):
-        if one.name in ("folder", "p", "family"):
+        if one.name in ("folder", "p", "family", "ranked"):
             continue
         source, name = (scores, _SCORES[one.name]) if one.name in _SCORES else (facts, one.name)
         needed = one.default is MISSING and one.default_factory is MISSING
@@ -248,6 +290,9 @@ def run_of(folder: Path, facts: Any, scores: Any) -> Run:
         if not fits(value):
             raise TypeError(f"{name} is {str(value)[:60]!r}, not {kind}")
         found[one.name] = tuple(value) if isinstance(value, list) else value
+    classes = found.get("classes", ())
+    if found.setdefault("positive", positive_label(classes)) not in ("", *classes):
+        raise TypeError(f"positive is {found['positive'][:60]!r}, no class of the run")
     return Run(**found)
 
 

@@ -3,29 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from featcache.errors import counted
-from featcache.reporting.predictions import pair_outcomes
-from featcache.reporting.schema import Family, Run
+from featcache.fitting.metrics import ACCURACY, Metric
+from featcache.reporting.predictions import Outcomes, pair_outcomes, read_design, try_outcomes
+from featcache.reporting.schema import Family, Run, Score
 
-MARGIN = 0.01  # of accuracy, that a cheaper run may be below the best and still be recommended
+MARGIN = 0.01  # of the metric, that a cheaper run may be worse and still be recommended
 METHOD = "(paired max-T test, 5 %)"
 _WORTH_SAYING = 1.1  # times cheaper
 _LEAST_SAVED = 1.0  # seconds
 
 
-def mark_ties(runs: Sequence[Run]) -> list[Run]:
+def rank_by(metric: Metric, runs: Sequence[Run]) -> list[Run]:
+    """The runs, best first, the faster fit first among equals; each tested against the best.
+
+    Runs without such a score, as an AUC without probabilities, come last.
+    """
+    known = None
+    if metric is not ACCURACY:
+        known = {run.folder: try_outcomes(run.folder, metric) for run in runs}
+        runs = [replace(run, ranked=_score(run, metric, known[run.folder])) for run in runs]
+    return mark_ties(sorted(runs, key=place_of), known)
+
+
+def place_of(run: Run) -> tuple[bool, float, float]:
+    """What runs are sorted by, best first."""
+    lacking = math.isnan(run.score)
+    return lacking, 0.0 if lacking else run.by.gain(0.0, run.score), run.fit_seconds
+
+
+def _score(run: Run, metric: Metric, outcomes: Outcomes | None) -> Score:
+    """From metrics.json, else from the predictions; those have the interval."""
+    value, low, high = run.metric(metric.name), float("nan"), float("nan")
+    design = read_design(run.folder)
+    if outcomes is not None and design is not None:
+        value = outcomes.mean if math.isnan(value) else value
+        low, high = outcomes.interval(design)
+    return Score(metric, value, low, high)
+
+
+def mark_ties(
+    runs: Sequence[Run], known: Mapping[Path, Outcomes | None] | None = None
+) -> list[Run]:
     """Test each run against the best with the same rows and folds.
 
-    All pairs of these runs are tested at once, by what each predicted right, see `compare_all`: so
+    All pairs of these runs are tested at once, by what they are ranked by, see `compare_all`: so
     the best may be picked by the numbers that are then tested.
 
     Parameters
     ----------
     runs : sequence of Run
         Best first. Of each data set and `rows` the first is what the others are tested against.
+    known : mapping of Path to Outcomes or None, optional
+        What was read before, by folder.
 
     Returns
     -------
@@ -35,7 +69,9 @@ def mark_ties(runs: Sequence[Run]) -> list[Run]:
     """
     marked = [replace(run, p=None, family=None) for run in runs]
     for places in _families(runs):
-        paired = pair_outcomes([runs[place].folder for place in places]) if places[1:] else None
+        folders = [runs[place].folder for place in places]
+        metric = runs[places[0]].by
+        paired = pair_outcomes(folders, metric, known) if places[1:] else None
         if paired is None:
             continue
         outcomes, tested = paired
@@ -61,20 +97,33 @@ def verdict(runs: Sequence[Run]) -> str:
     name = _name(best, runs)
     if not others:
         return " ".join([*parts, f"{name} is the only run on these rows."])
+    if math.isnan(best.score):
+        return " ".join([*parts, f"No run here has {_a(best.by)} to be ranked by."])
+    without = [run for run in others if math.isnan(run.score)]
+    others = [run for run in others if not math.isnan(run.score)]
+    lacking = f"{counted(len(without), 'run')} without probabilities not ranked."
+    if not others:
+        return " ".join([*parts, f"{name} is the only run with {_a(best.by)}.", lacking])
     ties = [run for run in others if run.tie]
     untested = sum(run.p is None for run in others)
-    parts.append(f"{name} {_standing(len(ties), len(others), untested)}")
+    by = "" if best.by is ACCURACY else f"By {best.by.label}, "
+    parts.append(f"{by}{name} {_standing(len(ties), len(others), untested)}")
     if 0 < untested < len(others):
         parts.append(f"{counted(untested, 'other')} not tested: the predictions are not there.")
+    parts += [lacking] if without else []
     if best.family is not None and best.family.size > 1:
-        parts += [_detectable(best.family), *recommendation(runs), _expected(best.family)]
-    return " ".join(parts)
+        parts += [_detectable(best, best.family), *recommendation(runs), _expected(best.family)]
+    return " ".join([*parts, *seeds_note(runs)])
+
+
+def _a(metric: Metric) -> str:
+    return f"{'an' if metric.label[0] in 'AFaeiou' else 'a'} {metric.label}"
 
 
 def recommendation(runs: Sequence[Run]) -> list[str]:
     """Which run to use if not the best, and what that trades; empty if the best is the one.
 
-    The cheapest of those that can't be told from the best and are at most `MARGIN` below it. Its
+    The cheapest of those that can't be told from the best and are at most `MARGIN` worse. Its
     cost is what as many new images take again: to extract the features of all its backbones, to
     fit and to predict; without the extraction, if that isn't known of all these runs.
 
@@ -84,8 +133,11 @@ def recommendation(runs: Sequence[Run]) -> list[str]:
         See `verdict`.
     """
     best = runs[0]
-    least = best.metric("accuracy") - MARGIN - 1e-9
-    choice = [best, *(run for run in runs[1:] if run.tie and run.metric("accuracy") >= least)]
+    most = MARGIN + 1e-9
+    choice = [
+        best,
+        *(run for run in runs[1:] if run.tie and best.by.gain(best.score, run.score) <= most),
+    ]
     extracted = all(run.extraction_seconds for run in choice)
     cost = {
         id(run): run.fit_seconds
@@ -99,10 +151,11 @@ def recommendation(runs: Sequence[Run]) -> list[str]:
         return []
     times = theirs / max(mine, 1e-9)
     faster = f"{times:.1f}" if times < 9.95 else f"{times:,.0f}"
-    below = 100 * (best.metric("accuracy") - chosen.metric("accuracy"))
+    trade = best.by.difference(best.by.gain(best.score, chosen.score))
+    side = "above" if best.by.lower else "below"
     what = "extraction, fit and predictions" if extracted else "fit and predictions"
     return [
-        f"To use: {_name(chosen, runs)}, {below:.1f} points below the best and {faster} times "
+        f"To use: {_name(chosen, runs)}, {trade} {side} the best and {faster} times "
         f"cheaper ({mine:,.1f} s of {what}, not {theirs:,.1f} s)."
     ]
 
@@ -154,11 +207,25 @@ def _standing(ties: int, others: int, untested: int) -> str:
     return f"is best, but {none_of} be told from it {METHOD}."
 
 
-def _detectable(family: Family) -> str:
+def _detectable(best: Run, family: Family) -> str:
     if not math.isfinite(family.detectable):
         return "Nothing here can be told apart: too few images, or groups of them, differ."
-    points = f"{100 * family.detectable:.1f} points"
-    return f"The smallest difference that could have been shown is about {points}."
+    least = best.by.difference(family.detectable)
+    return f"The smallest difference that could have been shown is about {least}."
+
+
+def seeds_note(runs: Sequence[Run]) -> list[str]:
+    """What seeds make of it, in a sentence; none if no run takes any, or over folds with one."""
+    best, most = runs[0], max(run.seeds for run in runs)
+    if most > 1:
+        spread = best.seed_sd.get(best.by.name)
+        if spread is None:
+            return [f"Runs that take a seed are means over {most}."]
+        varies = best.by.difference(spread)
+        return [f"Means over {best.seeds} seeds, between which the best varies by {varies} (sd)."]
+    if most == 1 and "split" in best.split:
+        return ["One seed on one split compares trained classifiers, not recipes: see --seeds."]
+    return []
 
 
 def _expected(family: Family) -> str:

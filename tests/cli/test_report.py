@@ -81,7 +81,7 @@ def test_one_run_is_placed_among_all_on_its_rows(
     out = capsys.readouterr().out
     assert "only run" not in out
     assert "Number 2 of 2 runs on the same rows; the best is tiny.concat.logreg with" in out
-    assert "photos, 2 folds, 24 test images; 1 of 2 runs" in out
+    assert "photos, 2 folds, 24 test images, positive class b; 1 of 2 runs" in out
     assert run(["report", dummy, logreg]) == 0
     assert " of 2 runs" not in capsys.readouterr().out
     (Path(logreg) / "run.json").unlink()

@@ -156,12 +156,14 @@ def test_intervals_of_metrics_hold_their_values():
     classes, true, pred, proba = predictions(3, n=150)
     folds = np.repeat(["x", "y", "z"], 50)
     found = metric_intervals(true, pred, proba, classes.tolist(), folds=folds)
-    assert set(found) == {"balanced_accuracy", "f1", "auc"}
+    assert set(found) == {"balanced_accuracy", "f1", "auc", "log_loss", "brier"}
     for name, (low, high) in found.items():
+        if name == "brier":
+            continue
         parts = [scores(true[r], pred[r], proba[r], classes.tolist())[name]
                  for r in (folds == f for f in "xyz")]  # fmt: skip
-        assert 0 <= low < np.mean(parts) < high <= 1
-        assert high - low < 0.3
+        assert 0 <= low < np.mean(parts) < high <= (np.inf if name == "log_loss" else 1)
+        assert high - low < (0.5 if name == "log_loss" else 0.3)
     groups = metric_intervals(true, pred, proba, classes.tolist(), folds=folds,
                               groups=np.arange(150) // 15)  # fmt: skip
     assert set(groups) == set(found)
@@ -175,9 +177,12 @@ def test_intervals_of_ten_classes_with_three_rows_all_right(proba):
     # Of each fold four classes are missing: no AUC in any.
     folds = np.repeat(["a", "b"], 15)
     found = metric_intervals(true, true, table, classes, folds=folds)
+    losses = {name: found.pop(name) for name in ("log_loss", "brier") if proba}
+    assert all(low == 0 and 0.1 < high < 0.3 for low, high in losses.values())
     assert set(found) == {"balanced_accuracy", "f1"}
     assert all(0.8 < low < 1 and high == 1 for low, high in found.values())
     # Each group is one class.
     grouped = metric_intervals(true, true, table, classes, folds=np.zeros(30), groups=true)
-    assert set(grouped) == set(found) | ({"auc"} if proba else set())
-    assert all(0.5 < low < 0.8 and high == 1 for low, high in grouped.values())
+    assert set(grouped) == set(found) | ({"auc", *losses} if proba else set())
+    for name, (low, high) in grouped.items():
+        assert (low == 0 and high > 0.1) if name in losses else (0.5 < low < 0.8 and high == 1)

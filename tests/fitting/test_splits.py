@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from featcache.errors import DataError, RecipeError, UnknownName
-from featcache.fitting import splits
 from featcache.fitting import splits as module
+from featcache.fitting import stratified
 from featcache.fitting.evaluate import evaluate
+from featcache.fitting.pipeline import make_classifier
 from featcache.fitting.splits import (
     balanced,
     check_plan,
@@ -49,6 +50,52 @@ def test_seeds(features):
 
     assert tests(0) == tests(0)
     assert tests(0) != tests(1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"repeats": 2}, {"leaky": True}, {"balance": True}, {"balance": True, "leaky": True}],
+)
+@pytest.mark.parametrize("own", [False, True])
+def test_the_order_of_the_rows_moves_no_image_to_another_fold(how, own):
+    rng = np.random.default_rng(3)
+    plain = make_features(
+        n=60,
+        groups=[f"g{i}" if i < 25 else "" for i in rng.integers(50, size=60)],
+        sha256=[str(i) for i in rng.integers(200, size=60)],
+        split=np.where(np.arange(60) % 4 == 0, "test", "train") if own else None,
+    )
+    plain = replace(plain, y=np.where(np.arange(60) < 40, "cat", "dog"))
+    features = add_views(plain, "rot90", "hflip")
+    shuffled = add_views(plain.rows(rng.permutation(60)), "rot90", "hflip")
+    if own and "repeats" in how:
+        return
+    first, second = (
+        folds_to_json(make_folds(one, None if own else 3, seed=1, **how), one)
+        for one in (features, shuffled)
+    )
+    assert first == second  # in the same order too
+    assert features.ids[np.argsort(features.ids)].tolist() != shuffled.ids.tolist()
+
+
+def test_rows_that_are_sorted_keep_the_folds_that_they_had(features):
+    wanted = StratifiedKFold(5, shuffle=True, random_state=7)
+    for fold, (train, test) in zip(
+        make_folds(features, 5, seed=7), wanted.split(features.X, features.y), strict=True
+    ):
+        assert (fold.train.tolist(), fold.test.tolist()) == (train.tolist(), test.tolist())
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_order_of_the_rows_changes_no_prediction(grouped):
+    groups = [f"g{i // 4}" for i in range(120)] if grouped else None
+    features = make_features(signal=0.6, groups=groups)
+    shuffled = features.rows(np.random.default_rng(0).permutation(120))
+    classifier = make_classifier("concat", "mlp", settings={"mlp.epochs": 4, "mlp.hidden": 8})
+    first, second = (evaluate(classifier, one, folds=3) for one in (features, shuffled))
+    for one, other in zip(first.folds, second.folds, strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        np.testing.assert_array_equal(one.proba, other.proba)
 
 
 def test_own_split():
@@ -438,13 +485,13 @@ def test_seeds_shuffle():
 
 def test_only_rows_with_a_partner_are_placed_one_by_one(monkeypatch):
     """What scikit-learn does with every row; for 60,000 of them that takes it 9 s."""
-    placed, plain = [], splits._largest_first
+    placed, plain = [], stratified._largest_first
 
     def counted(codes, *rest):
         placed.append(len(codes))
         return plain(codes, *rest)
 
-    monkeypatch.setattr(splits, "_largest_first", counted)
+    monkeypatch.setattr(stratified, "_largest_first", counted)
     y = np.array([f"c{i}" for i in range(10)])[np.arange(60_000) % 10]
     groups = np.arange(60_000)
     groups[7] = 59_999

@@ -308,7 +308,7 @@ def test_16_runs_are_read_once_each(runs, monkeypatch):
     made = runs({f"head{i}": drawn(i, 0.9) for i in range(16)})
     read = []
     monkeypatch.setattr(
-        predictions, "read_outcomes", lambda path: read.append(path) or plain_read(path)
+        predictions, "read_outcomes", lambda path, *by: read.append(path) or plain_read(path, *by)
     )
     done = sort_runs(made)
     assert all(run.p is not None for run in done.runs[1:])

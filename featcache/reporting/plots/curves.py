@@ -165,11 +165,12 @@ def plot_precision_recall(contents: Contents) -> Figure | None:
 def _lines(
     contents: Contents, curve: Curve, area: Callable[[NDArray[np.bool_], Floats], float]
 ) -> list[_Line]:
-    """Of two classes the second one's; of more the mean over all first, then the lowest."""
+    """Of two classes the positive one's; of more the mean over all first, then the lowest."""
     if contents.proba is None or not len(contents.true):
         return []
     classes = contents.classes
-    wanted = [1] if len(classes) == 2 else range(len(classes))
+    positive = contents.run.positive
+    wanted = [classes.index(positive)] if positive in classes else range(len(classes))
     names, lines = sorted(set(contents.fold.tolist())), []
     for place in wanted:
         folds, areas = [], []

@@ -182,10 +182,11 @@ def _number(value: float) -> str:
 
 def print_runs(runs: Sequence[Run]) -> None:
     """All runs of a command as CSV, JSON or Markdown, if --format asks for one of these."""
-    from featcache.reporting.comparison import COLUMNS, Comparison
+    from featcache.reporting.comparison import Comparison
 
     if table_format() != "table":
-        print_records(_selected(COLUMNS), Comparison(list(runs)).rows(), table_format())
+        done = Comparison(list(runs))
+        print_records(_selected(done.columns), done.rows(), table_format())
 
 
 def print_records(names: Sequence[str], records: Sequence[Mapping[str, Any]], form: str) -> None:

@@ -33,10 +33,9 @@ COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
     "p", "tie", *_METRICS, "fit_seconds", "select", "tuned", "view", "balance", "run",
 )  # fmt: skip
-_NUMBERS = ("tested", "accuracy", "low", "high", "p", "balanced_accuracy", "f1", "auc", "log_loss",
-            "ece", "fit_seconds")  # fmt: skip
-_IN_NOTEBOOK = ("backbones", "fusion", "head", "accuracy", "low", "high", "tie", "f1", "auc",
-                "fit_seconds")  # fmt: skip
+_TEXTS = {"data", "split", "backbones", "fusion", "head", "tie", "select", "tuned", "view", "balance",
+          "run"}  # fmt: skip
+_NOT_IN_NOTEBOOK = {"data", "split", "tested", "p", "select", "tuned", "view", "balance", "run"}
 METRICS = ("accuracy", "precision", "recall", "f1", "auc")
 PROTOCOL_COLUMNS = ("candidate", "protocol", *METRICS, "tested", "run")
 _MARK = "LEAKY"
@@ -78,17 +77,18 @@ class Comparison:
         best = self.best
         return (
             f"Comparison({counted(len(self), 'run')} on {best.data}; best: {best.candidate}, "
-            f"accuracy {best.metric('accuracy'):.4f})"
+            f"{best.by.label} {best.score:.4f})"
         )
 
     def _repr_html_(self) -> str:
-        rows = [[row[name] for name in _IN_NOTEBOOK] for row in self.rows()]
+        columns = [name for name in self.columns if name not in _NOT_IN_NOTEBOOK]
+        rows = [[row[name] for name in columns] for row in self.rows()]
         notes = [leaky_note(self.runs)] * bool(leaky_note(self.runs))
         notes += [*verdicts(self.runs), *break_even.verdicts(self.runs)]
-        return html_table(_IN_NOTEBOOK, rows, repr(self), notes)
+        return html_table(columns, rows, repr(self), notes)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row for each run, under the names in `COLUMNS`; numbers as numbers.
+        """One row for each run, under the names in `columns`; numbers as numbers.
 
         Returns
         -------
@@ -96,8 +96,8 @@ class Comparison:
         """
         import pandas
 
-        frame = pandas.DataFrame(self.rows(), columns=list(COLUMNS))
-        for name in _NUMBERS:
+        frame = pandas.DataFrame(self.rows(), columns=list(self.columns))
+        for name in (name for name in self.columns if name not in _TEXTS):
             frame[name] = pandas.to_numeric(frame[name])
         return frame
 

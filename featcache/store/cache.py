@@ -199,9 +199,9 @@ class Cache:
             known.append(read_images_csv(self.folder / images.name / IMAGES_CSV, images.name))
         hashes = np.concatenate([one.dhash for one in known if len(one.dhash)] or [no_hashes()])
         sha256 = [one.sha256 for one in known if len(one.dhash)]
-        if not len(hashes):
-            return hashes
         there = hashes.any(axis=1)  # (k,)
+        if not there.any():
+            return no_hashes()
         have = to_digests(np.concatenate(sha256)[there])
         where = positions(to_digests(images.sha256), have)  # (n,)
         found = np.where(where[:, None] >= 0, hashes[there][where], 0).astype(np.uint8)  # (n, 32)

@@ -70,7 +70,9 @@ def compare(
       featcache compare --fusion concat,attention --head mlp,svm,xgboost
       featcache compare --backbone resnet18 --head logreg,svm --folds 10
     """
-    from featcache import compare as run_grid
+    from featcache.fitting.names import check_names
+
+    check_names(options["fusion"], options["head"], options["settings"], options["select"])
 
     options["group"] = group if group in KINDS else None
     options["opened"] = how_opened(data, name, data_root, group, cache)
@@ -79,6 +81,8 @@ def compare(
         features = cached_features(
             data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
         )
+        from featcache import compare as run_grid
+
         done = run_grid(features, crew=executor_at(cluster), **options)
     show_runs(
         done.runs, f"{done.best.data}, {done.best.split}, {counted(done.best.tested, 'test image')}"

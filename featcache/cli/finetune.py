@@ -108,16 +108,23 @@ def finetune(
       featcache finetune --data photos --backbone resnet18,mobilenet_v2 --warm-start
       accelerate launch -m featcache finetune --data photos --backbone resnet18
     """
-    from featcache.finetuning.finetune import finetune as tune
-    from featcache.finetuning.options import Options
-    from featcache.images.sources import open_images
+    from featcache.extraction.backbone import BackboneOptions
+    from featcache.extraction.registry import check_specs
+    from featcache.fitting.names import check_names
+    from featcache.images.sources import check_source, open_images
 
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18")
+    check_specs(backbone, BackboneOptions(options["weights"], options["weights_dir"]))
+    check_names([options["fusion"]], [options["head"]], options["settings"])
+    check_source(data or "digits")
     images = open_images(
         "digits" if data is None else data, name=name, data_root=data_root, group=group, cache=cache
     )
     note(images.describe())
+    from featcache.finetuning.finetune import finetune as tune
+    from featcache.finetuning.options import Options
+
     options["group"] = group if group in KINDS else None
     training = {field.name: options.pop(field.name) for field in fields(Options)}
     together = [backbone] if len(backbone) > 1 or not singles else []

@@ -66,8 +66,9 @@ def fit(
       featcache fit --data photos --backbone resnet18 --head svm --folds 10
       featcache fit --fusion attention --head mlp --set head.hidden=[512,512]
     """  # fmt: skip
-    from featcache import compare
-    from featcache.reporting.ties import leaky_note
+    from featcache.fitting.names import check_names
+
+    check_names([options["fusion"]], [options["head"]], options["settings"], options["select"])
 
     options["group"] = group if group in KINDS else None
     options["opened"] = how_opened(data, name, data_root, group, cache)
@@ -76,6 +77,9 @@ def fit(
         features = cached_features(
             data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
         )
+        from featcache import compare
+        from featcache.reporting.ties import leaky_note
+
         run = compare(features, crew=executor_at(cluster), **options).best
     if run.leaky:
         say(leaky_note([run]))

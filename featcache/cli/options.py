@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from featcache.cli.console import note
-from featcache.errors import CacheMissing, DataError, RecipeError, unknown
+from featcache.errors import CacheMissing, DataError, RecipeError
 from featcache.images.files import KINDS, SourceOptions
 
 if TYPE_CHECKING:
@@ -224,13 +224,16 @@ def cached_features(
     and groups as they are now. With `memory`, what they would not fit into stays on disk, see
     `store.memory_budget`; without it they are loaded.
     """
+    from featcache.extraction.preprocess import check_views
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
-    from featcache.store.features import NO_VIEW
     from featcache.store.memory_budget import load, parse_memory
 
+    # Before anything is read.
+    if view:
+        check_views(view)
     if memory is not None:
-        parse_memory(memory)  # before anything is read
+        parse_memory(memory)
     store = Cache(cache)
     column = None if group in KINDS else group
     if data is None or (names_data_set(store, data) and column is None):
@@ -251,12 +254,6 @@ def cached_features(
     note(images.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
-    if view:
-        from featcache.extraction.preprocess import VIEWS
-
-        for one in view:
-            if one not in VIEWS:
-                raise unknown("view", one, [known for known in VIEWS if known != NO_VIEW])
     if memory is None:
         return store.features(images, entries, view)
     return load(store, images, entries, view, memory, jobs)

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +21,9 @@ from featcache.cli.options import (
 )
 from featcache.cli.tables import say, show_table, table_options
 from featcache.errors import counted
-from featcache.fitting.transferability import Ranking
+
+if TYPE_CHECKING:
+    from featcache.fitting.transferability import Ranking
 
 
 @click.command()
@@ -76,9 +79,9 @@ def rank(
       featcache rank
       featcache rank --backbone resnet18,mobilenet_v2 --k 20
     """
+    features = cached_features(data, name, data_root, group, backbone, cache)
     from featcache.fitting.transferability import rank as rank_backbones
 
-    features = cached_features(data, name, data_root, group, backbone, cache)
     found = rank_backbones(features, k, queries, seed)
     rows = [
         (str(place + 1), found.names[place], str(found.widths[place]), f"{found.logme[place]:.4f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import logging
 import os
@@ -278,6 +279,22 @@ def list_images(root: Path) -> list[str]:
 
 def _say_unlisted(error: OSError) -> None:
     log.warning("left out: %s can't be listed: %s", error.filename, _why(error))
+
+
+def near_paths(path: str | Path) -> str:
+    """A sentence naming what is beside a path that is not there and is called nearly so, or ""."""
+    missing = Path(path).expanduser()
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        names = [one.name for one in missing.parent.iterdir() if not one.name.startswith(".")]
+    except OSError:
+        return ""
+    beside = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(missing.name.lower(), beside, cutoff=0.6)
+    rest = Path(path).expanduser().relative_to(missing)
+    shown = [str(missing.parent / beside[name] / rest) for name in near]
+    return f"Did you mean {' or '.join(shown)}?" if shown else ""
 
 
 def is_image(name: str) -> bool:

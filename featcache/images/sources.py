@@ -22,7 +22,7 @@ from featcache.atomic import regular
 from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
 from featcache.hashing import sha256_bytes
 from featcache.images.cnmc import cnmc
-from featcache.images.files import KINDS, SUFFIXES, SourceOptions
+from featcache.images.files import KINDS, SUFFIXES, SourceOptions, near_paths
 from featcache.images.location import Location, open_location
 from featcache.images.manifest import (
     ORIGIN_JSON,
@@ -199,7 +199,9 @@ def find_reader(folder: Path, images: Images, named: Sequence[str] = ()) -> Read
 def folder(argument: str, options: SourceOptions) -> Images:
     """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
     if not is_url(argument) and not Path(argument).expanduser().is_dir():
-        raise UnknownData(f"no folder {argument!r}", "Check --data.")
+        raise UnknownData(
+            f"no folder {argument!r}", f"{near_paths(argument)} Check --data.".strip()
+        )
     root = open_location(argument)
     ids = root.list_images()
     if not ids:
@@ -278,6 +280,24 @@ def torchvision(argument: str, options: SourceOptions) -> Images:
     )
 
 
+def check_source(data: str) -> None:
+    """Refuse a SPEC that means no source, before anything is imported or read for it.
+
+    Raises
+    ------
+    DataError
+    """
+    if is_url(data):
+        check_url(data)
+    kind, argument = _parse(data)
+    path = Path(argument).expanduser()
+    if kind in ("folder", "csv") and not is_url(argument) and not path.exists():
+        what = "folder" if kind == "folder" else "file"
+        raise UnknownData(
+            f"no {what} {argument!r}", f"{near_paths(argument)} Check --data.".strip()
+        )
+
+
 def _parse(data: str) -> tuple[str, str]:
     """Which source a SPEC means, and its argument."""
     kind, colon, argument = data.partition(":")
@@ -297,10 +317,11 @@ def _parse(data: str) -> tuple[str, str]:
         )
     if colon and len(kind) > 1 and "/" not in kind:
         raise unknown("data source", kind, SOURCES)
-    near = "" if "/" in data else did_you_mean(data, ("digits",)) + " "
+    near = "" if "/" in data else did_you_mean(data, ("digits",))
+    near = near if near.startswith("Did") else near_paths(data) or near
     raise UnknownData(
         f"no folder or file {data!r}",
-        f"{near}Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.",
+        f"{near} Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.".strip(),
     )
 
 

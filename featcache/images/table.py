@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from featcache.errors import DataError, UnknownData, counted, did_you_mean
-from featcache.images.files import KINDS, SourceOptions
+from featcache.images.files import KINDS, SourceOptions, near_paths
 from featcache.images.location import Location, open_location
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.remote import UrlFolder, check_url, is_url, split_url, without_secrets
@@ -104,7 +104,7 @@ def _opened(path: str) -> BinaryIO:
         except FileNotFoundError:
             raise UnknownData(f"there is no {path}") from None
     if not Path(path).is_file():
-        raise UnknownData(f"no file {path!r}", "Check --data.")
+        raise UnknownData(f"no file {path!r}", f"{near_paths(path)} Check --data.".strip())
     return Path(path).open("rb")
 
 

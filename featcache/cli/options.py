@@ -146,6 +146,7 @@ fit_options = _stack([
     click.option("--tune", type=click.IntRange(0), default=0, metavar="N", help="Try N settings in an inner loop on the training rows."),
     click.option("--tuner", type=click.Choice(["random", "optuna"]), default="random", show_default=True, help="How --tune draws them."),
     click.option("--again", is_flag=True, help="Fit even what was run before."),
+    click.option("--report/--no-report", default=True, help="Draw plots and pages, or write run folders and tables only."),
 ])  # fmt: skip
 
 set_option = click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter of fusion or head, for instance head.hidden=512 or attention.dim=64.")  # fmt: skip

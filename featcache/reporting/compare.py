@@ -31,10 +31,9 @@ from featcache.fitting.out_of_core import check_streams
 from featcache.fitting.pipeline import is_late
 from featcache.fitting.splits import Fold, balanced, check_plan, make_folds, only_images, viewed
 from featcache.images.remote import need_folder
-from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
-from featcache.reporting.html import need_writable, write_text
+from featcache.reporting.comparison import Comparison, is_up_to_date, sort_runs, write_comparison
+from featcache.reporting.html import RUN_PAGE, need_writable, write_text
 from featcache.reporting.run_folder import LEAKS, give_model, pipeline_writer, save_run
-from featcache.reporting.run_page import quick_page
 from featcache.reporting.schema import (
     Run,
     folder_name,
@@ -82,6 +81,7 @@ def compare(
     protocol: str = "",
     crew: Executor | None = None,
     opened: Sequence[str] = (),
+    report: bool = True,
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
@@ -158,6 +158,9 @@ def compare(
     opened : sequence of str, default ()
         With which options the command line opened the images, for the command that redoes a run;
         () for the data set as the cache has it.
+    report : bool, default True
+        False: run folders, comparison.csv and .md only; nothing is drawn. Pages that show all that
+        is there are not made again in either case.
 
     Returns
     -------
@@ -174,13 +177,18 @@ def compare(
     )  # fmt: skip
     check_plan(options.view, balance, leaky, strict, repeats)
     grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
-    classifiers = _classifiers(grid, features, options)
+    grid = [replace(one, select=select, tune=tune, tuner=tuner) for one in grid]
+    if isinstance(features.X, LazyRows):
+        for candidate in grid:
+            check_streams(classifier_of(candidate, seed, options.settings))
+    check_features(features, gate)
     split = make_folds(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
     need_folder(reports, "the reports folder")
     need_writable(Path(reports) / features.data)
-    plan = _Plan(features, split, classifiers, options)
+    plan = _Plan(features, split, grid, options)
+    todo = plan.todo()
     leaks = check_leakage(
         features, split, plan.searched(), Path(reports),
         near_duplicates and can_search_near(features), strict,
@@ -189,15 +197,15 @@ def compare(
     executor = crew or executor_of(jobs, len(split))
     with (
         notebook_progress("candidates") as progress,
-        closing(_runs(plan, executor, leaks)) as results,
+        closing(_runs(plan, todo, executor, leaks)) as results,
     ):
         for candidate, run in results:
             runs[candidate] = run
             if progress is not None:
-                progress(len(runs), len(classifiers))
+                progress(len(runs), len(grid))
             if fitted is not None:
-                fitted(len(runs), len(classifiers), run)
-    return _finish(plan, runs)
+                fitted(len(runs), len(grid), run)
+    return _finish(plan, runs, report)
 
 
 _RAW = {"mlp.calibrate": False, "lda.calibrate": False, "vote.calibrate": False}
@@ -248,11 +256,11 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The candidates with their unfitted classifiers, their rows, and where their runs go."""
+    """The candidates, their rows, and where their runs go."""
 
     features: Features
     folds: Sequence[Fold]
-    classifiers: Mapping[Candidate, Any]
+    grid: Sequence[Candidate]
     options: _Options
 
     @cached_property
@@ -263,12 +271,25 @@ class _Plan:
     @cached_property
     def folders(self) -> dict[Candidate, Path]:
         """Where the run of each candidate belongs, or is."""
-        return {candidate: self._folder(candidate) for candidate in self.classifiers}
+        return {candidate: self._folder(candidate) for candidate in self.grid}
+
+    def todo(self) -> dict[Candidate, Any]:
+        """Those without a run, each with its unfitted classifier: what can't be fitted is refused.
+
+        Late fusions last: they take the heads that were fitted on each backbone alone.
+        """
+        again, seed, settings = self.options.again, self.options.seed, self.options.settings
+        rest = [
+            one for one in self.grid
+            if again or not (self.folders[one] / "run.json").is_file()
+        ]  # fmt: skip
+        rest.sort(key=lambda one: one.fusion in FUSIONS and is_late(FUSIONS[one.fusion]()))
+        return {one: classifier_of(one, seed, settings) for one in rest}
 
     def searched(self) -> Path | None:
         """The run folder whose leaks are those of these features and folds, if it is there."""
         names = self.features.names
-        fused = next(one for one in self.classifiers if one.backbones == names)
+        fused = next(one for one in self.grid if one.backbones == names)
         folder = self.folders[fused]
         return folder if folder.is_dir() and not self.options.again else None
 
@@ -299,32 +320,16 @@ class _Plan:
         return earlier if (earlier / "run.json").is_file() else named
 
 
-def _classifiers(
-    grid: Sequence[Candidate], features: Features, options: _Options
-) -> dict[Candidate, Any]:
-    """Those of the whole grid, unfitted: what can't be fitted is refused before the first fit."""
-    grid = [
-        replace(one, select=options.select, tune=options.tune, tuner=options.tuner) for one in grid
-    ]
-    # Late fusions last: they take the heads that were fitted on each backbone alone.
-    grid.sort(key=lambda one: one.fusion in FUSIONS and is_late(FUSIONS[one.fusion]()))
-    if isinstance(features.X, LazyRows):
-        for candidate in grid:
-            check_streams(classifier_of(candidate, options.seed, options.settings))
-    check_features(features, options.gate)
-    return {one: classifier_of(one, options.seed, options.settings) for one in grid}
-
-
 def _runs(
-    plan: _Plan, executor: Executor, leaks: Mapping[str, Any]
+    plan: _Plan, todo: Mapping[Candidate, Any], executor: Executor, leaks: Mapping[str, Any]
 ) -> Generator[tuple[Candidate, Run]]:
     """The runs that are there, then each of the others as it is fitted and saved."""
-    options, there = plan.options, set()
+    options = plan.options
     for candidate, folder in plan.folders.items():
-        if (folder / "run.json").is_file() and not options.again:
-            there.add(candidate)
+        if candidate not in todo:
             yield candidate, read_run(folder)
-    todo = {one: made for one, made in plan.classifiers.items() if one not in there}
+    if not todo:
+        return
     facts = options.facts(isinstance(plan.features.X, LazyRows))
     spent = extraction_seconds(plan.features, options.cache)
     results = evaluate_all(
@@ -357,11 +362,11 @@ def _save(
     )  # fmt: skip
 
 
-def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
+def _finish(plan: _Plan, runs: Mapping[Candidate, Run], report: bool) -> Comparison:
     """Give the best its model and its page, and write the tables over all runs."""
     features, options = plan.features, plan.options
-    done = sort_runs([runs[candidate] for candidate in plan.classifiers])
-    best = next(one for one in plan.classifiers if runs[one].folder == done.best.folder)
+    done = sort_runs([runs[candidate] for candidate in plan.grid])
+    best = next(one for one in plan.grid if runs[one].folder == done.best.folder)
     # With folds the model is fitted on what any of them might have trained on.
     some = options.balance and len(plan.folds) > 1
     whole = features.rows(balanced(features, options.seed)) if some else features
@@ -369,11 +374,22 @@ def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     chosen = only_images(features).select(best.backbones)
     cache = None if options.cache is None else Path(options.cache)
     folder, named = done.best.folder, options.opened
-    write_comparison(
-        Path(options.reports),
-        None if cache is None else lambda runs: quick_page(folder, runs, chosen, cache, named),
-    )
+    if not report:
+        write_comparison(Path(options.reports), None, False)
+    elif not is_up_to_date(Path(options.reports), folder / RUN_PAGE if cache else None):
+        write_comparison(
+            Path(options.reports),
+            None if cache is None else lambda runs: _page(folder, runs, chosen, cache, named),
+        )
     return done
+
+
+def _page(
+    folder: Path, runs: Sequence[Run], features: Features, cache: Path, named: Sequence[str]
+) -> None:
+    from featcache.reporting.run_page import quick_page  # imports matplotlib
+
+    quick_page(folder, runs, features, cache, named)
 
 
 def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:

@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.reporting import break_even
-from featcache.reporting.comparison_page import FILE as COMPARISON_PAGE
-from featcache.reporting.comparison_page import write_comparison_page
-from featcache.reporting.html import write_text
-from featcache.reporting.plots.comparison import plot_comparison
-from featcache.reporting.plots.style import only_warns
+from featcache.reporting.html import COMPARISON_PAGE, digest_of_all, shown_by, write_text
 from featcache.reporting.refit_command import with_reports
 from featcache.reporting.schema import Run, read_run
 from featcache.reporting.ties import leaky_note, mark_ties, verdicts
@@ -135,7 +131,9 @@ def read_runs(reports: Path) -> list[Run]:
 
 
 def write_comparison(
-    reports: Path, before_page: Callable[[Sequence[Run]], object] | None = None
+    reports: Path,
+    before_page: Callable[[Sequence[Run]], object] | None = None,
+    pages: bool = True,
 ) -> Comparison:
     """Rebuild comparison.csv, .md and .html, and comparison.png and .svg of every data set.
 
@@ -147,6 +145,8 @@ def write_comparison(
     before_page : callable, optional
         Called with all runs, tested and best first, before comparison.html is written: that one
         links to the run pages that are there by then.
+    pages : bool, default True
+        False: the tables only, and nothing is drawn.
 
     Returns
     -------
@@ -163,14 +163,33 @@ def write_comparison(
     everything.runs.sort(key=lambda run: (run.data, run.split, run.rows))
     write_text(reports / "comparison.csv", _csv(COLUMNS, everything.rows()))
     write_text(reports / "comparison.md", everything.markdown() + "\n")
+    if pages:
+        _draw(reports, everything.runs, before_page)
+    return everything
+
+
+def is_up_to_date(reports: Path, page: Path | None = None) -> bool:
+    """Whether tables and pages, perhaps that of a run among them, show the runs that are there."""
+    files = [reports / "comparison.csv", reports / "comparison.md", *([page] if page else [])]
+    there = all(path.is_file() for path in files)
+    return there and shown_by(reports / COMPARISON_PAGE) == digest_of_all(reports)
+
+
+def _draw(
+    reports: Path, runs: Sequence[Run], before_page: Callable[[Sequence[Run]], object] | None
+) -> None:
+    # These import matplotlib, and often there is nothing to draw.
+    from featcache.reporting.comparison_page import write_comparison_page
+    from featcache.reporting.plots.comparison import plot_comparison
+    from featcache.reporting.plots.style import only_warns
+
     for data in sorted({run.data for run in runs}):
         with only_warns(f"comparison plot of {data}"):
-            plot_comparison([run for run in everything if run.data == data], reports / data)
+            plot_comparison([run for run in runs if run.data == data], reports / data)
     if before_page is not None:
-        before_page(everything.runs)
+        before_page(runs)
     with only_warns(COMPARISON_PAGE):
-        write_comparison_page(reports, everything.runs)
-    return everything
+        write_comparison_page(reports, runs)
 
 
 def side_by_side(done: Mapping[str, Comparison]) -> list[dict[str, str]]:

@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from featcache.cli.main import run
 
 HEAVY = ("torch", "torchvision", "sklearn", "scipy", "pandas", "matplotlib")
 CODE = (
@@ -95,3 +99,44 @@ def test_settings_that_are_right_pass() -> None:
     assert known > 12
     given = {"mlp.hidden": 3, "forest.anything": 1, "select.amount": 3, "head.epochs": 2}
     check_names(["concat", "attention"], ["svm", "mlp"], given | {"fusion.dim": 3}, "anova:8")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache and a comparison."""
+    folder = tmp_path_factory.mktemp("compared")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        image = folder / "photos" / ("dark", "light")[i % 2] / f"{i}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 100, (24, 24, 3)) + 150 * (i % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(image)
+    options = ["--backbone", "squeezenet1_1", "--weights", "random:0", "--image-size", "32"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(["extract", "--data", "photos", *options]) == 0
+        assert run(["compare", *HEADS]) == 0
+    return folder
+
+
+HEADS = ("--head", "mlp,nearest_mean")
+
+
+def test_an_unchanged_comparison_draws_nothing_and_imports_no_torch(compared: Path) -> None:
+    pages = {path: path.stat().st_ino for path in compared.glob("reports/**/*.html")}
+    assert len(pages) == 2
+    code, said, loaded = called(compared, "compare", *HEADS)
+    assert code == 0
+    assert "squeezenet1_1" in said
+    assert not {"torch", "torchvision", "matplotlib"} & set(loaded)
+    assert {path: path.stat().st_ino for path in pages} == pages
+
+
+def test_without_a_report_nothing_is_drawn(compared: Path) -> None:
+    words = ("compare", *HEADS, "--folds", "3", "--no-report", "--reports", "plain")
+    code, _, loaded = called(compared, *words)
+    assert code == 0
+    assert "matplotlib" not in loaded
+    written = {path.suffix for path in (compared / "plain").rglob("*.*") if path.is_file()}
+    assert not {".html", ".png", ".svg"} & written
+    assert (compared / "plain" / "comparison.csv").is_file()

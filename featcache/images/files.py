@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib.util
 import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,8 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .gif .webp .ppm .pgm .pbm .pnm .tga .jp2 .avif"
     .split()
 )  # fmt: skip
+
+HEIF = frozenset((".heic", ".heif", ".hif"))  # read if pillow-heif is installed
 
 # A file changed again within the clock's grain keeps its time stamp, so that a digest taken
 # that soon after a change can't be trusted later (git calls such files racily clean).
@@ -259,6 +264,7 @@ def list_images(root: Path) -> list[str]:
     levels, which are classes and splits: that it is in two of them is found as a leak.
     """
     found: list[str] = []
+    skipped: list[str] = []
     seen: set[tuple[str, ...]] = set()
     around: dict[str, frozenset[str]] = {}  # folder -> the real folders that it is in, and its own
     for folder, subfolders, files in os.walk(root, onerror=_say_unlisted, followlinks=True):
@@ -273,8 +279,35 @@ def list_images(root: Path) -> list[str]:
         around[below] = outside | {real}
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         prefix = "" if below == "." else f"{below}/"
-        found += [prefix + file for file in files if is_image(file)]
+        for file in files:
+            (found if is_image(file) else skipped).append(prefix + file)
+    say_skipped(skipped, root)
     return sorted(found)
+
+
+def say_skipped(names: Iterable[str], where: object) -> None:
+    """Say how many files are no images by their ending; hidden ones are not spoken of."""
+    seen = [name for name in names if not name.startswith(".") and "/." not in name]
+    if not seen:
+        return
+    endings = Counter(os.path.splitext(name)[1].lower() or "without an ending" for name in seen)
+    shown = [f"{count:,} {ending}" for ending, count in endings.most_common(_SHOWN)]
+    more = ["…"] if len(endings) > _SHOWN else []
+    text = ", ".join(shown + more)
+    log.info("%s: skipped %s: %s", where, counted(len(seen), "file"), text)
+    if heif := [name for name in seen if os.path.splitext(name)[1].lower() in HEIF]:
+        count = counted(len(heif), "HEIC image")
+        log.warning("%s left out, for instance %s: %s", count, heif[0], NEEDS_HEIF)
+
+
+_SHOWN = 8
+NEEDS_HEIF = 'reading HEIC needs pillow-heif: pip install "featcache[heif]"'
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The endings of the images that can be read here."""
+    return SUFFIXES | HEIF if importlib.util.find_spec("pillow_heif") else SUFFIXES
 
 
 def _say_unlisted(error: OSError) -> None:
@@ -300,7 +333,7 @@ def near_paths(path: str | Path) -> str:
 def is_image(name: str) -> bool:
     """Whether a file's name, or path with forward slashes, is an image's and nothing is hidden."""
     hidden = name.startswith(".") or "/." in name
-    return not hidden and os.path.splitext(name)[1].lower() in SUFFIXES
+    return not hidden and os.path.splitext(name)[1].lower() in suffixes()
 
 
 # Words that say how to split, and no column: by equal images alone, or by the data's own groups.

@@ -22,7 +22,7 @@ from featcache.atomic import regular
 from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
 from featcache.hashing import sha256_bytes
 from featcache.images.cnmc import cnmc
-from featcache.images.files import KINDS, SUFFIXES, SourceOptions, near_paths
+from featcache.images.files import KINDS, SourceOptions, near_paths, suffixes
 from featcache.images.location import Location, open_location
 from featcache.images.manifest import (
     ORIGIN_JSON,
@@ -106,6 +106,8 @@ def open_images(
     images = SOURCES[kind](argument, options)
     if not len(images):
         raise DataError(f"{data} holds no images")
+    if kind in ("folder", "csv"):
+        _say_classes(images)
     return replace(images, options=options.words)
 
 
@@ -208,7 +210,7 @@ def folder(argument: str, options: SourceOptions) -> Images:
         raise DataError(
             f"no images below {root}",
             f"Expected {root.name}/CLASS/*.jpg or {root.name}/train/CLASS/*.jpg; "
-            f"known endings: {' '.join(sorted(SUFFIXES))}.",
+            f"known endings: {' '.join(sorted(suffixes()))}.",
         )
     parts = [id_.split("/") for id_ in ids]
     has_splits = _has_splits(root, parts)
@@ -220,13 +222,17 @@ def folder(argument: str, options: SourceOptions) -> Images:
     ]
     if loose:
         where = "train|val|test/CLASS/" if has_splits else "CLASS/"
+        flat = len(loose) == len(ids) and not has_splits
+        hint = f"Is {root.name} itself a class? Then --data {_above(argument)}. " if flat else ""
         raise DataError(
             f"{counted(len(loose), 'image')} below {root} in no class folder, for instance "
             f"{loose[0]}",
-            f"Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
+            f"{hint}Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
         )
     if options.group not in (None, *KINDS, "parent"):
         options.refuse_group("a folder")
+    if not has_splits:
+        _ask_about_level(argument, parts)
     groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
     return root.images(
         options.name or check_name(root.name),
@@ -236,6 +242,43 @@ def folder(argument: str, options: SourceOptions) -> Images:
         groups=groups,
         options=options,
     )
+
+
+def _above(argument: str) -> str:
+    return argument.rstrip("/").rpartition("/")[0] or ("/" if argument[:1] == "/" else "..")
+
+
+def _ask_about_level(argument: str, parts: Sequence[Sequence[str]]) -> None:
+    """Ask whether classes were meant that stand one level lower, or beside the only one."""
+    classes = sorted({part[0] for part in parts})
+    below = sorted({part[1] if len(part) > 2 else "" for part in parts})  # "" for images
+    where = argument.rstrip("/")
+    if len(classes) > 1:
+        if below[0]:
+            log.info(
+                "the folders of the classes hold only folders, for instance %s/%s: all below %s is "
+                "taken as one class. If these are the classes: --data %s/%s",
+                classes[0], below[0], classes[0], where, classes[0],
+            )  # fmt: skip
+    elif len(below) > 1 and below[0]:
+        log.warning(
+            "one class only, %s, whose folder holds only folders (%s, …). If these are the "
+            "classes: --data %s/%s", classes[0], ", ".join(below[:3]), where, classes[0],
+        )  # fmt: skip
+    else:
+        log.warning("one class only, %s. Is %s itself one of the classes? Then --data %s",
+                    classes[0], where, _above(argument))  # fmt: skip
+
+
+def _say_classes(images: Images) -> None:
+    """The classes with their counts, as far as they fit into a line or two."""
+    labels, counts = np.unique(images.labels, return_counts=True)
+    pairs = [f"{label} {count:,}" for label, count in zip(labels, counts, strict=True)]
+    rest = [f"and {len(pairs) - _SHOWN} more"] if len(pairs) > _SHOWN else []
+    log.info("classes: %s", ", ".join(pairs[:_SHOWN] + rest))
+
+
+_SHOWN = 12
 
 
 def digits(argument: str, options: SourceOptions) -> Images:

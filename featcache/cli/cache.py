@@ -85,6 +85,8 @@ def status(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     cache: str,
     rehash: bool,
@@ -120,6 +122,8 @@ def status(
             group=group,
             cache=cache,
             rehash=rehash,
+            columns=columns,
+            class_map=class_map,
             download=False,
         )
     note(images.describe())

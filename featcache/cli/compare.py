@@ -49,6 +49,8 @@ def compare(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     view: list[str],
     cache: str,
@@ -75,12 +77,13 @@ def compare(
     check_names(options["fusion"], options["head"], options["settings"], options["select"])
 
     options["group"] = group if group in KINDS else None
-    options["opened"] = how_opened(data, name, data_root, group, cache)
+    options["opened"] = how_opened(data, name, data_root, group, cache, columns, class_map)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "fitted": say_fitted}
     with cluster_at(dask) as cluster:
         features = cached_features(
-            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
-        )
+            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs),
+            columns, class_map,
+        )  # fmt: skip
         from featcache import compare as run_grid
 
         done = run_grid(features, crew=executor_at(cluster), **options)

@@ -45,6 +45,8 @@ def extract(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     cache: str,
     rehash: bool,
@@ -86,6 +88,8 @@ def extract(
         group=group,
         cache=cache,
         rehash=rehash,
+        columns=columns,
+        class_map=class_map,
     )
     note(images.describe())
     from featcache.extraction.extract import fill_cache  # imports torch, for good words only

@@ -91,6 +91,8 @@ def finetune(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     singles: bool,
     cache: str,
@@ -119,8 +121,9 @@ def finetune(
     check_names([options["fusion"]], [options["head"]], options["settings"])
     check_source(data or "digits")
     images = open_images(
-        "digits" if data is None else data, name=name, data_root=data_root, group=group, cache=cache
-    )
+        "digits" if data is None else data, name=name, data_root=data_root, group=group,
+        cache=cache, columns=columns, class_map=class_map,
+    )  # fmt: skip
     note(images.describe())
     from featcache.finetuning.finetune import finetune as tune
     from featcache.finetuning.options import Options

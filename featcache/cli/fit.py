@@ -48,6 +48,8 @@ def fit(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     view: list[str],
     cache: str,
@@ -71,12 +73,13 @@ def fit(
     check_names([options["fusion"]], [options["head"]], options["settings"], options["select"])
 
     options["group"] = group if group in KINDS else None
-    options["opened"] = how_opened(data, name, data_root, group, cache)
+    options["opened"] = how_opened(data, name, data_root, group, cache, columns, class_map)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "singles": False}
     with cluster_at(dask) as cluster:
         features = cached_features(
-            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
-        )
+            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs),
+            columns, class_map,
+        )  # fmt: skip
         from featcache import compare
         from featcache.reporting.ties import leaky_note
 

@@ -5,7 +5,7 @@ And what they open: features and images of the cache, a cluster, an executor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -64,6 +64,14 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     return found
 
 
+def _columns(ctx: Any, param: Any, value: tuple[str, ...]) -> dict[str, str]:
+    """`--columns path=Path,label=Class` as {"path": "Path", "label": "Class"}."""
+    pairs = [part.partition("=") for text in value for part in text.split(",") if part]
+    if any(not role.strip() or not name.strip() for role, _, name in pairs):
+        raise click.BadParameter("write path=NAME,label=NAME", ctx, param)
+    return {role.strip(): name.strip() for role, _, name in pairs}
+
+
 def _reports(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A folder, no URL."""
     from featcache.images.remote import need_folder
@@ -104,6 +112,8 @@ data_options = _stack([
     click.option("--data", metavar="SPEC", help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); the URL of either (s3://bucket/photos); torchvision:CIFAR10; cnmc:FOLDER, the C-NMC 2019 data; series:FILE[:method=mtf|gasf|gadf], time series as images."),
     click.option("--name", metavar="NAME", help="The data set's name in the cache; by default the folder's."),
     click.option("--data-root", metavar="FOLDER", help="What a table's paths are relative to; where torchvision keeps its data."),
+    click.option("--columns", multiple=True, callback=_columns, metavar="path=NAME,label=NAME", help="What a table calls its columns path, label, split and group; their case doesn't matter."),
+    click.option("--class-map", metavar="FILE", help="Readable names for labels: a CSV file of two columns, or JSON."),
     click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, 'parent' for an image's folder, 'subject' for the data's groups, 'image' for equal images only."),
 ])  # fmt: skip
 
@@ -218,6 +228,8 @@ def cached_features(
     view: Sequence[str] = (),
     memory: str | None = None,
     jobs: int = 1,
+    columns: Mapping[str, str] | None = None,
+    class_map: str | None = None,
 ) -> Features:
     """Load features from the cache.
 
@@ -245,8 +257,9 @@ def cached_features(
         images = store.images(data or name)
     else:
         images = open_images(
-            data, name=name, data_root=data_root, group=group, cache=cache, download=False
-        )
+            data, name=name, data_root=data_root, group=group, cache=cache, download=False,
+            columns=columns, class_map=class_map,
+        )  # fmt: skip
     try:
         entries = store.choose(images, backbone, view)
     except CacheMissing:
@@ -261,15 +274,18 @@ def cached_features(
 
 
 def how_opened(
-    data: str | None, name: str | None, data_root: str | None, group: str | None, cache: str
-) -> list[str]:
+    data: str | None, name: str | None, data_root: str | None, group: str | None, cache: str,
+    columns: Mapping[str, str], class_map: str | None,
+) -> list[str]:  # fmt: skip
     """The options that open the images again; [] where `cached_features` asks the cache alone."""
     from featcache.store.cache import Cache
 
     column = None if group in KINDS else group
     if data is None or (names_data_set(Cache(cache), data) and column is None):
         return []
-    rest = SourceOptions(source=data, root=data_root, group=group).words
+    rest = SourceOptions(
+        source=data, root=data_root, group=group, columns=columns, class_map=class_map
+    ).words
     return ["--data", data, *(["--name", name] if name else []), *rest]
 
 
@@ -290,7 +306,8 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
     from featcache.images.timeseries import is_there
 
     known = store.images(data)
-    source, root, _ = read_origin(store.folder / known.name)
+    origin = read_origin(store.folder / known.name)
+    source, root, _ = origin
     for url in (source, root):
         if is_url(url) and not is_named(url, ()):
             note(
@@ -316,6 +333,8 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
         cache=store.folder,
         rehash=rehash,
         download=False,
+        columns=_columns(None, None, (origin.option("--columns"),)) if is_table else {},
+        class_map=origin.option("--class-map") or None,
     )
 
 

@@ -60,6 +60,8 @@ def rank(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     k: int,
     queries: int,
@@ -79,7 +81,9 @@ def rank(
       featcache rank
       featcache rank --backbone resnet18,mobilenet_v2 --k 20
     """
-    features = cached_features(data, name, data_root, group, backbone, cache)
+    features = cached_features(
+        data, name, data_root, group, backbone, cache, columns=columns, class_map=class_map
+    )
     from featcache.fitting.transferability import rank as rank_backbones
 
     found = rank_backbones(features, k, queries, seed)
@@ -88,7 +92,7 @@ def rank(
          f"{found.knn[place]:.4f}", *(f"{value:.3f}" for value in found.cka[place]))
         for place in range(len(found.names))
     ]  # fmt: skip
-    columns = (
+    header = (
         "#",
         "backbone",
         "width",
@@ -96,7 +100,7 @@ def rank(
         f"{k} nearest",
         *(f"CKA {n}" for n in found.names),
     )
-    show_table(columns, rows, f"{features.data}, {counted(found.rows, 'training row')}",
+    show_table(header, rows, f"{features.data}, {counted(found.rows, 'training row')}",
                drop=[f"CKA {name}" for name in reversed(found.names)])  # fmt: skip
     for sentence in found.conclusions():
         say(sentence)

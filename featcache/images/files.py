@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -361,6 +361,10 @@ class SourceOptions:
         Take every digest again.
     download : bool
         Let torchvision download a data set that is not there.
+    columns : mapping of str to str
+        "path", "label", "split" or "group" -> what a table calls it.
+    class_map : Path, str or None
+        A file of labels and their readable names.
     """
 
     source: str
@@ -370,12 +374,16 @@ class SourceOptions:
     cache: Path | None = None
     rehash: bool = False
     download: bool = True
+    columns: Mapping[str, str] = field(default_factory=dict)
+    class_map: Path | str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
         """What was asked besides source and name, as options of the command line."""
         column = None if self.group in KINDS else self.group
-        options = {"--data-root": self.root, "--group": column}
+        columns = ",".join(f"{role}={name}" for role, name in self.columns.items())
+        options = {"--data-root": self.root, "--group": column, "--columns": columns,
+                   "--class-map": self.class_map}  # fmt: skip
         return tuple(str(word) for pair in options.items() if pair[1] for word in pair)
 
     def refuse_group(self, kind: str) -> None:

@@ -77,6 +77,8 @@ class Images:
         For files, the folder that the ids are relative to, as an absolute path or a URL; else "".
     options : tuple of str
         What the command line needs besides the source to open them again, as "--group", "subject".
+    absent : tuple of str
+        Ids that were listed and are not there; they have no row.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Images:
     source: str = ""
     root: str = ""
     options: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.ids)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,10 @@ from featcache.images.manifest import (
     from_arrays,
     row_ids,
     split_name,
+    strings,
 )
 from featcache.images.remote import check_url, is_url, without_secrets
-from featcache.images.table import TABLES, table
+from featcache.images.table import ROLES, TABLES, read_class_map, table
 from featcache.images.timeseries import series
 
 Reader = Callable[[str], Content]
@@ -54,6 +55,8 @@ def open_images(
     cache: str | Path | None = "cache",
     rehash: bool = False,
     download: bool = True,
+    columns: Mapping[str, str] | None = None,
+    class_map: str | Path | None = None,
 ) -> Images:
     """Open a set of images.
 
@@ -79,6 +82,11 @@ def open_images(
         Distrust those notes.
     download : bool, default True
         Let torchvision download a data set that is not there.
+    columns : mapping of str to str, optional
+        For a table, what it calls "path", "label", "split" and "group", where these names don't
+        stand in its header in whatever case: {"label": "Diagnosis"}.
+    class_map : str or Path, optional
+        A CSV or JSON file with readable names for labels, which take their place.
 
     Returns
     -------
@@ -102,13 +110,40 @@ def open_images(
         rehash=rehash,
         source=str(data),
         download=download,
+        columns=_checked(columns or {}),
+        class_map=class_map,
     )
+    names = {} if class_map is None else read_class_map(class_map)
     images = SOURCES[kind](argument, options)
     if not len(images):
         raise DataError(f"{data} holds no images")
+    if names:
+        images = _renamed(images, names, class_map)
     if kind in ("folder", "csv"):
         _say_classes(images)
     return replace(images, options=options.words)
+
+
+def _checked(columns: Mapping[str, str]) -> Mapping[str, str]:
+    for role in columns:
+        if role not in ROLES:
+            raise unknown("column", role, ROLES, "For instance label=Diagnosis.")
+    return columns
+
+
+def _renamed(images: Images, names: Mapping[str, str], where: object) -> Images:
+    """The images with readable labels; a label that the map lacks stays."""
+    labels = images.labels.tolist()
+    lacking = sorted(set(labels) - {"", *names})
+    if len(lacking) == len(set(labels) - {""}):
+        raise DataError(
+            f"{where} names none of the classes, for instance {lacking[0]!r}",
+            f"It names {', '.join(sorted(names)[:5])}: the first column is the label.",
+        )
+    if lacking:
+        log.warning("%s has no name for %s: %s", where, counted(len(lacking), "class"),
+                    ", ".join(lacking[:5]))  # fmt: skip
+    return replace(images, labels=strings([names.get(label, label) for label in labels]))
 
 
 class Origin(NamedTuple):
@@ -127,6 +162,11 @@ class Origin(NamedTuple):
     source: str = ""
     root: str = ""
     options: tuple[str, ...] = ()
+
+    def option(self, name: str) -> str:
+        """The value of an option, "" if it was not used."""
+        pairs = dict(zip(self.options[::2], self.options[1::2], strict=False))
+        return pairs.get(name, "")
 
 
 def read_origin(folder: Path) -> Origin:

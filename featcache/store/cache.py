@@ -58,6 +58,7 @@ from featcache.store.spec import (
 log = logging.getLogger("featcache")
 
 FAILED_CSV = "failed.csv"
+NOT_THERE = "the file is not there"
 
 
 class Cache:
@@ -238,10 +239,11 @@ class Cache:
         ----------
         images : Images
         problems : mapping of int to (str, str)
-            Row of the manifest -> kind, "decode" or "read", and what is wrong.
+            Row of the manifest -> kind, "decode" or "read", and what is wrong. Images that are
+            `absent` are added, as "missing".
         """
         path = self.folder / images.name / FAILED_CSV
-        if not problems:
+        if not problems and not images.absent:
             path.unlink(missing_ok=True)
             return
         wanted = [("id", "sha256", "kind", "problem")]
@@ -249,6 +251,7 @@ class Cache:
             (str(images.ids[row]), str(images.sha256[row]), kind, problem)
             for row, (kind, problem) in sorted(problems.items())
         ]
+        wanted += [(id_, "", "missing", NOT_THERE) for id_ in images.absent]
         if path.is_file():  # it may be that it can't be written, and need not be
             with path.open(newline="", encoding="utf-8") as file:
                 if [tuple(row) for row in csv.reader(file)] == wanted:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.completion import completer, data_sets
 from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
@@ -24,7 +25,12 @@ from featcache.errors import counted
 if TYPE_CHECKING:
     from featcache.store.key import Key
 
-_DATA = click.option("--data", metavar="NAME", help="A data set of the cache; all by default.")
+_DATA = click.option(
+    "--data",
+    metavar="NAME",
+    shell_complete=completer(data_sets),
+    help="A data set of the cache; all by default.",
+)
 
 
 @click.group()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
@@ -34,8 +35,20 @@ from featcache.images.files import KINDS
 @click.command()
 @data_options
 @backbone_option
-@several("--fusion", default=["concat"], show_default=True, help="Fusions to try.")
-@several("--head", default=["mlp"], show_default=True, help="Heads to try.")
+@several(
+    "--fusion",
+    shell_complete=completer(fusions, commas=True),
+    default=["concat"],
+    show_default=True,
+    help="Fusions to try.",
+)
+@several(
+    "--head",
+    shell_complete=completer(heads, commas=True),
+    default=["mlp"],
+    show_default=True,
+    help="Heads to try.",
+)
 @click.option("--singles/--no-singles", default=True, help="Also each backbone alone.")
 @click.option("--ablate", is_flag=True, help="Also all backbones but one, and what each adds.")
 @fit_options

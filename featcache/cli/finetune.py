@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
     NumberOrAuto,
@@ -79,8 +80,15 @@ def _with(command: F) -> F:
 @click.command()
 @data_options
 @backbone_option
-@click.option("--fusion", default="concat", show_default=True, metavar="NAME", help="concat, attention or gated.")  # fmt: skip
-@click.option("--head", default="mlp", show_default=True, metavar="NAME", help="mlp.")
+@click.option("--fusion", shell_complete=completer(fusions), default="concat", show_default=True, metavar="NAME", help="concat, attention or gated.")  # fmt: skip
+@click.option(
+    "--head",
+    shell_complete=completer(heads),
+    default="mlp",
+    show_default=True,
+    metavar="NAME",
+    help="mlp.",
+)
 @click.option("--singles", is_flag=True, help="Each backbone alone first, one after another.")
 @_with
 @cache_option

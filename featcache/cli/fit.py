@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
@@ -31,12 +32,20 @@ from featcache.images.files import KINDS
 @backbone_option
 @click.option(
     "--fusion",
+    shell_complete=completer(fusions),
     default="concat",
     show_default=True,
     metavar="NAME",
     help="How the backbones' vectors become one.",
 )
-@click.option("--head", default="mlp", show_default=True, metavar="NAME", help="The classifier.")
+@click.option(
+    "--head",
+    shell_complete=completer(heads),
+    default="mlp",
+    show_default=True,
+    metavar="NAME",
+    help="The classifier.",
+)
 @fit_options
 @cache_option
 @reports_option

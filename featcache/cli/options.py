@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featcache.cli.completion import (
+    backbones,
+    completer,
+    data_sets,
+    folders,
+    nothing,
+    selections,
+    views,
+)
 from featcache.cli.console import note
 from featcache.errors import CacheMissing, DataError, RecipeError
 from featcache.images.files import KINDS, SourceOptions
@@ -109,22 +118,22 @@ def with_log(command: F) -> F:
 
 
 data_options = _stack([
-    click.option("--data", metavar="SPEC", help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); the URL of either (s3://bucket/photos); torchvision:CIFAR10; cnmc:FOLDER, the C-NMC 2019 data; series:FILE[:method=mtf|gasf|gadf], time series as images."),
+    click.option("--data", metavar="SPEC", shell_complete=completer(data_sets, files=True), help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); the URL of either (s3://bucket/photos); torchvision:CIFAR10; cnmc:FOLDER, the C-NMC 2019 data; series:FILE[:method=mtf|gasf|gadf], time series as images."),
     click.option("--name", metavar="NAME", help="The data set's name in the cache; by default the folder's."),
-    click.option("--data-root", metavar="FOLDER", help="What a table's paths are relative to; where torchvision keeps its data."),
+    click.option("--data-root", metavar="FOLDER", shell_complete=folders, help="What a table's paths are relative to; where torchvision keeps its data."),
     click.option("--columns", multiple=True, callback=_columns, metavar="path=NAME,label=NAME", help="What a table calls its columns path, label, split and group; their case doesn't matter."),
-    click.option("--class-map", metavar="FILE", help="Readable names for labels: a CSV file of two columns, or JSON."),
+    click.option("--class-map", metavar="FILE", shell_complete=completer(nothing, files=True), help="Readable names for labels: a CSV file of two columns, or JSON."),
     click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, 'parent' for an image's folder, 'subject' for the data's groups, 'image' for equal images only."),
 ])  # fmt: skip
 
 backbone_option = several(
-    "--backbone", help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
+    "--backbone", shell_complete=completer(backbones, commas=True), help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
 )  # fmt: skip
 
 extract_options = _stack([
-    several("--view", help="Also the images flipped or turned, as further files: hflip, vflip, rot90, rot180, rot270."),
+    several("--view", shell_complete=completer(views, commas=True), help="Also the images flipped or turned, as further files: hflip, vflip, rot90, rot180, rot270."),
     click.option("--weights", default="auto", show_default=True, metavar="WHICH", help="auto, a tag, a .pth or .safetensors file, random[:SEED], or a run folder that fine-tuned it."),
-    click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
+    click.option("--weights-dir", metavar="FOLDER", shell_complete=folders, help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
     click.option("--layer", default="penultimate", show_default=True, metavar="NAME", help="Whose output to take; maps are averaged over positions."),
     click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the square that the network sees, in pixels; by default its own."),
     click.option("--colour", metavar="SPACE", help="What the network sees of the pixels: rgb, hsv, lab, ycbcr or grey. [default: rgb]"),
@@ -141,7 +150,7 @@ fit_options = _stack([
     click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),
     click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, metavar="R", help="K-fold R times, shuffled anew each time."),
     click.option("--test-split/--no-test-split", default=None, help="Insist on the data's own split, or don't use it."),
-    several("--view", help="Views that train beside their images: hflip,rot90,… They must be in the cache."),
+    several("--view", shell_complete=completer(views, commas=True), help="Views that train beside their images: hflip,rot90,… They must be in the cache."),
     click.option("--balance", is_flag=True, help="Of the views take only what brings each class to the most frequent one's count."),
     click.option("--leaky", is_flag=True, help="Redo a protocol that splits views, equal images and groups as if they stood alone."),
     click.option("--strict", is_flag=True, help="Refuse leaks between training and test images, rather than warn."),
@@ -151,7 +160,7 @@ fit_options = _stack([
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
     click.option("--memory", default="auto", show_default=True, metavar="auto|SIZE", help="What a fit may take, for instance 8GB; features that it would not fit into stay on disk."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
-    click.option("--select", default="", metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
+    click.option("--select", default="", shell_complete=completer(selections), metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
     click.option("--calibrate/--no-calibrate", default=True, help="Probabilities with a temperature learned on held-out rows, or raw (mlp, lda, vote)."),
     click.option("--tune", type=click.IntRange(0), default=0, metavar="N", help="Try N settings in an inner loop on the training rows."),
     click.option("--tuner", type=click.Choice(["random", "optuna"]), default="random", show_default=True, help="How --tune draws them."),
@@ -160,8 +169,8 @@ fit_options = _stack([
 ])  # fmt: skip
 
 set_option = click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter of fusion or head, for instance head.hidden=512 or attention.dim=64.")  # fmt: skip
-cache_option = click.option("--cache", default="cache", show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
-reports_option = click.option("--reports", default="reports", show_default=True, callback=_reports, metavar="FOLDER", help="The reports folder.")  # fmt: skip
+cache_option = click.option("--cache", default="cache", shell_complete=folders, show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
+reports_option = click.option("--reports", default="reports", shell_complete=folders, show_default=True, callback=_reports, metavar="FOLDER", help="The reports folder.")  # fmt: skip
 
 dask_option = click.option("--dask", metavar="WHERE", help="Let Dask workers do it: tcp://host:8786, a scheduler file, local:N for N processes here, or local:gpus for one for each GPU.")  # fmt: skip
 parts_option = click.option("--parts", metavar="URL", help="Where Dask workers leave what they have embedded, for instance s3://bucket/parts. [default: the cache folder, which they must share]")  # fmt: skip

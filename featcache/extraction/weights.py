@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,10 +205,13 @@ def search(
 
 
 def hub_folder() -> Path:
-    """Where torch keeps the weights that it downloads."""
-    import torch
+    """Where torch keeps the weights that it downloads; torch is not imported for it."""
+    if "torch" in sys.modules:
+        import torch
 
-    return Path(torch.hub.get_dir()) / "checkpoints"
+        return Path(torch.hub.get_dir()) / "checkpoints"
+    usual = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    return Path(os.environ.get("TORCH_HOME", usual)).expanduser() / "hub" / "checkpoints"
 
 
 def _random(spec: str) -> Weights:

@@ -6,9 +6,11 @@ them all; a source of your own is one more line there, or any `Images` passed in
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -326,20 +328,31 @@ def digits(argument: str, options: SourceOptions) -> Images:
 
     E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
     """
-    from sklearn.datasets import load_digits
-
     if argument:
         raise unknown("data source", f"digits:{argument}", SOURCES)
     options.refuse_group("digits")
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), 0 … 16 before
+    values, target = _load_digits()
+    pixels = np.rint(values * (255 / 16)).astype(np.uint8)  # (n, 8, 8), 0 … 16 before
     return from_arrays(
         options.name or "digits",
         list(pixels),
         ids=[f"{row:04d}" for row in range(len(pixels))],
-        labels=[str(label) for label in bunch.target],
+        labels=[str(label) for label in target],
         source=options.source,
     )
+
+
+def _load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Values (n, 8, 8) and digits (n,), from scikit-learn's file: to import it takes seconds."""
+    library = importlib.util.find_spec("sklearn")
+    file = Path(library.origin if library and library.origin else "") / "../datasets/data"
+    try:
+        table = np.loadtxt(os.path.normpath(file / "digits.csv.gz"), delimiter=",")  # (n, 65)
+    except OSError:  # it is kept elsewhere
+        from sklearn.datasets import load_digits
+
+        table = np.column_stack(load_digits(return_X_y=True))
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def torchvision(argument: str, options: SourceOptions) -> Images:

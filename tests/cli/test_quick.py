@@ -140,3 +140,34 @@ def test_without_a_report_nothing_is_drawn(compared: Path) -> None:
     written = {path.suffix for path in (compared / "plain").rglob("*.*") if path.is_file()}
     assert not {".html", ".png", ".svg"} & written
     assert (compared / "plain" / "comparison.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["backbones vgg", "weights list --all", "weights path vgg16", "cache ls", "cache status"],
+)
+def test_what_only_looks_imports_nothing_heavy(compared: Path, words: str) -> None:
+    from featcache.extraction.torchvision_models import _installed, _table
+
+    if _table()["version"] != _installed():
+        pytest.skip("the table is of another torchvision")
+    code, said, loaded = called(compared, *words.split())
+    assert (code, loaded) == (1 if "path" in words else 0, [])
+    assert "vgg16" in said or "squeezenet1_1" in said
+
+
+def test_the_hub_s_folder_is_torch_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from featcache.extraction.weights import hub_folder
+
+    for settings in ({}, {"XDG_CACHE_HOME": str(tmp_path)}, {"TORCH_HOME": "~/torch"}):
+        for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        theirs = Path(torch.hub.get_dir()) / "checkpoints"
+        assert hub_folder() == theirs
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, "torch")
+            assert hub_folder() == theirs

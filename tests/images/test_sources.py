@@ -427,3 +427,15 @@ def test_images_in_no_class_folder_may_be_one_class(tmp_path):
     with pytest.raises(DataError, match="in no class folder") as error:
         open_images(root, cache=None)
     assert f"Is p itself a class? Then --data {tmp_path}." in error.value.remedy
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_digits_are_those_of_scikit_learn(monkeypatch, found):
+    from sklearn.datasets import load_digits
+
+    if not found:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    images, theirs = open_images("digits", cache=None), load_digits()
+    assert images.labels.tolist() == [str(digit) for digit in theirs.target]
+    expected = np.rint(theirs.images * (255 / 16))
+    assert np.array_equal(np.stack([images.read(row) for row in range(len(images))]), expected)

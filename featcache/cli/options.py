@@ -324,6 +324,10 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
                 "if you name it; taking the list in the cache"
             )
             return known
+    class_map = origin.option("--class-map") or None
+    if class_map and not Path(class_map).is_file():
+        note(f"{known.name}: its class map {class_map} is not there; taking the list in the cache")
+        return known
     is_table = Path(source).suffix.lower() in TABLES
     if is_table and (is_url(source) or Path(source).is_file()):
         where, data_root = source, root or None
@@ -343,7 +347,7 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
         rehash=rehash,
         download=False,
         columns=_columns(None, None, (origin.option("--columns"),)) if is_table else {},
-        class_map=origin.option("--class-map") or None,
+        class_map=class_map,
     )
 
 

@@ -186,9 +186,9 @@ def compare(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
     need_folder(reports, "the reports folder")
-    need_writable(Path(reports) / features.data)
     plan = _Plan(features, split, grid, options)
     todo = plan.todo()
+    need_writable(Path(reports) / features.data)
     leaks = check_leakage(
         features, split, plan.searched(), Path(reports),
         near_duplicates and can_search_near(features), strict,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.completion import completer, data_sets
 from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
@@ -24,7 +25,12 @@ from featcache.errors import counted
 if TYPE_CHECKING:
     from featcache.store.key import Key
 
-_DATA = click.option("--data", metavar="NAME", help="A data set of the cache; all by default.")
+_DATA = click.option(
+    "--data",
+    metavar="NAME",
+    shell_complete=completer(data_sets),
+    help="A data set of the cache; all by default.",
+)
 
 
 @click.group()
@@ -85,6 +91,8 @@ def status(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     cache: str,
     rehash: bool,
@@ -100,19 +108,15 @@ def status(
     Example:
       featcache cache status --data photos --backbone resnet18 --image-size 320
     """
-    from featcache.extraction.backbone import BackboneOptions, as_cached
-    from featcache.extraction.engine import likely_precision, open_engine
-    from featcache.extraction.extract import with_views
-    from featcache.extraction.network import INT8
-    from featcache.extraction.quantising import calibrated
-    from featcache.extraction.registry import open_backbones
-    from featcache.extraction.unique_images import UniqueImages
-    from featcache.extraction.weights import NOT_AT_HAND
+    from featcache.extraction.backbone import BackboneOptions
+    from featcache.extraction.registry import check_specs
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.maintenance import status as status_of
     from featcache.store.spec import names_of
 
+    if backbone:
+        check_specs(backbone, BackboneOptions.among(options))
     store = Cache(cache)
     if store.data_sets() if data is None else names_data_set(store, data):
         images = images_as_they_are(store, data or name, rehash)
@@ -124,11 +128,22 @@ def status(
             group=group,
             cache=cache,
             rehash=rehash,
+            columns=columns,
+            class_map=class_map,
             download=False,
         )
     note(images.describe())
     keys = [entry.key for entry in store.entries(images.name)]
     if backbone:
+        from featcache.extraction.backbone import as_cached
+        from featcache.extraction.engine import likely_precision, open_engine
+        from featcache.extraction.extract import with_views
+        from featcache.extraction.network import INT8
+        from featcache.extraction.quantising import calibrated
+        from featcache.extraction.registry import open_backbones
+        from featcache.extraction.unique_images import UniqueImages
+        from featcache.extraction.weights import NOT_AT_HAND
+
         how = ("device", "precision", "engine", "batch_size")
         engine = open_engine(*(options[name] for name in how))
         opened = open_backbones(backbone, BackboneOptions.among(options), absent="name")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
@@ -40,8 +41,20 @@ from featcache.images.files import KINDS
 @click.command()
 @data_options
 @backbone_option
-@several("--fusion", default=["concat"], show_default=True, help="Fusions to try.")
-@several("--head", default=["mlp"], show_default=True, help="Heads to try.")
+@several(
+    "--fusion",
+    shell_complete=completer(fusions, commas=True),
+    default=["concat"],
+    show_default=True,
+    help="Fusions to try.",
+)
+@several(
+    "--head",
+    shell_complete=completer(heads, commas=True),
+    default=["mlp"],
+    show_default=True,
+    help="Heads to try.",
+)
 @click.option("--singles/--no-singles", default=True, help="Also each backbone alone.")
 @click.option("--ablate", is_flag=True, help="Also all backbones but one, and what each adds.")
 @fit_options
@@ -55,6 +68,8 @@ def compare(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     view: list[str],
     cache: str,
@@ -76,15 +91,20 @@ def compare(
       featcache compare --fusion concat,attention --head mlp,svm,xgboost
       featcache compare --backbone resnet18 --head logreg,svm --folds 10
     """
-    from featcache import compare as run_grid
+    from featcache.fitting.names import check_names
+
+    check_names(options["fusion"], options["head"], options["settings"], options["select"])
 
     options["group"] = group if group in KINDS else None
-    options["opened"] = how_opened(data, name, data_root, group, cache)
+    options["opened"] = how_opened(data, name, data_root, group, cache, columns, class_map)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "fitted": say_fitted}
     with cluster_at(dask) as cluster:
         features = cached_features(
-            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
-        )
+            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs),
+            columns, class_map,
+        )  # fmt: skip
+        from featcache import compare as run_grid
+
         done = run_grid(features, crew=executor_at(cluster), **options)
     show_runs(done.runs, about(done.best))
     print_runs(done.runs)

@@ -72,6 +72,7 @@ _EXTRAS = {
     "openvino": "the OpenVINO engine",
     "nncf": "--precision int8",
     "timm": "timm's backbones",
+    "pillow_heif": "HEIC images",
     "sklearnex": "quick SVMs",
     "onnxruntime": "checking exported ONNX files",
     "accelerate": "fine-tuning",
@@ -80,7 +81,7 @@ _EXTRAS = {
     "distributed": "many machines (--dask)",
     "fsspec": "images and parts at URLs",
 }
-_PACKAGES = {"sklearnex": "scikit-learn-intelex"}
+_PACKAGES = {"sklearnex": "scikit-learn-intelex", "pillow_heif": "pillow-heif"}
 _LITTLE_MEMORY, _LITTLE_SPACE = 2e9, 2e9  # bytes
 
 

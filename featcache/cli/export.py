@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from featcache.cli.completion import completer, runs
 from featcache.cli.options import reports_option, with_log
 from featcache.errors import counted
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completer(runs, files=True))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Copy the model into this folder.")  # fmt: skip
 @click.option("--standalone", is_flag=True, help="Put the backbones' weights into the folder.")

@@ -46,6 +46,8 @@ def extract(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     cache: str,
     rehash: bool,
@@ -67,12 +69,17 @@ def extract(
       featcache extract --data photos --backbone resnet50 --dask tcp://head:8786
       featcache extract --data s3://bucket/photos --backbone resnet50
     """
-    from featcache.extraction.extract import fill_cache
-    from featcache.images.sources import open_images
+    from featcache.extraction.backbone import BackboneOptions
+    from featcache.extraction.preprocess import check_views
+    from featcache.extraction.registry import check_specs
+    from featcache.images.sources import check_source, open_images
     from featcache.store.cache import Cache
 
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18", ctx)
+    check_specs(backbone, BackboneOptions.among(options))
+    check_views(options["view"])
+    check_source(data or "digits")
     check_parts(parts, dask)
     Cache(cache)  # refuses a URL before images are read
     images = open_images(
@@ -82,8 +89,12 @@ def extract(
         group=group,
         cache=cache,
         rehash=rehash,
+        columns=columns,
+        class_map=class_map,
     )
     note(images.describe())
+    from featcache.extraction.extract import fill_cache  # imports torch, for good words only
+
     with cluster_at(dask) as cluster, progress_bar("images", quiet) as progress:
         options["embed"] = embedding(cluster, data_root, parts)
         report = fill_cache(images, backbone=backbone, cache=cache, progress=progress, **options)

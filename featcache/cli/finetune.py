@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
     NumberOrAuto,
@@ -79,8 +80,15 @@ def _with(command: F) -> F:
 @click.command()
 @data_options
 @backbone_option
-@click.option("--fusion", default="concat", show_default=True, metavar="NAME", help="concat, attention or gated.")  # fmt: skip
-@click.option("--head", default="mlp", show_default=True, metavar="NAME", help="mlp.")
+@click.option("--fusion", shell_complete=completer(fusions), default="concat", show_default=True, metavar="NAME", help="concat, attention or gated.")  # fmt: skip
+@click.option(
+    "--head",
+    shell_complete=completer(heads),
+    default="mlp",
+    show_default=True,
+    metavar="NAME",
+    help="mlp.",
+)
 @click.option("--singles", is_flag=True, help="Each backbone alone first, one after another.")
 @_with
 @cache_option
@@ -91,6 +99,8 @@ def finetune(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     singles: bool,
     cache: str,
@@ -108,16 +118,24 @@ def finetune(
       featcache finetune --data photos --backbone resnet18,mobilenet_v2 --warm-start
       accelerate launch -m featcache finetune --data photos --backbone resnet18
     """
-    from featcache.finetuning.finetune import finetune as tune
-    from featcache.finetuning.options import Options
-    from featcache.images.sources import open_images
+    from featcache.extraction.backbone import BackboneOptions
+    from featcache.extraction.registry import check_specs
+    from featcache.fitting.names import check_names
+    from featcache.images.sources import check_source, open_images
 
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18")
+    check_specs(backbone, BackboneOptions(options["weights"], options["weights_dir"]))
+    check_names([options["fusion"]], [options["head"]], options["settings"])
+    check_source(data or "digits")
     images = open_images(
-        "digits" if data is None else data, name=name, data_root=data_root, group=group, cache=cache
-    )
+        "digits" if data is None else data, name=name, data_root=data_root, group=group,
+        cache=cache, columns=columns, class_map=class_map,
+    )  # fmt: skip
     note(images.describe())
+    from featcache.finetuning.finetune import finetune as tune
+    from featcache.finetuning.options import Options
+
     options["group"] = group if group in KINDS else None
     training = {field.name: options.pop(field.name) for field in fields(Options)}
     together = [backbone] if len(backbone) > 1 or not singles else []

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
     backbone_option,
@@ -31,12 +32,20 @@ from featcache.images.files import KINDS
 @backbone_option
 @click.option(
     "--fusion",
+    shell_complete=completer(fusions),
     default="concat",
     show_default=True,
     metavar="NAME",
     help="How the backbones' vectors become one.",
 )
-@click.option("--head", default="mlp", show_default=True, metavar="NAME", help="The classifier.")
+@click.option(
+    "--head",
+    shell_complete=completer(heads),
+    default="mlp",
+    show_default=True,
+    metavar="NAME",
+    help="The classifier.",
+)
 @fit_options
 @cache_option
 @reports_option
@@ -48,6 +57,8 @@ def fit(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     view: list[str],
     cache: str,
@@ -66,16 +77,21 @@ def fit(
       featcache fit --data photos --backbone resnet18 --head svm --folds 10
       featcache fit --fusion attention --head mlp --set head.hidden=[512,512]
     """  # fmt: skip
-    from featcache import compare
-    from featcache.reporting.ties import leaky_note, seeds_note
+    from featcache.fitting.names import check_names
+
+    check_names([options["fusion"]], [options["head"]], options["settings"], options["select"])
 
     options["group"] = group if group in KINDS else None
-    options["opened"] = how_opened(data, name, data_root, group, cache)
+    options["opened"] = how_opened(data, name, data_root, group, cache, columns, class_map)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "singles": False}
     with cluster_at(dask) as cluster:
         features = cached_features(
-            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs)
-        )
+            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs),
+            columns, class_map,
+        )  # fmt: skip
+        from featcache import compare
+        from featcache.reporting.ties import leaky_note, seeds_note
+
         run = compare(features, crew=executor_at(cluster), **options).best
     if run.leaky:
         say(leaky_note([run]))
@@ -85,8 +101,8 @@ def fit(
         (label, *(_number(table.get(metric)) for table in tables))
         for label, metric in (*_SHOWN, *of_it)
     ]
-    columns = ("metric", "mean", "sd over folds", *["sd over seeds"] * (run.seeds > 1))
-    show_table(columns, rows, f"{run.name}, {run.split}")
+    heads = ("metric", "mean", "sd over folds", *["sd over seeds"] * (run.seeds > 1))
+    show_table(heads, rows, f"{run.name}, {run.split}")
     low, high = run.score_interval
     say(f"{run.by.label} {run.score:.4f}, 95 % interval {low:.4f} … {high:.4f}, "
                f"{counted(run.tested, 'test image')}, {run.fit_seconds:.2f} s a fit")  # fmt: skip

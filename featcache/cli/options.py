@@ -5,7 +5,7 @@ And what they open: features and images of the cache, a cluster, an executor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from featcache.cli.completion import (
+    backbones,
+    completer,
+    data_sets,
+    folders,
+    nothing,
+    selections,
+    views,
+)
 from featcache.cli.console import note
-from featcache.errors import CacheMissing, DataError, RecipeError, unknown
+from featcache.errors import CacheMissing, DataError, RecipeError
 from featcache.images.files import KINDS, SourceOptions
 
 if TYPE_CHECKING:
@@ -64,6 +73,14 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     return found
 
 
+def _columns(ctx: Any, param: Any, value: tuple[str, ...]) -> dict[str, str]:
+    """`--columns path=Path,label=Class` as {"path": "Path", "label": "Class"}."""
+    pairs = [part.partition("=") for text in value for part in text.split(",") if part]
+    if any(not role.strip() or not name.strip() for role, _, name in pairs):
+        raise click.BadParameter("write path=NAME,label=NAME", ctx, param)
+    return {role.strip(): name.strip() for role, _, name in pairs}
+
+
 def _reports(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A folder, no URL."""
     from featcache.images.remote import need_folder
@@ -101,20 +118,22 @@ def with_log(command: F) -> F:
 
 
 data_options = _stack([
-    click.option("--data", metavar="SPEC", help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); the URL of either (s3://bucket/photos); torchvision:CIFAR10; cnmc:FOLDER, the C-NMC 2019 data; series:FILE[:method=mtf|gasf|gadf], time series as images."),
+    click.option("--data", metavar="SPEC", shell_complete=completer(data_sets, files=True), help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); the URL of either (s3://bucket/photos); torchvision:CIFAR10; cnmc:FOLDER, the C-NMC 2019 data; series:FILE[:method=mtf|gasf|gadf], time series as images."),
     click.option("--name", metavar="NAME", help="The data set's name in the cache; by default the folder's."),
-    click.option("--data-root", metavar="FOLDER", help="What a table's paths are relative to; where torchvision keeps its data."),
+    click.option("--data-root", metavar="FOLDER", shell_complete=folders, help="What a table's paths are relative to; where torchvision keeps its data."),
+    click.option("--columns", multiple=True, callback=_columns, metavar="path=NAME,label=NAME", help="What a table calls its columns path, label, split and group; their case doesn't matter."),
+    click.option("--class-map", metavar="FILE", shell_complete=completer(nothing, files=True), help="Readable names for labels: a CSV file of two columns, or JSON."),
     click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, 'parent' for an image's folder, 'subject' for the data's groups, 'image' for equal images only."),
 ])  # fmt: skip
 
 backbone_option = several(
-    "--backbone", help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
+    "--backbone", shell_complete=completer(backbones, commas=True), help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
 )  # fmt: skip
 
 extract_options = _stack([
-    several("--view", help="Also the images flipped or turned, as further files: hflip, vflip, rot90, rot180, rot270."),
+    several("--view", shell_complete=completer(views, commas=True), help="Also the images flipped or turned, as further files: hflip, vflip, rot90, rot180, rot270."),
     click.option("--weights", default="auto", show_default=True, metavar="WHICH", help="auto, a tag, a .pth or .safetensors file, random[:SEED], or a run folder that fine-tuned it."),
-    click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
+    click.option("--weights-dir", metavar="FOLDER", shell_complete=folders, help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
     click.option("--layer", default="penultimate", show_default=True, metavar="NAME", help="Whose output to take; maps are averaged over positions."),
     click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the square that the network sees, in pixels; by default its own."),
     click.option("--colour", metavar="SPACE", help="What the network sees of the pixels: rgb, hsv, lab, ycbcr or grey. [default: rgb]"),
@@ -133,7 +152,7 @@ fit_options = _stack([
     click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),
     click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, metavar="R", help="K-fold R times, shuffled anew each time."),
     click.option("--test-split/--no-test-split", default=None, help="Insist on the data's own split, or don't use it."),
-    several("--view", help="Views that train beside their images: hflip,rot90,… They must be in the cache."),
+    several("--view", shell_complete=completer(views, commas=True), help="Views that train beside their images: hflip,rot90,… They must be in the cache."),
     click.option("--balance", is_flag=True, help="Of the views take only what brings each class to the most frequent one's count."),
     click.option("--leaky", is_flag=True, help="Redo a protocol that splits views, equal images and groups as if they stood alone."),
     click.option("--strict", is_flag=True, help="Refuse leaks between training and test images, rather than warn."),
@@ -144,18 +163,19 @@ fit_options = _stack([
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Folds fitted at the same time."),
     click.option("--memory", default="auto", show_default=True, metavar="auto|SIZE", help="What a fit may take, for instance 8GB; features that it would not fit into stay on disk."),
     click.option("--gate", type=click.Choice(["refuse", "warn", "off"]), default="refuse", show_default=True, help="What to do about features that look broken."),
-    click.option("--select", default="", metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
+    click.option("--select", default="", shell_complete=completer(selections), metavar="NAME[:N]", help="Columns that the head sees: anova:256, mutual:256, variance:256, pca:0.95 or nsga."),
     click.option("--calibrate/--no-calibrate", default=True, help="Probabilities with a temperature learned on held-out rows, or raw (mlp, lda, vote)."),
     metric_option,
     click.option("--positive", metavar="LABEL", help="The positive one of two classes. [default: the last by the alphabet]"),
     click.option("--tune", type=click.IntRange(0), default=0, metavar="N", help="Try N settings in an inner loop on the training rows."),
     click.option("--tuner", type=click.Choice(["random", "optuna"]), default="random", show_default=True, help="How --tune draws them."),
     click.option("--again", is_flag=True, help="Fit even what was run before."),
+    click.option("--report/--no-report", default=True, help="Draw plots and pages, or write run folders and tables only."),
 ])  # fmt: skip
 
 set_option = click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter of fusion or head, for instance head.hidden=512 or attention.dim=64.")  # fmt: skip
-cache_option = click.option("--cache", default="cache", show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
-reports_option = click.option("--reports", default="reports", show_default=True, callback=_reports, metavar="FOLDER", help="The reports folder.")  # fmt: skip
+cache_option = click.option("--cache", default="cache", shell_complete=folders, show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
+reports_option = click.option("--reports", default="reports", shell_complete=folders, show_default=True, callback=_reports, metavar="FOLDER", help="The reports folder.")  # fmt: skip
 
 dask_option = click.option("--dask", metavar="WHERE", help="Let Dask workers do it: tcp://host:8786, a scheduler file, local:N for N processes here, or local:gpus for one for each GPU.")  # fmt: skip
 parts_option = click.option("--parts", metavar="URL", help="Where Dask workers leave what they have embedded, for instance s3://bucket/parts. [default: the cache folder, which they must share]")  # fmt: skip
@@ -222,6 +242,8 @@ def cached_features(
     view: Sequence[str] = (),
     memory: str | None = None,
     jobs: int = 1,
+    columns: Mapping[str, str] | None = None,
+    class_map: str | None = None,
 ) -> Features:
     """Load features from the cache.
 
@@ -229,13 +251,16 @@ def cached_features(
     and groups as they are now. With `memory`, what they would not fit into stays on disk, see
     `store.memory_budget`; without it they are loaded.
     """
+    from featcache.extraction.preprocess import check_views
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
-    from featcache.store.features import NO_VIEW
     from featcache.store.memory_budget import load, parse_memory
 
+    # Before anything is read.
+    if view:
+        check_views(view)
     if memory is not None:
-        parse_memory(memory)  # before anything is read
+        parse_memory(memory)
     store = Cache(cache)
     column = None if group in KINDS else group
     if data is None or (names_data_set(store, data) and column is None):
@@ -246,8 +271,9 @@ def cached_features(
         images = store.images(data or name)
     else:
         images = open_images(
-            data, name=name, data_root=data_root, group=group, cache=cache, download=False
-        )
+            data, name=name, data_root=data_root, group=group, cache=cache, download=False,
+            columns=columns, class_map=class_map,
+        )  # fmt: skip
     try:
         entries = store.choose(images, backbone, view)
     except CacheMissing:
@@ -256,27 +282,24 @@ def cached_features(
     note(images.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
-    if view:
-        from featcache.extraction.preprocess import VIEWS
-
-        for one in view:
-            if one not in VIEWS:
-                raise unknown("view", one, [known for known in VIEWS if known != NO_VIEW])
     if memory is None:
         return store.features(images, entries, view)
     return load(store, images, entries, view, memory, jobs)
 
 
 def how_opened(
-    data: str | None, name: str | None, data_root: str | None, group: str | None, cache: str
-) -> list[str]:
+    data: str | None, name: str | None, data_root: str | None, group: str | None, cache: str,
+    columns: Mapping[str, str], class_map: str | None,
+) -> list[str]:  # fmt: skip
     """The options that open the images again; [] where `cached_features` asks the cache alone."""
     from featcache.store.cache import Cache
 
     column = None if group in KINDS else group
     if data is None or (names_data_set(Cache(cache), data) and column is None):
         return []
-    rest = SourceOptions(source=data, root=data_root, group=group).words
+    rest = SourceOptions(
+        source=data, root=data_root, group=group, columns=columns, class_map=class_map
+    ).words
     return ["--data", data, *(["--name", name] if name else []), *rest]
 
 
@@ -297,7 +320,8 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
     from featcache.images.timeseries import is_there
 
     known = store.images(data)
-    source, root, _ = read_origin(store.folder / known.name)
+    origin = read_origin(store.folder / known.name)
+    source, root, _ = origin
     for url in (source, root):
         if is_url(url) and not is_named(url, ()):
             note(
@@ -305,6 +329,10 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
                 "if you name it; taking the list in the cache"
             )
             return known
+    class_map = origin.option("--class-map") or None
+    if class_map and not Path(class_map).is_file():
+        note(f"{known.name}: its class map {class_map} is not there; taking the list in the cache")
+        return known
     is_table = Path(source).suffix.lower() in TABLES
     if is_table and (is_url(source) or Path(source).is_file()):
         where, data_root = source, root or None
@@ -323,6 +351,8 @@ def images_as_they_are(store: Cache, data: str | None = None, rehash: bool = Fal
         cache=store.folder,
         rehash=rehash,
         download=False,
+        columns=_columns(None, None, (origin.option("--columns"),)) if is_table else {},
+        class_map=class_map,
     )
 
 

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from featcache.atomic import replacing
+from featcache.cli.completion import completer, nothing, runs
 from featcache.cli.console import note, progress_bar, say_error
 from featcache.cli.options import NumberOrAuto, reports_option, with_log
 from featcache.cli.tables import show_table
@@ -25,8 +26,14 @@ _SHOWN = 20
 
 
 @click.command()
-@click.argument("run")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("run", shell_complete=completer(runs, files=True))
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="PATH...",
+    shell_complete=completer(nothing, files=True),
+)
 @click.option(
     "--top", type=click.IntRange(1), metavar="K", help="The K most probable classes of each image."
 )

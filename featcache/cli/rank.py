@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +21,9 @@ from featcache.cli.options import (
 )
 from featcache.cli.tables import say, show_table, table_options
 from featcache.errors import counted
-from featcache.fitting.transferability import Ranking
+
+if TYPE_CHECKING:
+    from featcache.fitting.transferability import Ranking
 
 
 @click.command()
@@ -57,6 +60,8 @@ def rank(
     name: str | None,
     data_root: str | None,
     group: str | None,
+    columns: dict[str, str],
+    class_map: str | None,
     backbone: list[str],
     k: int,
     queries: int,
@@ -76,16 +81,18 @@ def rank(
       featcache rank
       featcache rank --backbone resnet18,mobilenet_v2 --k 20
     """
+    features = cached_features(
+        data, name, data_root, group, backbone, cache, columns=columns, class_map=class_map
+    )
     from featcache.fitting.transferability import rank as rank_backbones
 
-    features = cached_features(data, name, data_root, group, backbone, cache)
     found = rank_backbones(features, k, queries, seed)
     rows = [
         (str(place + 1), found.names[place], str(found.widths[place]), f"{found.logme[place]:.4f}",
          f"{found.knn[place]:.4f}", *(f"{value:.3f}" for value in found.cka[place]))
         for place in range(len(found.names))
     ]  # fmt: skip
-    columns = (
+    header = (
         "#",
         "backbone",
         "width",
@@ -93,7 +100,7 @@ def rank(
         f"{k} nearest",
         *(f"CKA {n}" for n in found.names),
     )
-    show_table(columns, rows, f"{features.data}, {counted(found.rows, 'training row')}",
+    show_table(header, rows, f"{features.data}, {counted(found.rows, 'training row')}",
                drop=[f"CKA {name}" for name in reversed(found.names)])  # fmt: skip
     for sentence in found.conclusions():
         say(sentence)

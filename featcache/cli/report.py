@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featcache.cli.completion import completer, runs
 from featcache.cli.console import note
 from featcache.cli.options import cache_option, metric_option, reports_option, with_log
 from featcache.cli.tables import about, print_runs, show_runs, table_options
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]...")
+@click.argument(
+    "runs",
+    nargs=-1,
+    type=click.Path(path_type=Path),
+    metavar="[RUN]...",
+    shell_complete=completer(runs, files=True),
+)
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @click.option("--data", metavar="SPEC", help="Where the images are, as for extract, if they were moved since.")  # fmt: skip
 @click.option("--data-root", metavar="FOLDER", help="As for extract.")

@@ -92,17 +92,22 @@ def run(
       featcache run pipelines/cifar10_resnet18_mobilenetv2.yaml --quick
       featcache run pipelines/digits.yaml --data photos --weights auto --dry-run
     """
-    from featcache.recipe import extract_for, load_recipe, protocols_of
+    from featcache.images.sources import check_source
+    from featcache.recipe import load_recipe, protocols_of
 
     overrides = {name: value for name, value in changes.items() if value is not None}
     loaded = load_recipe(
         recipe, quick=quick, **overrides, **({"set": settings} if settings else {})
     )
+    if not dry_run:
+        check_source(loaded.data)
     _refuse_absent_finetune(loaded, recipe, finetune)
     if dry_run:
         _show_plan(loaded)
         return
     check_parts(parts, dask)
+    from featcache.recipe import extract_for
+
     cluster = ctx.with_resource(cluster_at(dask))
     with progress_bar("images", quiet) as progress:
         embed = embedding(cluster, loaded.data_root, parts)

@@ -164,10 +164,11 @@ _BESIDE = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", 
 
 def _head(run: Run) -> str:
     """The head, what it is shown and how often it was tuned: "mlp (anova:256, best of 20)"."""
-    from featcache.reporting.plots.comparison import trained_with
-
     asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
-    asides += [trained_with(run)] * bool(run.view)
+    if run.view:
+        from featcache.reporting.plots.comparison import trained_with
+
+        asides.append(trained_with(run))
     return f"{run.head} ({', '.join(asides)})" if asides else run.head
 
 

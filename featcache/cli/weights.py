@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featcache.cli.completion import backbones, completer
 from featcache.cli.console import note
 from featcache.cli.options import with_log
 from featcache.cli.tables import show_table, table_format, table_options
@@ -35,7 +36,7 @@ def weights() -> None:
 
 
 @weights.command("list")
-@click.argument("names", nargs=-1, metavar="[BACKBONE]...")
+@click.argument("names", nargs=-1, metavar="[BACKBONE]...", shell_complete=completer(backbones))
 @_FOLDER
 @click.option("--all", "everything", is_flag=True, help="Also backbones without weights at hand.")
 @table_options
@@ -65,7 +66,7 @@ def list_(names: tuple[str, ...], weights_dir: str | None, everything: bool, qui
 
 
 @weights.command()
-@click.argument("name", metavar="BACKBONE")
+@click.argument("name", metavar="BACKBONE", shell_complete=completer(backbones))
 @_FOLDER
 @with_log
 def path(name: str, weights_dir: str | None, quiet: bool) -> None:
@@ -87,7 +88,7 @@ def path(name: str, weights_dir: str | None, quiet: bool) -> None:
 
 
 @weights.command()
-@click.argument("names", nargs=-1, metavar="[BACKBONE]...")
+@click.argument("names", nargs=-1, metavar="[BACKBONE]...", shell_complete=completer(backbones))
 @_FOLDER
 @with_log
 @click.pass_context
@@ -118,7 +119,7 @@ def verify(
 
 
 @weights.command()
-@click.argument("name", metavar="BACKBONE")
+@click.argument("name", metavar="BACKBONE", shell_complete=completer(backbones))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_FOLDER
 @click.option("--replace", is_flag=True, help="Overwrite another file of that name.")

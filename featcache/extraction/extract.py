@@ -155,10 +155,10 @@ class ExtractionContext:
             If there are more than allowed.
         """
         self.unique.problems.update(problems)
-        if len(self.unique.problems) > self.limit:
+        if len(self.unique.problems) + len(self.unique.images.absent) > self.limit:
             self.unique.note_failed(self.report)
             raise DataError(
-                f"{counted(len(self.unique.problems), 'image')} failed, more than "
+                f"{counted(len(self.report.failed), 'image')} failed, more than "
                 "--max-failures allows",
                 f"They are listed in {self.unique.failed_csv}; what is done is kept.",
             )
@@ -329,7 +329,7 @@ def _plan(
     report = Report(images.name, len(images))
     unique = UniqueImages(images, cache, retry_failed)
     engine = engine.for_set(unique.count)
-    limit = _most_failures(max_failures, len(unique.rows))
+    limit = _most_failures(max_failures, len(unique.rows) + len(images.absent))
     if not cache.has_images(images.name):  # kept from here on: what took long to digest
         cache.note_images(images)
     if not len(unique.rows):
@@ -339,7 +339,10 @@ def _plan(
         backbones = calibrated(backbones, cache, unique)
     engines = resolve_engines(engine, backbones, cache, unique)
     tasks = [ExtractionTask(*pair, cache, unique) for pair in zip(backbones, engines, strict=True)]
-    return ExtractionContext(tasks, unique, cache, request, loader, limit, report, progress)
+    context = ExtractionContext(tasks, unique, cache, request, loader, limit, report, progress)
+    if images.absent:
+        context.failed({})
+    return context
 
 
 def with_views(backbones: Sequence[Backbone], view: str | Sequence[str]) -> list[Backbone]:

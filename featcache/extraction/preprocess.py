@@ -403,6 +403,18 @@ def _to_lab() -> ImageCms.ImageCmsTransform:
         ) from None
 
 
+def check_views(names: Sequence[str]) -> None:
+    """Refuse what is no view.
+
+    Raises
+    ------
+    UnknownName
+    """
+    for name in names:
+        if name not in VIEWS:
+            raise unknown("view", name, [known for known in VIEWS if known != "none"])
+
+
 VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "none": lambda image: image,
     "hflip": ImageOps.mirror,

@@ -15,7 +15,7 @@ from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.timm_models import PREFIX, Timm
 from featcache.extraction.torchvision_models import Torchvision
-from featcache.extraction.weights import NOT_AT_HAND, Absent
+from featcache.extraction.weights import ENDINGS, NOT_AT_HAND, Absent, check_spec
 from featcache.store.spec import Spec, parse_spec
 
 Names = str | Backbone | Sequence[str | Backbone]
@@ -83,6 +83,24 @@ def open_backbones(
     return opened
 
 
+def check_specs(backbone: Names, options: BackboneOptions = _DEFAULTS) -> None:
+    """Refuse names, options and files that are not there; no library is imported, nothing read.
+
+    What only torchvision or timm knows (tags of weights, layers, models of timm) is left to
+    `open_backbones`.
+
+    Raises
+    ------
+    UnknownName, RecipeError, UnknownWeights
+    """
+    for one in _several(backbone, options):
+        if isinstance(one, Spec):
+            family_of(one.name)
+            words = {name: one.options.get(name) for name in ("colour", "filter", "scale")}
+            Preprocess().changed(**words)
+            check_spec(one.name, one.options["weights"])
+
+
 def check_backbones(backbone: Names, options: BackboneOptions = _DEFAULTS) -> list[Backbone]:
     """Find what `open_backbones` would refuse, and layers that are not there, without any weights.
 
@@ -133,7 +151,7 @@ def _several(backbone: Names, options: BackboneOptions) -> list[Spec | Backbone]
     _refuse_repeats(specs, [f"{one.name} {sorted(one.options.items())}" for one in specs])
     weights = options.weights
     sharing = {one.name for one in specs if one.options["weights"] == weights}
-    if len(sharing) > 1 and Path(weights).suffix in (".pth", ".pt", ".safetensors"):
+    if len(sharing) > 1 and Path(weights).suffix in ENDINGS:
         raise UnknownName(
             f"--weights {weights} is one file, and there are {len(sharing)} backbones",
             "Put a file for each into one folder and pass --weights-dir FOLDER.",

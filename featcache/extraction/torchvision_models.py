@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import RecipeError
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
-from featcache.extraction.preprocess import Preprocess, from_plain
+from featcache.extraction.preprocess import from_plain
 from featcache.extraction.state_dict import fit_state, load_exactly, read_state, read_tuned
 from featcache.extraction.weights import Absent, Published, Weights, find_weights
 
@@ -59,25 +64,17 @@ class Torchvision:
 
     def published(self, name: str) -> dict[str, Published]:
         """Its weight files by tag, the default first."""
-        from torchvision.models import get_model_weights
-
-        enum = get_model_weights(name)
-        # VGG16's IMAGENET1K_FEATURES holds NaN in the layers behind the convolutions.
-        members = [enum.DEFAULT, *(m for m in enum if m != enum.DEFAULT)]
-        return {m.name: Published(m.name, m.url) for m in members if "FEATURES" not in m.name}
+        return {one["tag"]: Published(one["tag"], one["url"]) for one in weights_of(name)}
 
     def size(self, name: str) -> Size:
         """How large it is."""
-        from torchvision.models import get_model_weights
-
-        default = get_model_weights(name).DEFAULT
-        meta = default.meta
+        default = weights_of(name)[0]
         return Size(
-            millions=meta["num_params"] / 1e6,
-            megabytes=meta.get("_file_size", float("nan")),
-            gflops=meta.get("_ops", float("nan")),
-            pixels=default.transforms().crop_size[0],
-            tag=default.name,
+            millions=default["parameters"] / 1e6,
+            megabytes=_or_nan(default["megabytes"]),
+            gflops=_or_nan(default["gflops"]),
+            pixels=default["preprocess"]["crop"],
+            tag=default["tag"],
         )
 
     def open(
@@ -90,16 +87,14 @@ class Torchvision:
         absent: Absent = "download",
     ) -> Backbone:
         """The backbone with these weights and the preprocessing that belongs to them."""
-        from torchvision.models import get_model_weights
-
         found = find_weights(name, weights, self.published(name), folder, absent)
-        enum = get_model_weights(name)
-        own = enum[found.tag] if found.tag in enum.__members__ else enum.DEFAULT
+        known = weights_of(name)
+        own = from_plain(next((w for w in known if w["tag"] == found.tag), known[0])["preprocess"])
         tuned = read_tuned(found.path)
-        preprocess = _preprocess(own.transforms()).at(image_size)
+        preprocess = own.at(image_size)
         if tuned is not None and image_size is None:
             preprocess = from_plain(tuned.preprocess)
-        _check_size(name, preprocess.crop, own.transforms().crop_size[0])
+        _check_size(name, preprocess.crop, own.crop)
         return Backbone(
             name=name,
             library=self.library,
@@ -112,16 +107,68 @@ class Torchvision:
         )
 
 
-def _preprocess(transforms: Any) -> Preprocess:
-    """torchvision's `ImageClassification` preset as plain data."""
-    return Preprocess(
-        resize=transforms.resize_size[0],
-        crop=transforms.crop_size[0],
-        interpolation=transforms.interpolation.value,
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-        antialias=bool(transforms.antialias),
-    )
+def weights_of(name: str) -> Sequence[Mapping[str, Any]]:
+    """What torchvision says of a model's weights, the default first; see `read_library`.
+
+    From the table beside this module, which was made of one version of torchvision: to import the
+    library takes seconds. Of any other version, from the library itself.
+    """
+    known = _table()
+    return known["models"][name] if known["version"] == _installed() else read_library(name)
+
+
+def read_library(name: str) -> list[dict[str, Any]]:
+    """The weights of a model as plain data: tag, url, size, cost and preprocessing."""
+    from torchvision.models import get_model_weights
+
+    enum = get_model_weights(name)
+    # VGG16's IMAGENET1K_FEATURES holds NaN in the layers behind the convolutions.
+    members = [enum.DEFAULT, *(m for m in enum if m != enum.DEFAULT)]
+    return [
+        {
+            "tag": one.name,
+            "url": one.url,
+            "parameters": one.meta["num_params"],
+            "megabytes": one.meta.get("_file_size"),
+            "gflops": one.meta.get("_ops"),
+            "preprocess": _plain(one.transforms()),
+        }
+        for one in members
+        if "FEATURES" not in one.name
+    ]
+
+
+TABLE = Path(__file__).with_name("torchvision_weights.json")
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    table: Mapping[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return table
+
+
+def _installed() -> str:
+    """The version of torchvision, without what it was built for; "" if it is not installed."""
+    try:
+        return version("torchvision").partition("+")[0]
+    except PackageNotFoundError:
+        return ""
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _plain(transforms: Any) -> dict[str, Any]:
+    """torchvision's `ImageClassification` preset, as `from_plain` takes it."""
+    return {
+        "resize": transforms.resize_size[0],
+        "crop": transforms.crop_size[0],
+        "interpolation": transforms.interpolation.value,
+        "mean": list(transforms.mean),
+        "std": list(transforms.std),
+        "antialias": bool(transforms.antialias),
+    }
 
 
 def _check_size(name: str, size: int, own: int) -> None:

@@ -11,7 +11,7 @@ from featcache.errors import DataError, counted
 from featcache.extraction.batch import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
-from featcache.store.cache import FAILED_CSV, Cache, Coverage
+from featcache.store.cache import FAILED_CSV, NOT_THERE, Cache, Coverage
 from featcache.store.feature_file import Digests, to_digests
 
 
@@ -63,6 +63,7 @@ class UniqueImages:
         }
         self._cache.note_failed(self.images, {row: (p.kind, p.text) for row, p in rows.items()})
         report.failed = {str(self.images.ids[row]): p.text for row, p in rows.items()}
+        report.failed |= dict.fromkeys(self.images.absent, NOT_THERE)
         there = np.ones(len(self.images), np.bool_)
         there[list(rows)] = False
         report.coverage = Coverage.of(self.images, there, broken)

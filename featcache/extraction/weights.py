@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Literal
 from featcache.errors import RecipeError, UnknownWeights, WeightsError, first_line
 from featcache.extraction.state_dict import TAG, in_run, read_tuned
 from featcache.hashing import sha256_file
+from featcache.images.files import near_paths
 from featcache.store.weights_folder import VARIABLE, file_stem, weights_folder
 
 NOT_AT_HAND = "not at hand:"
 Absent = Literal["download", "refuse", "name"]
+ENDINGS = (".pth", ".pt", ".safetensors")
 _OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
 
@@ -168,6 +172,22 @@ def find_weights(
     return _checked(path, wanted)
 
 
+def check_spec(architecture: str, spec: str) -> None:
+    """Refuse a seed that is none, and a path where nothing is; what may be a tag passes.
+
+    Raises
+    ------
+    RecipeError, UnknownWeights
+    """
+    if spec.split(":")[0] == "random":
+        _random(spec)
+    elif ("/" in spec or Path(spec).suffix in ENDINGS) and not Path(spec).expanduser().exists():
+        raise UnknownWeights(
+            f"{architecture} has no weights {spec!r}",
+            f"{near_paths(spec)} Pass auto, random[:SEED], a file, or one of its tags.".strip(),
+        )
+
+
 def search(
     architecture: str, wanted: Published | None, own: Path | None, auto: bool = True
 ) -> Path | None:
@@ -185,10 +205,13 @@ def search(
 
 
 def hub_folder() -> Path:
-    """Where torch keeps the weights that it downloads."""
-    import torch
+    """Where torch keeps the weights that it downloads; torch is not imported for it."""
+    if "torch" in sys.modules:
+        import torch
 
-    return Path(torch.hub.get_dir()) / "checkpoints"
+        return Path(torch.hub.get_dir()) / "checkpoints"
+    usual = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    return Path(os.environ.get("TORCH_HOME", usual)).expanduser() / "hub" / "checkpoints"
 
 
 def _random(spec: str) -> Weights:
@@ -211,7 +234,8 @@ def _given_path(architecture: str, path: Path, published: Mapping[str, Published
     if not path.is_file():
         raise UnknownWeights(
             f"{architecture} has no weights {str(path)!r}",
-            f"Pass auto, random[:SEED], a file, or one of its tags: {', '.join(published)}.",
+            f"{near_paths(path)} Pass auto, random[:SEED], a file, or one of its tags: "
+            f"{', '.join(published)}.".strip(),
         )
     for known in published.values():
         if path.name == known.file:

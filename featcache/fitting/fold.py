@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
@@ -215,6 +214,8 @@ def run_fold(
     Of the fitted steps, those that are wanted come back: a head may be as large as the features.
     """
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
     mine = None if groups is None else groups[fold.train]
     fitted, seconds, steps = fit_timed(

@@ -22,6 +22,7 @@ from featcache.errors import (
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.heads import HEADS
+from featcache.fitting.names import belongs_to_nothing, has_no_parameter
 from featcache.fitting.registry import name_of, search_space
 from featcache.fitting.selection import make_selection
 from featcache.fitting.tuning import TunedClassifier, check_tuning
@@ -210,11 +211,7 @@ def _apply(
     if where == "select" and where not in steps:
         raise RecipeError(f"setting {key!r}: nothing is selected", "Add --select anova:256.")
     if where not in {*steps, *FUSIONS, *HEADS} or not parameter:
-        raise RecipeError(
-            f"setting {key!r} belongs to nothing",
-            did_you_mean(where, [*steps, *FUSIONS, *HEADS])
-            + " Write head.NAME, fusion.NAME, or the name of a head or fusion and its parameter.",
-        )
+        raise belongs_to_nothing(key, steps)
     if where not in steps and where != names[role]:
         # Not this candidate's; but a misspelt parameter is an error in all of them.
         _check_other(where, role, key)
@@ -259,9 +256,8 @@ def _check(step: Any, key: str) -> None:
     parameter = key.partition(".")[2]
     known = step.get_params(deep=True)
     if parameter.replace(".", "__") not in known:
-        raise RecipeError(
-            f"setting {key!r}: {type(step).__name__} has no parameter {parameter!r}",
-            did_you_mean(parameter, [name.replace("__", ".") for name in known]),
+        raise has_no_parameter(
+            key, type(step).__name__, [name.replace("__", ".") for name in known]
         )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from featcache.errors import FeatcacheError
@@ -45,6 +49,30 @@ class LazyClass:
         if seed is not None and "random_state" in made.get_params(deep=False):
             made.set_params(random_state=seed)
         return made
+
+    def parameters(self) -> frozenset[str] | None:
+        """What the class is made with, from its source: neither it nor its libraries are imported.
+
+        None if that isn't known: for classes of other libraries.
+        """
+        return _parameters(self.module, self.__name__)
+
+
+@cache
+def _parameters(module: str, name: str) -> frozenset[str] | None:
+    found = importlib.util.find_spec(module) if module.startswith("featcache.") else None
+    if found is None or not found.origin or not found.origin.endswith(".py"):
+        return None
+    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    while name in classes:
+        for node in classes[name].body:
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                one = node.args
+                named = {arg.arg for arg in (*one.args[1:], *one.kwonlyargs)}
+                return None if one.vararg or one.kwarg else frozenset(named)
+        name = next((base.id for base in classes[name].bases if isinstance(base, ast.Name)), "")
+    return None
 
 
 def name_of(made: Any, registered: Mapping[str, Callable[..., Any]]) -> str:

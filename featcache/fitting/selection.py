@@ -7,7 +7,6 @@ and head. It is learned on the training rows, like all else.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featcache.errors import DataError, FeatcacheError, RecipeError, counted, unknown
+from featcache.fitting.names import SELECTIONS
 from featcache.fitting.splits import inner_folds
 
 _SCORES = ("variance", "anova", "mutual")
@@ -173,42 +173,6 @@ class PrincipalComponents(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return tags
 
 
-def variance(seed: int) -> Any:
-    """`BestColumns` by variance; standardises what it keeps."""
-    return BestColumns("variance", standardise=True, random_state=seed)
-
-
-def anova(seed: int) -> Any:
-    """`BestColumns` by F."""
-    return BestColumns("anova", random_state=seed)
-
-
-def mutual(seed: int) -> Any:
-    """`BestColumns` by mutual information."""
-    return BestColumns("mutual", random_state=seed)
-
-
-def pca(_: int) -> Any:
-    """`PrincipalComponents`; draws nothing."""
-    return PrincipalComponents()
-
-
-def nsga(seed: int) -> Any:
-    """`nsga.NSGASelection`; needs an extra."""
-
-    need_pymoo()
-    return NSGASelection(random_state=seed)
-
-
-SELECTIONS: dict[str, Callable[[int], Any]] = {
-    "variance": variance,
-    "anova": anova,
-    "mutual": mutual,
-    "pca": pca,
-    "nsga": nsga,
-}
-
-
 def make_selection(spec: str, seed: int = 0) -> Any:
     """The transformer for "anova:256" and the like.
 
@@ -229,6 +193,8 @@ def make_selection(spec: str, seed: int = 0) -> Any:
     name, colon, text = spec.partition(":")
     if name not in SELECTIONS:
         raise unknown("selection", name, SELECTIONS)
+    if name == "nsga":
+        need_pymoo()
     made = SELECTIONS[name](seed)
     if not colon:
         return made

@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import PredefinedSplit, StratifiedKFold, StratifiedShuffleSplit
 
 from featcache.errors import DataError, RecipeError, counted, unknown
 from featcache.fitting.stratified import stratified_groups
@@ -197,6 +194,8 @@ def components(features: Features, groups: bool = True) -> Rows:
     Links carry on: two rows share a number where a chain of equal images and shared groups
     leads from one to the other. Int array of shape (n,), numbered from 0 by the sorted ids.
     """
+    from scipy.sparse import coo_array, csgraph
+
     n = len(features)
     # If the content is not known, a view is still linked to its image.
     unknown_ = features.sha256 == ""
@@ -209,7 +208,7 @@ def components(features: Features, groups: bool = True) -> Rows:
     # Rows, contents and groups are the nodes of one graph: 0..n, n..3n, 3n..5n.
     ends = np.concatenate((n + content, 3 * n + subject))
     graph = coo_array((np.ones(2 * n), (np.tile(np.arange(n), 2), ends)), shape=(5 * n, 5 * n))
-    labels = connected_components(graph, directed=False)[1][:n]
+    labels = csgraph.connected_components(graph, directed=False)[1][:n]
     order = id_order(features)
     _, first, number = np.unique(labels[order], return_index=True, return_inverse=True)
     found = np.empty(n, np.intp)
@@ -361,6 +360,8 @@ def inner_folds(
     list of (rows to fit on, rows held out)
         Empty if a class is too rare: one row, or a fold that would be empty or take all of it.
     """
+    from sklearn.model_selection import PredefinedSplit
+
     classes, counts = np.unique(y, return_counts=True)
     k = min(folds, int(counts.min()))
     if k < 2:
@@ -392,6 +393,8 @@ def hold_out(
     (train, held) : int arrays
         All rows and none if `share` is 0, or a class is too rare to be on both sides.
     """
+    from sklearn.model_selection import StratifiedShuffleSplit
+
     everything, nothing = np.arange(len(y)), np.empty(0, dtype=np.intp)
     classes, counts = np.unique(y, return_counts=True)
     count = math.ceil(share * len(y))
@@ -410,6 +413,8 @@ def hold_out(
 
 def k_folds(y: NDArray[Any], groups: NDArray[Any] | None, k: int, seed: int) -> Rows:
     """The fold of each row, from 0: stratified, with groups whole if there are any."""
+    from sklearn.model_selection import StratifiedKFold
+
     if groups is not None:
         return stratified_groups(y, groups, k, seed)
     number = np.empty(len(y), np.intp)

@@ -10,6 +10,7 @@
 | float | 0 … 1 scaled to 0 … 255 if it fits, else its own minimum … maximum |
 | several frames | the first |
 | a JPEG at least twice as large as asked for | decoded at 1/2, 1/4 or 1/8 of its size |
+| HEIC | with pillow-heif (the extra `heif`), turned upright by it |
 | more pixels than Pillow allows | refused: a decompression bomb |
 | another format than `SUFFIXES` name | refused: Pillow runs Ghostscript on EPS |
 """
@@ -27,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featcache.errors import FeatcacheError
-from featcache.images.files import SUFFIXES
+from featcache.images.files import HEIF, NEEDS_HEIF, suffixes
 from featcache.images.manifest import Content
 
 POLICY = 2  # part of every cache key: raise it when a change here can change a pixel
@@ -38,6 +39,7 @@ _BROKEN = (
     OverflowError, ZeroDivisionError, RuntimeError, struct.error, zlib.error,
     Image.DecompressionBombError, UnidentifiedImageError,
 )  # fmt: skip
+_HEIF_BEGINS = (b"ftypheic", b"ftypheix", b"ftypmif1")  # from byte 4 on
 BYTES = 16  # that a pixel takes while it is decoded: four copies of RGBA
 _UNKNOWN = 1 << 25  # pixels of an image whose header can't be read
 _BAND = 1 << 20  # pixels that are scaled at once
@@ -97,6 +99,8 @@ def decode(
             reserve(pixels)
         image.load()
     except UnidentifiedImageError:
+        if isinstance(content, bytes) and content[4:12] in _HEIF_BEGINS:
+            raise BadImage(f"{NEEDS_HEIF}, then extract with --retry-failed") from None
         raise BadImage("not an image in a known format") from None
     except Image.DecompressionBombError as error:
         raise BadImage(f"a decompression bomb: {error}") from None
@@ -125,8 +129,12 @@ def reduction(content: Content, at_least: int) -> int:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Pillow's names of the formats that `SUFFIXES` stand for, as far as it was built with them."""
+    if suffixes() >= HEIF:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener(thumbnails=False)
     known = Image.registered_extensions()
-    return tuple(sorted({known[suffix] for suffix in SUFFIXES if suffix in known}))
+    return tuple(sorted({known[suffix] for suffix in suffixes() if suffix in known}))
 
 
 def _upright(image: Image.Image) -> Image.Image:

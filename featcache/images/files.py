@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+import importlib.util
 import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,8 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .gif .webp .ppm .pgm .pbm .pnm .tga .jp2 .avif"
     .split()
 )  # fmt: skip
+
+HEIF = frozenset((".heic", ".heif", ".hif"))  # read if pillow-heif is installed
 
 # A file changed again within the clock's grain keeps its time stamp, so that a digest taken
 # that soon after a change can't be trusted later (git calls such files racily clean).
@@ -258,6 +264,7 @@ def list_images(root: Path) -> list[str]:
     levels, which are classes and splits: that it is in two of them is found as a leak.
     """
     found: list[str] = []
+    skipped: list[str] = []
     seen: set[tuple[str, ...]] = set()
     around: dict[str, frozenset[str]] = {}  # folder -> the real folders that it is in, and its own
     for folder, subfolders, files in os.walk(root, onerror=_say_unlisted, followlinks=True):
@@ -272,18 +279,61 @@ def list_images(root: Path) -> list[str]:
         around[below] = outside | {real}
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         prefix = "" if below == "." else f"{below}/"
-        found += [prefix + file for file in files if is_image(file)]
+        for file in files:
+            (found if is_image(file) else skipped).append(prefix + file)
+    say_skipped(skipped, root)
     return sorted(found)
+
+
+def say_skipped(names: Iterable[str], where: object) -> None:
+    """Say how many files are no images by their ending; hidden ones are not spoken of."""
+    seen = [name for name in names if not name.startswith(".") and "/." not in name]
+    if not seen:
+        return
+    endings = Counter(os.path.splitext(name)[1].lower() or "without an ending" for name in seen)
+    shown = [f"{count:,} {ending}" for ending, count in endings.most_common(_SHOWN)]
+    more = ["…"] if len(endings) > _SHOWN else []
+    text = ", ".join(shown + more)
+    log.info("%s: skipped %s: %s", where, counted(len(seen), "file"), text)
+    if heif := [name for name in seen if os.path.splitext(name)[1].lower() in HEIF]:
+        count = counted(len(heif), "HEIC image")
+        log.warning("%s left out, for instance %s: %s", count, heif[0], NEEDS_HEIF)
+
+
+_SHOWN = 8
+NEEDS_HEIF = 'reading HEIC needs pillow-heif: pip install "featcache[heif]"'
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The endings of the images that can be read here."""
+    return SUFFIXES | HEIF if importlib.util.find_spec("pillow_heif") else SUFFIXES
 
 
 def _say_unlisted(error: OSError) -> None:
     log.warning("left out: %s can't be listed: %s", error.filename, _why(error))
 
 
+def near_paths(path: str | Path) -> str:
+    """A sentence naming what is beside a path that is not there and is called nearly so, or ""."""
+    missing = Path(path).expanduser()
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        names = [one.name for one in missing.parent.iterdir() if not one.name.startswith(".")]
+    except OSError:
+        return ""
+    beside = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(missing.name.lower(), beside, cutoff=0.6)
+    rest = Path(path).expanduser().relative_to(missing)
+    shown = [str(missing.parent / beside[name] / rest) for name in near]
+    return f"Did you mean {' or '.join(shown)}?" if shown else ""
+
+
 def is_image(name: str) -> bool:
     """Whether a file's name, or path with forward slashes, is an image's and nothing is hidden."""
     hidden = name.startswith(".") or "/." in name
-    return not hidden and os.path.splitext(name)[1].lower() in SUFFIXES
+    return not hidden and os.path.splitext(name)[1].lower() in suffixes()
 
 
 # Words that say how to split, and no column: by equal images alone, or by the data's own groups.
@@ -311,6 +361,10 @@ class SourceOptions:
         Take every digest again.
     download : bool
         Let torchvision download a data set that is not there.
+    columns : mapping of str to str
+        "path", "label", "split" or "group" -> what a table calls it.
+    class_map : Path, str or None
+        A file of labels and their readable names.
     """
 
     source: str
@@ -320,12 +374,16 @@ class SourceOptions:
     cache: Path | None = None
     rehash: bool = False
     download: bool = True
+    columns: Mapping[str, str] = field(default_factory=dict)
+    class_map: Path | str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
         """What was asked besides source and name, as options of the command line."""
         column = None if self.group in KINDS else self.group
-        options = {"--data-root": self.root, "--group": column}
+        columns = ",".join(f"{role}={name}" for role, name in self.columns.items())
+        options = {"--data-root": self.root, "--group": column, "--columns": columns,
+                   "--class-map": self.class_map}  # fmt: skip
         return tuple(str(word) for pair in options.items() if pair[1] for word in pair)
 
     def refuse_group(self, kind: str) -> None:

@@ -87,6 +87,8 @@ class Images:
     dhash : uint8 array of shape (n, 32) or (0, 32)
         What near duplicates are found by, see `featcache.images.dhash`; zeros where it is not
         known. Extraction computes it.
+    absent : tuple of str
+        Ids that were listed and are not there; they have no row.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Images:
     root: str = ""
     options: tuple[str, ...] = ()
     dhash: Hashes = field(default_factory=no_hashes, repr=False)
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.ids)

@@ -34,6 +34,7 @@ from featcache.images.files import (
     check_utf8,
     is_image,
     recall,
+    say_skipped,
     take_digests,
 )
 from featcache.images.manifest import Images, make_images
@@ -406,9 +407,13 @@ class Remote:
 
     def _list(self, below: str = "", wanted: set[str] | None = None) -> None:
         try:
+            skipped = []
             for id_, facts in self._folder.find(below):
                 if id_ in wanted if wanted is not None else is_image(id_):
                     self._note(id_, facts)
+                elif wanted is None:
+                    skipped.append(id_)
+            say_skipped(skipped, self)
         except FileNotFoundError:
             if wanted is None:
                 raise self._refused("is not there", "") from None

@@ -6,10 +6,12 @@ them all; a source of your own is one more line there, or any `Images` passed in
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from featcache.atomic import regular
 from featcache.errors import DataError, UnknownData, counted, did_you_mean, unknown
 from featcache.hashing import sha256_bytes
 from featcache.images.cnmc import cnmc
-from featcache.images.files import KINDS, SUFFIXES, SourceOptions
+from featcache.images.files import KINDS, SourceOptions, near_paths, suffixes
 from featcache.images.location import Location, open_location
 from featcache.images.manifest import (
     ORIGIN_JSON,
@@ -32,9 +34,10 @@ from featcache.images.manifest import (
     from_arrays,
     row_ids,
     split_name,
+    strings,
 )
 from featcache.images.remote import check_url, is_url, without_secrets
-from featcache.images.table import TABLES, table
+from featcache.images.table import ROLES, TABLES, read_class_map, table
 from featcache.images.timeseries import series
 
 Reader = Callable[[str], Content]
@@ -54,6 +57,8 @@ def open_images(
     cache: str | Path | None = "cache",
     rehash: bool = False,
     download: bool = True,
+    columns: Mapping[str, str] | None = None,
+    class_map: str | Path | None = None,
 ) -> Images:
     """Open a set of images.
 
@@ -79,6 +84,11 @@ def open_images(
         Distrust those notes.
     download : bool, default True
         Let torchvision download a data set that is not there.
+    columns : mapping of str to str, optional
+        For a table, what it calls "path", "label", "split" and "group", where these names don't
+        stand in its header in whatever case: {"label": "Diagnosis"}.
+    class_map : str or Path, optional
+        A CSV or JSON file with readable names for labels, which take their place.
 
     Returns
     -------
@@ -102,11 +112,40 @@ def open_images(
         rehash=rehash,
         source=str(data),
         download=download,
+        columns=_checked(columns or {}),
+        class_map=class_map,
     )
+    names = {} if class_map is None else read_class_map(class_map)
     images = SOURCES[kind](argument, options)
     if not len(images):
         raise DataError(f"{data} holds no images")
+    if names:
+        images = _renamed(images, names, class_map)
+    if kind in ("folder", "csv"):
+        _say_classes(images)
     return replace(images, options=options.words)
+
+
+def _checked(columns: Mapping[str, str]) -> Mapping[str, str]:
+    for role in columns:
+        if role not in ROLES:
+            raise unknown("column", role, ROLES, "For instance label=Diagnosis.")
+    return columns
+
+
+def _renamed(images: Images, names: Mapping[str, str], where: object) -> Images:
+    """The images with readable labels; a label that the map lacks stays."""
+    labels = images.labels.tolist()
+    lacking = sorted(set(labels) - {"", *names})
+    if len(lacking) == len(set(labels) - {""}):
+        raise DataError(
+            f"{where} names none of the classes, for instance {lacking[0]!r}",
+            f"It names {', '.join(sorted(names)[:5])}: the first column is the label.",
+        )
+    if lacking:
+        log.warning("%s has no name for %s: %s", where, counted(len(lacking), "class"),
+                    ", ".join(lacking[:5]))  # fmt: skip
+    return replace(images, labels=strings([names.get(label, label) for label in labels]))
 
 
 class Origin(NamedTuple):
@@ -125,6 +164,11 @@ class Origin(NamedTuple):
     source: str = ""
     root: str = ""
     options: tuple[str, ...] = ()
+
+    def option(self, name: str) -> str:
+        """The value of an option, "" if it was not used."""
+        pairs = dict(zip(self.options[::2], self.options[1::2], strict=False))
+        return pairs.get(name, "")
 
 
 def read_origin(folder: Path) -> Origin:
@@ -199,14 +243,16 @@ def find_reader(folder: Path, images: Images, named: Sequence[str] = ()) -> Read
 def folder(argument: str, options: SourceOptions) -> Images:
     """`class/**/*.jpg`, or `train|val|test/class/**/*.jpg`, here or at a URL."""
     if not is_url(argument) and not Path(argument).expanduser().is_dir():
-        raise UnknownData(f"no folder {argument!r}", "Check --data.")
+        raise UnknownData(
+            f"no folder {argument!r}", f"{near_paths(argument)} Check --data.".strip()
+        )
     root = open_location(argument)
     ids = root.list_images()
     if not ids:
         raise DataError(
             f"no images below {root}",
             f"Expected {root.name}/CLASS/*.jpg or {root.name}/train/CLASS/*.jpg; "
-            f"known endings: {' '.join(sorted(SUFFIXES))}.",
+            f"known endings: {' '.join(sorted(suffixes()))}.",
         )
     parts = [id_.split("/") for id_ in ids]
     has_splits = _has_splits(root, parts)
@@ -218,13 +264,17 @@ def folder(argument: str, options: SourceOptions) -> Images:
     ]
     if loose:
         where = "train|val|test/CLASS/" if has_splits else "CLASS/"
+        flat = len(loose) == len(ids) and not has_splits
+        hint = f"Is {root.name} itself a class? Then --data {_above(argument)}. " if flat else ""
         raise DataError(
             f"{counted(len(loose), 'image')} below {root} in no class folder, for instance "
             f"{loose[0]}",
-            f"Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
+            f"{hint}Move them to {root.name}/{where}, or list them in a CSV file: path,label.",
         )
     if options.group not in (None, *KINDS, "parent"):
         options.refuse_group("a folder")
+    if not has_splits:
+        _ask_about_level(argument, parts)
     groups = ["/".join(part[:-1]) for part in parts] if options.group == "parent" else None
     return root.images(
         options.name or check_name(root.name),
@@ -236,25 +286,73 @@ def folder(argument: str, options: SourceOptions) -> Images:
     )
 
 
+def _above(argument: str) -> str:
+    return argument.rstrip("/").rpartition("/")[0] or ("/" if argument[:1] == "/" else "..")
+
+
+def _ask_about_level(argument: str, parts: Sequence[Sequence[str]]) -> None:
+    """Ask whether classes were meant that stand one level lower, or beside the only one."""
+    classes = sorted({part[0] for part in parts})
+    below = sorted({part[1] if len(part) > 2 else "" for part in parts})  # "" for images
+    where = argument.rstrip("/")
+    if len(classes) > 1:
+        if below[0]:
+            log.info(
+                "the folders of the classes hold only folders, for instance %s/%s: all below %s is "
+                "taken as one class. If these are the classes: --data %s/%s",
+                classes[0], below[0], classes[0], where, classes[0],
+            )  # fmt: skip
+    elif len(below) > 1 and below[0]:
+        log.warning(
+            "one class only, %s, whose folder holds only folders (%s, …). If these are the "
+            "classes: --data %s/%s", classes[0], ", ".join(below[:3]), where, classes[0],
+        )  # fmt: skip
+    else:
+        log.warning("one class only, %s. Is %s itself one of the classes? Then --data %s",
+                    classes[0], where, _above(argument))  # fmt: skip
+
+
+def _say_classes(images: Images) -> None:
+    """The classes with their counts, as far as they fit into a line or two."""
+    labels, counts = np.unique(images.labels, return_counts=True)
+    pairs = [f"{label} {count:,}" for label, count in zip(labels, counts, strict=True)]
+    rest = [f"and {len(pairs) - _SHOWN} more"] if len(pairs) > _SHOWN else []
+    log.info("classes: %s", ", ".join(pairs[:_SHOWN] + rest))
+
+
+_SHOWN = 12
+
+
 def digits(argument: str, options: SourceOptions) -> Images:
     """The 1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn.
 
     E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
     """
-    from sklearn.datasets import load_digits
-
     if argument:
         raise unknown("data source", f"digits:{argument}", SOURCES)
     options.refuse_group("digits")
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8), 0 … 16 before
+    values, target = _load_digits()
+    pixels = np.rint(values * (255 / 16)).astype(np.uint8)  # (n, 8, 8), 0 … 16 before
     return from_arrays(
         options.name or "digits",
         list(pixels),
         ids=[f"{row:04d}" for row in range(len(pixels))],
-        labels=[str(label) for label in bunch.target],
+        labels=[str(label) for label in target],
         source=options.source,
     )
+
+
+def _load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Values (n, 8, 8) and digits (n,), from scikit-learn's file: to import it takes seconds."""
+    library = importlib.util.find_spec("sklearn")
+    file = Path(library.origin if library and library.origin else "") / "../datasets/data"
+    try:
+        table = np.loadtxt(os.path.normpath(file / "digits.csv.gz"), delimiter=",")  # (n, 65)
+    except OSError:  # it is kept elsewhere
+        from sklearn.datasets import load_digits
+
+        table = np.column_stack(load_digits(return_X_y=True))
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def torchvision(argument: str, options: SourceOptions) -> Images:
@@ -278,6 +376,24 @@ def torchvision(argument: str, options: SourceOptions) -> Images:
     )
 
 
+def check_source(data: str) -> None:
+    """Refuse a SPEC that means no source, before anything is imported or read for it.
+
+    Raises
+    ------
+    DataError
+    """
+    if is_url(data):
+        check_url(data)
+    kind, argument = _parse(data)
+    path = Path(argument).expanduser()
+    if kind in ("folder", "csv") and not is_url(argument) and not path.exists():
+        what = "folder" if kind == "folder" else "file"
+        raise UnknownData(
+            f"no {what} {argument!r}", f"{near_paths(argument)} Check --data.".strip()
+        )
+
+
 def _parse(data: str) -> tuple[str, str]:
     """Which source a SPEC means, and its argument."""
     kind, colon, argument = data.partition(":")
@@ -297,10 +413,11 @@ def _parse(data: str) -> tuple[str, str]:
         )
     if colon and len(kind) > 1 and "/" not in kind:
         raise unknown("data source", kind, SOURCES)
-    near = "" if "/" in data else did_you_mean(data, ("digits",)) + " "
+    near = "" if "/" in data else did_you_mean(data, ("digits",))
+    near = near if near.startswith("Did") else near_paths(data) or near
     raise UnknownData(
         f"no folder or file {data!r}",
-        f"{near}Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.",
+        f"{near} Pass a folder of images, a CSV file, torchvision:CIFAR10 or digits.".strip(),
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import json
+import logging
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO, TextIOWrapper
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from featcache.errors import DataError, UnknownData, counted, did_you_mean
-from featcache.images.files import KINDS, SourceOptions
+from featcache.errors import DataError, UnknownData, counted, did_you_mean, first_line
+from featcache.images.files import KINDS, SourceOptions, near_paths
 from featcache.images.location import Location, open_location
 from featcache.images.manifest import Images, check_name, split_name
 from featcache.images.remote import UrlFolder, check_url, is_url, split_url, without_secrets
@@ -18,13 +22,15 @@ from featcache.images.remote import UrlFolder, check_url, is_url, split_url, wit
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger("featcache")
+
 TABLES = frozenset((".csv", ".tsv", ".parquet", ".pq"))
 
 
 def table(argument: str, options: SourceOptions) -> Images:
     """A CSV, TSV or Parquet file with columns path, label and perhaps split and group."""
     path = check_url(argument) if is_url(argument) else str(Path(argument).expanduser())
-    frame = _read_table(path)
+    frame = _with_roles(path, _read_table(path, options.columns), options.columns)
     # A column named "subject" is one to group by; without it the word means the column "group".
     subject = options.group == "subject" and "subject" in frame.columns
     named = subject or options.group not in (None, *KINDS)
@@ -32,7 +38,7 @@ def table(argument: str, options: SourceOptions) -> Images:
     _need_columns(path, frame, ["path", "label", *([group] if group else [])])
     root = open_location(options.root or _parent(path))
     _refuse_urls(path, frame["path"])
-    ids = [Path(cell).as_posix() for cell in frame["path"]]
+    ids = _forward(root, [Path(cell).as_posix() for cell in frame["path"]])
     labels, split = frame["label"].str.strip().tolist(), None
     blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
              if not id_.strip() or not y.strip()]  # fmt: skip
@@ -42,28 +48,91 @@ def table(argument: str, options: SourceOptions) -> Images:
             f"{blank[0]})"
         )
     _refuse_repeats(path, ids)
-    _refuse_missing(path, root, ids)
+    missing = _find_missing(path, root, ids)
     if "split" in frame.columns:
         split = [split_name(cell) for cell in frame["split"]]
         if None in split:
             odd = frame["split"][split.index(None)]
             raise DataError(f"{path}: {odd!r} is no split", "Use train, val, test or nothing.")
     column = group or ("group" if "group" in frame.columns else None)
-    return root.images(
+    groups = frame[column].str.strip().tolist() if column else None
+    there = [row for row, id_ in enumerate(ids) if id_ not in missing]
+    images = root.images(
         options.name or check_name(Path(path).stem),
-        ids,
-        labels=labels,
-        split=[cell or "" for cell in split] if split else None,
-        groups=frame[column].str.strip().tolist() if column else None,
+        [ids[row] for row in there],
+        labels=[labels[row] for row in there],
+        split=[split[row] or "" for row in there] if split else None,
+        groups=[groups[row] for row in there] if groups else None,
         options=options,
     )
+    return replace(images, absent=tuple(missing))
+
+
+def read_class_map(path: str | Path) -> dict[str, str]:
+    """Label -> readable name, from a JSON object or a table of two columns.
+
+    Raises
+    ------
+    DataError
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UnknownData(f"no class map {str(path)!r}", near_paths(file))
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() == ".json":
+            found = json.loads(text)
+            pairs = [[str(label), str(name)] for label, name in found.items()]
+        else:
+            separator = next((one for one in "\t;" if one in text.partition("\n")[0]), ",")
+            rows = csv.reader(text.splitlines(), delimiter=separator)
+            pairs = [[cell.strip() for cell in row] for row in rows if row]
+        return {label: name for label, name in pairs}  # noqa: C416  (refuses three columns)
+    except (OSError, ValueError, AttributeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no class map: {first_line(error)}",
+            'It has two columns, the label and its name, or is JSON: {"0": "cat"}.',
+        ) from None
+
+
+ROLES = ("path", "label", "split", "group")
+
+
+def _with_roles(path: str, frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The table with columns called as in `ROLES`, however they are spelt."""
+    names = [str(name) for name in frame.columns]
+    for role in ROLES:
+        wanted = columns.get(role, role)
+        same = [name for name in names if _plain(name) == _plain(wanted)]
+        if wanted in names or (role not in columns and not same):
+            same = [wanted] if wanted in names else []
+        if len(same) > 1:
+            raise DataError(
+                f"{path} has several columns for {role!r}: {', '.join(map(repr, same))}",
+                f"Say which: --columns {role}={same[0]}",
+            )
+        if role in columns:
+            _need_columns(path, frame, same or [wanted])
+        if same and same != [role]:
+            frame = frame.assign(**{role: frame[same[0]]})
+    return frame
+
+
+def _plain(name: str) -> str:
+    return name.strip().strip('"').strip().casefold()
+
+
+def _forward(root: Location, ids: list[str]) -> list[str]:
+    """Paths that were written on Windows, with forward slashes; no file's name is changed."""
+    odd = set(root.lacks(slashed)) if (slashed := [id_ for id_ in ids if "\\" in id_]) else set()
+    return [PureWindowsPath(id_).as_posix() if id_ in odd else id_ for id_ in ids]
 
 
 def _parent(path: str) -> str | Path:
     return split_url(path)[0] if is_url(path) else Path(path).parent
 
 
-def _read_table(path: str) -> pd.DataFrame:
+def _read_table(path: str, columns: Mapping[str, str]) -> pd.DataFrame:
     import pandas as pd
 
     try:
@@ -72,7 +141,7 @@ def _read_table(path: str) -> pd.DataFrame:
                 frame = pd.read_parquet(file).astype(object)
                 return frame.where(frame.notna(), "").astype(str)
             encoding = _encoding(file)
-            separator = _separator(path, file, encoding)
+            separator = _separator(path, file, encoding, columns)
             frame = pd.read_csv(
                 file, sep=separator, dtype=str, keep_default_na=False, encoding=encoding
             )
@@ -104,7 +173,7 @@ def _opened(path: str) -> BinaryIO:
         except FileNotFoundError:
             raise UnknownData(f"there is no {path}") from None
     if not Path(path).is_file():
-        raise UnknownData(f"no file {path!r}", "Check --data.")
+        raise UnknownData(f"no file {path!r}", f"{near_paths(path)} Check --data.".strip())
     return Path(path).open("rb")
 
 
@@ -119,14 +188,15 @@ def _encoding(file: BinaryIO) -> str:
     return "utf-8-sig"
 
 
-def _separator(path: str, file: BinaryIO, encoding: str) -> str:
+def _separator(path: str, file: BinaryIO, encoding: str, columns: Mapping[str, str]) -> str:
     """What stands between the header's cells: the first that sets off path and label."""
     usual = "\t" if path.lower().endswith(".tsv") else ","
     text = TextIOWrapper(file, encoding=encoding)
     header = text.readline()
     text.detach().seek(0)
+    needed = {_plain(columns.get(role, role)) for role in ("path", "label")}
     for separator in (usual, ",", ";", "\t"):
-        if {"path", "label"} <= {cell.strip().strip('"') for cell in header.split(separator)}:
+        if needed <= {_plain(cell) for cell in header.split(separator)}:
             return separator
     return usual
 
@@ -135,10 +205,12 @@ def _need_columns(path: str, frame: pd.DataFrame, needed: Sequence[str]) -> None
     for column in needed:
         if column not in frame.columns:
             have = ", ".join(str(name) for name in frame.columns)
-            kind = DataError if column in ("path", "label") else UnknownData  # a --group's name
+            role = column in ("path", "label")
+            kind = DataError if role else UnknownData  # a name that was typed
+            hint = f" Or say which it is: --columns {column}=NAME" if role else ""
             raise kind(
                 f"{path} has no column {column!r}",
-                f"It has: {have}. {did_you_mean(column, [str(c) for c in frame.columns])}",
+                f"It has: {have}. {did_you_mean(column, [str(c) for c in frame.columns])}{hint}",
             )
 
 
@@ -161,12 +233,16 @@ def _refuse_urls(path: str, cells: Iterable[str]) -> None:
         )
 
 
-def _refuse_missing(path: str, root: Location, ids: Sequence[str]) -> None:
-    missing = root.lacks(ids)
+def _find_missing(path: str, root: Location, ids: Sequence[str]) -> dict[str, None]:
+    """Ids without a file, which count as failed; an error if there is no other."""
+    missing = dict.fromkeys(root.lacks(ids))
     if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise DataError(
-            f"{path}: {len(missing)} of {counted(len(ids), 'image file')} not below {root}: "
-            f"{shown}",
-            "Pass the folder that the paths are relative to with --data-root.",
+        shown = ", ".join([*missing][:3]) + (", …" if len(missing) > 3 else "")
+        what = (
+            f"{path}: {len(missing)} of {counted(len(ids), 'image file')} not below {root}: {shown}"
         )
+        remedy = "Pass the folder that the paths are relative to with --data-root."
+        if len(missing) == len(ids):
+            raise DataError(what, remedy)
+        log.warning("%s. They count as failed. If the folder is another: --data-root", what)
+    return missing

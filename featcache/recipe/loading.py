@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from featcache.errors import RecipeError, did_you_mean
-from featcache.recipe.checks import make_recipe
-from featcache.recipe.schema import Recipe, merge
+from featcache.extraction.registry import check_specs
+from featcache.fitting.names import check_names
+from featcache.images.files import near_paths
+from featcache.recipe.schema import Recipe, merge, protocols_of, typed
 
 _OF_FILES = ("extends", "quick")  # keys of a file that the recipe itself no longer has
 _LONGEST = 1 << 20  # bytes of a recipe
@@ -58,7 +60,13 @@ def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Rec
         }
     if quick:
         plain["name"] = f"{path.stem}-quick"
-    recipe = make_recipe(plain, str(path))
+    recipe = typed(plain, str(path))
+    check_specs(recipe.backbone, recipe.backbone_options)
+    for one in protocols_of(recipe).values():
+        check_names(one.fusion, one.head, one.set, one.select)
+    from featcache.recipe.checks import check_recipe  # imports torch, for a whole recipe only
+
+    check_recipe(recipe)
     if not quick:
         return recipe
     return recipe.model_copy(update={"reports": str(Path(recipe.reports) / "quick")})
@@ -106,7 +114,8 @@ def _absent(path: Path, children: tuple[Path, ...]) -> RecipeError:
     problem = f"{children[-1]} extends {path}, and there is none" if children else (
         f"no recipe {str(path)!r}"
     )  # fmt: skip
-    return RecipeError(problem, did_you_mean(named, there) if there else "Recipes end in .yaml.")
+    known = did_you_mean(named, there) if there else "Recipes end in .yaml."
+    return RecipeError(problem, near_paths(path) or known)
 
 
 def _refuse_unknown(plain: dict[str, Any], path: Path) -> None:

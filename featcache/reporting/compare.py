@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -21,15 +20,6 @@ from featcache.fitting.executor import Executor, executor_of
 from featcache.fitting.fitted_steps import FittedSteps
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.grid import Candidate, candidates, classifier_of, takes_seed
-from featcache.fitting.leakage import (
-    can_search_near,
-    count_hashed,
-    find_leaks,
-    leaks_from_json,
-    leaks_to_json,
-    refuse_trained,
-    report_leaks,
-)
 from featcache.fitting.metrics import metric_of, positive_label
 from featcache.fitting.out_of_core import check_streams
 from featcache.fitting.pipeline import is_late
@@ -43,20 +33,18 @@ from featcache.fitting.splits import (
     viewed,
 )
 from featcache.images.remote import need_folder
-from featcache.reporting.comparison import Comparison, sort_runs, write_comparison
-from featcache.reporting.html import need_writable, write_text
+from featcache.reporting.comparison import Comparison, is_up_to_date, sort_runs, write_comparison
+from featcache.reporting.html import RUN_PAGE, need_writable
+from featcache.reporting.leaks import check_leakage
 from featcache.reporting.run_folder import (
-    LEAKS,
     give_model,
     give_positive,
     pipeline_writer,
     save_run,
 )
-from featcache.reporting.run_page import quick_page
 from featcache.reporting.schema import (
     Run,
     folder_name,
-    read_json,
     read_run,
     rows_digest,
     run_digest,
@@ -103,6 +91,7 @@ def compare(
     protocol: str = "",
     crew: Executor | None = None,
     opened: Sequence[str] = (),
+    report: bool = True,
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
@@ -190,6 +179,9 @@ def compare(
     opened : sequence of str, default ()
         With which options the command line opened the images, for the command that redoes a run;
         () for the data set as the cache has it.
+    report : bool, default True
+        False: run folders, comparison.csv and .md only; nothing is drawn. Pages that show all that
+        is there are not made again in either case.
 
     Returns
     -------
@@ -209,37 +201,43 @@ def compare(
     if not 1 <= seeds <= _MOST_SEEDS or (seeds > 1 and seed + seeds > SEEDS):
         raise RecipeError(f"seeds is {seeds}", f"Give 1 to {_MOST_SEEDS}.")
     grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
-    classifiers = _classifiers(grid, features, options)
+    grid = [replace(one, select=select, tune=tune, tuner=tuner) for one in grid]
     if metric == "f1_positive" and len(np.unique(features.y)) != 2:
         raise RecipeError(f"metric is {metric}, of one of two classes", "Rank by f1, the macro F1.")
-    if by.proba and not any(hasattr(one, "predict_proba") for one in classifiers.values()):
+    made = [classifier_of(one, seed, options.settings) for one in grid if by.proba]
+    if made and not any(hasattr(one, "predict_proba") for one in made):
         raise RecipeError(
             f"metric is {metric}, and no candidate gives probabilities",
             "Add a head that does, for instance logreg; or rank by the accuracy.",
         )
+    if isinstance(features.X, LazyRows):
+        for candidate in grid:
+            check_streams(classifier_of(candidate, seed, options.settings))
+    check_features(features, gate)
     split = make_folds(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
     )
     need_folder(reports, "the reports folder")
     plan = _Plan(
-        features, split, classifiers, options,
+        features, split, grid, options,
         positive_label(np.unique(features.y).tolist(), positive),
     )  # fmt: skip
+    todo = plan.todo()
     need_writable(Path(reports) / features.data)
     leaks = check_leakage(features, split, plan.searched(), Path(reports), near_duplicates, strict)
     runs: dict[Candidate, Run] = {}
     executor = crew or executor_of(jobs, len(split))
     with (
         notebook_progress("candidates") as progress,
-        closing(_runs(plan, executor, leaks)) as results,
+        closing(_runs(plan, todo, executor, leaks)) as results,
     ):
         for candidate, run in results:
             runs[candidate] = run
             if progress is not None:
-                progress(len(runs), len(classifiers))
+                progress(len(runs), len(grid))
             if fitted is not None:
-                fitted(len(runs), len(classifiers), run)
-    return _finish(plan, runs)
+                fitted(len(runs), len(grid), run)
+    return _finish(plan, runs, report)
 
 
 _MOST_SEEDS = 1000
@@ -295,11 +293,11 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The candidates with their unfitted classifiers, their rows, and where their runs go."""
+    """The candidates, their rows, and where their runs go."""
 
     features: Features
     folds: Sequence[Fold]
-    classifiers: Mapping[Candidate, Any]
+    grid: Sequence[Candidate]
     options: _Options
     positive: str
 
@@ -311,12 +309,25 @@ class _Plan:
     @cached_property
     def folders(self) -> dict[Candidate, Path]:
         """Where the run of each candidate belongs, or is."""
-        return {candidate: self._folder(candidate) for candidate in self.classifiers}
+        return {candidate: self._folder(candidate) for candidate in self.grid}
+
+    def todo(self) -> dict[Candidate, Any]:
+        """Those without a run, each with its unfitted classifier: what can't be fitted is refused.
+
+        Late fusions last: they take the heads that were fitted on each backbone alone.
+        """
+        again, seed, settings = self.options.again, self.options.seed, self.options.settings
+        rest = [
+            one for one in self.grid
+            if again or not (self.folders[one] / "run.json").is_file()
+        ]  # fmt: skip
+        rest.sort(key=lambda one: one.fusion in FUSIONS and is_late(FUSIONS[one.fusion]()))
+        return {one: classifier_of(one, seed, settings) for one in rest}
 
     def searched(self) -> Path | None:
         """The run folder whose leaks are those of these features and folds, if it is there."""
         names = self.features.names
-        fused = next(one for one in self.classifiers if one.backbones == names)
+        fused = next(one for one in self.grid if one.backbones == names)
         folder = self.folders[fused]
         return folder if folder.is_dir() and not self.options.again else None
 
@@ -332,7 +343,8 @@ class _Plan:
 
     def recorded(self, candidate: Candidate) -> dict[str, Any]:
         """What a run's digest and run.json hold beside the names."""
-        several = {"seeds": self.options.seeds} if self.seeds[candidate] > 1 else {}
+        count = self.options.seeds
+        several = {"seeds": count} if count > 1 and self.seeds[candidate] > 1 else {}
         return self.settings(candidate) | candidate.options | several
 
     def refit(self, candidate: Candidate, number: int) -> Any:
@@ -344,8 +356,8 @@ class _Plan:
     def seeds(self) -> dict[Candidate, int]:
         """How many each candidate is fitted with; 0 if it takes none."""
         return {
-            one: self.options.seeds if takes_seed(made, self.refit(one, 1)) else 0
-            for one, made in self.classifiers.items()
+            one: self.options.seeds if takes_seed(self.refit(one, 0), self.refit(one, 1)) else 0
+            for one in self.grid
         }
 
     def name(self, candidate: Candidate) -> str:
@@ -364,42 +376,26 @@ class _Plan:
         return earlier if (earlier / "run.json").is_file() else named
 
 
-def _classifiers(
-    grid: Sequence[Candidate], features: Features, options: _Options
-) -> dict[Candidate, Any]:
-    """Those of the whole grid, unfitted: what can't be fitted is refused before the first fit."""
-    grid = [
-        replace(one, select=options.select, tune=options.tune, tuner=options.tuner) for one in grid
-    ]
-    # Late fusions last: they take the heads that were fitted on each backbone alone.
-    grid.sort(key=lambda one: one.fusion in FUSIONS and is_late(FUSIONS[one.fusion]()))
-    if isinstance(features.X, LazyRows):
-        for candidate in grid:
-            check_streams(classifier_of(candidate, options.seed, options.settings))
-    check_features(features, options.gate)
-    return {one: classifier_of(one, options.seed, options.settings) for one in grid}
-
-
 def _runs(
-    plan: _Plan, executor: Executor, leaks: Mapping[str, Any]
+    plan: _Plan, todo: Mapping[Candidate, Any], executor: Executor, leaks: Mapping[str, Any]
 ) -> Generator[tuple[Candidate, Run]]:
     """The runs that are there, then each of the others as it is fitted and saved."""
-    options, there = plan.options, set()
+    options = plan.options
     for candidate, folder in plan.folders.items():
-        if (folder / "run.json").is_file() and not options.again:
-            there.add(candidate)
+        if candidate not in todo:
             yield candidate, give_positive(read_run(folder), plan.positive)
-    todo = {
+    if not todo:
+        return
+    fits = {
         replace(one, refit=number): plan.refit(one, number) if number else made
-        for one, made in plan.classifiers.items()
-        if one not in there
+        for one, made in todo.items()
         for number in range(max(1, plan.seeds[one]))
     }
     done: dict[Candidate, dict[int, Result]] = {}
     facts = options.facts(isinstance(plan.features.X, LazyRows))
     spent = extraction_seconds(plan.features, options.cache)
     results = evaluate_all(
-        todo, plan.features, plan.folds, FittedSteps.of(todo), executor, options.seed,
+        fits, plan.features, plan.folds, FittedSteps.of(fits), executor, options.seed,
         keep=len(plan.folds) == 1,
     )  # fmt: skip
     with closing(results):
@@ -438,11 +434,11 @@ def _save(
     )  # fmt: skip
 
 
-def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
+def _finish(plan: _Plan, runs: Mapping[Candidate, Run], report: bool) -> Comparison:
     """Give the best its model and its page, and write the tables over all runs."""
     features, options = plan.features, plan.options
-    done = sort_runs([runs[candidate] for candidate in plan.classifiers], options.metric)
-    best = next(one for one in plan.classifiers if runs[one].folder == done.best.folder)
+    done = sort_runs([runs[candidate] for candidate in plan.grid], options.metric)
+    best = next(one for one in plan.grid if runs[one].folder == done.best.folder)
     # With folds the model is fitted on what any of them might have trained on.
     some = options.balance and len(plan.folds) > 1
     whole = features.rows(balanced(features, options.seed)) if some else features
@@ -450,12 +446,24 @@ def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     chosen = only_images(features).select(best.backbones)
     cache = None if options.cache is None else Path(options.cache)
     folder, named = done.best.folder, options.opened
-    write_comparison(
-        Path(options.reports),
-        None if cache is None else lambda runs: quick_page(folder, runs, chosen, cache, named),
-        options.metric,
-    )
+    by, page = options.metric, folder / RUN_PAGE if cache else None
+    if not report:
+        write_comparison(Path(options.reports), None, by, pages=False)
+    elif not is_up_to_date(Path(options.reports), by, page):
+        write_comparison(
+            Path(options.reports),
+            None if cache is None else lambda runs: _page(folder, runs, chosen, cache, named),
+            by,
+        )
     return done
+
+
+def _page(
+    folder: Path, runs: Sequence[Run], features: Features, cache: Path, named: Sequence[str]
+) -> None:
+    from featcache.reporting.run_page import quick_page  # imports matplotlib
+
+    quick_page(folder, runs, features, cache, named)
 
 
 def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:
@@ -469,70 +477,6 @@ def _several(value: Any) -> list[Any]:
     """Of one name or object a list; scikit-learn's ensembles and pipelines can be iterated too."""
     several = isinstance(value, Iterable) and not isinstance(value, str)
     return list(value) if several and not hasattr(value, "get_params") else [value]
-
-
-def check_leakage(
-    features: Features,
-    folds: Sequence[Fold],
-    known: Path | None,
-    reports: Path,
-    near: bool = True,
-    strict: bool = False,
-) -> dict[str, Any]:
-    """Find leaks, and warn of them or refuse them.
-
-    Parameters
-    ----------
-    features : Features
-    folds : sequence of Fold
-    known : Path or None
-        A run folder with the same features and folds: what was found for it is not searched again.
-    reports : Path
-        The reports folder. What `strict` refuses is listed there, in the data set's leaks.json.
-    near : bool, default True
-        Also near duplicates.
-    strict : bool, default False
-
-    Returns
-    -------
-    dict
-        What leaks.json is to hold.
-
-    Raises
-    ------
-    CacheRefused
-        If a backbone was fine-tuned on test images; with `strict` for any leak.
-    """
-    refuse_trained(features, folds)
-    by_vectors = near and can_search_near(features)
-    hashed = count_hashed(features) if near else 0
-    plain = None if known is None else _read(known / LEAKS, by_vectors, hashed)
-    if plain is None:
-        plain = leaks_to_json(find_leaks(features, folds, near), by_vectors, hashed)
-    leaks = leaks_from_json(plain)
-    listed = reports / features.data / LEAKS
-    if strict and leaks:
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        write_text(listed, json.dumps(plain, indent=1) + "\n")
-    report_leaks(leaks, strict, str(listed))
-    return plain
-
-
-def _read(path: Path, by_vectors: bool, hashed: int) -> dict[str, Any] | None:
-    """What an earlier run found; None if it has not looked for all that is to be looked for now."""
-    plain = read_json(path)
-    try:
-        leaks_from_json(plain)
-        searched = bool(plain["near_duplicates_searched"])
-        searched_hashed = int(plain.get("hashed", 0))
-    except (ValueError, KeyError, TypeError):
-        return None
-    if (by_vectors and not searched) or searched_hashed < hashed:
-        return None
-    if (searched or searched_hashed) and not (by_vectors or hashed):
-        plain["leaks"] = [leak for leak in plain["leaks"] if not leak["kind"].startswith("near ")]
-        plain |= {"near_duplicates_searched": False, "hashed": 0}
-    return plain
 
 
 def extraction_seconds(features: Features, cache: str | Path | None) -> dict[str, float]:

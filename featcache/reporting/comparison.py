@@ -14,11 +14,7 @@ from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.fitting.metrics import metric_of
 from featcache.reporting import break_even
-from featcache.reporting.comparison_page import FILE as COMPARISON_PAGE
-from featcache.reporting.comparison_page import write_comparison_page
-from featcache.reporting.html import write_text
-from featcache.reporting.plots.comparison import plot_comparison
-from featcache.reporting.plots.style import only_warns
+from featcache.reporting.html import COMPARISON_PAGE, digest_of_all, shown_by, write_text
 from featcache.reporting.refit_command import with_reports
 from featcache.reporting.schema import Run, read_run
 from featcache.reporting.ties import leaky_note, rank_by, verdicts
@@ -33,8 +29,7 @@ COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
     "p", "tie", *_METRICS, "fit_seconds", "select", "tuned", "view", "balance", "run",
 )  # fmt: skip
-_TEXTS = {"data", "split", "backbones", "fusion", "head", "tie", "select", "tuned", "view", "balance",
-          "run"}  # fmt: skip
+_TEXTS = {*COLUMNS[:2], *COLUMNS[3:6], "tie", "select", "tuned", "view", "balance", "run"}
 _NOT_IN_NOTEBOOK = {"data", "split", "tested", "p", "select", "tuned", "view", "balance", "run"}
 METRICS = ("accuracy", "precision", "recall", "f1", "auc")
 PROTOCOL_COLUMNS = ("candidate", "protocol", *METRICS, "tested", "run")
@@ -154,6 +149,7 @@ def write_comparison(
     reports: Path,
     before_page: Callable[[Sequence[Run]], object] | None = None,
     metric: str = "accuracy",
+    pages: bool = True,
 ) -> Comparison:
     """Rebuild comparison.csv, .md and .html, and comparison.png and .svg of every data set.
 
@@ -167,6 +163,8 @@ def write_comparison(
         links to the run pages that are there by then.
     metric : str, default "accuracy"
         See `sort_runs`.
+    pages : bool, default True
+        False: the tables only, and nothing is drawn.
 
     Returns
     -------
@@ -183,16 +181,35 @@ def write_comparison(
     everything.runs.sort(key=lambda run: (run.data, run.split, run.rows))
     write_text(reports / "comparison.csv", _csv(everything.columns, everything.rows()))
     write_text(reports / "comparison.md", everything.markdown() + "\n")
+    if pages:
+        _draw(reports, everything.runs, before_page)
+    return everything
+
+
+def is_up_to_date(reports: Path, metric: str, page: Path | None = None) -> bool:
+    """Whether tables and pages, perhaps that of a run among them, show the runs by this metric."""
+    files = [reports / "comparison.csv", reports / "comparison.md", *([page] if page else [])]
+    there = all(path.is_file() for path in files)
+    return there and shown_by(reports / COMPARISON_PAGE) == digest_of_all(reports, metric)
+
+
+def _draw(
+    reports: Path, runs: Sequence[Run], before_page: Callable[[Sequence[Run]], object] | None
+) -> None:
+    # These import matplotlib, and often there is nothing to draw.
+    from featcache.reporting.comparison_page import write_comparison_page
+    from featcache.reporting.plots.comparison import plot_comparison
+    from featcache.reporting.plots.style import only_warns
+
     for data in sorted({run.data for run in runs}):
-        mine = [run for run in everything if run.data == data and run.score == run.score]
+        mine = [run for run in runs if run.data == data and run.score == run.score]
         if mine:
             with only_warns(f"comparison plot of {data}"):
                 plot_comparison(mine, reports / data)
     if before_page is not None:
-        before_page(everything.runs)
+        before_page(runs)
     with only_warns(COMPARISON_PAGE):
-        write_comparison_page(reports, everything.runs)
-    return everything
+        write_comparison_page(reports, runs)
 
 
 def side_by_side(done: Mapping[str, Comparison]) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from featcache.errors import DataError, counted
 from featcache.reporting import break_even
-from featcache.reporting.html import picture, write_page
+from featcache.reporting.html import COMPARISON_PAGE, RUN_PAGE, digest_of_all, picture, write_page
 from featcache.reporting.plots.comparison import plot_cost, run_label, trained_with
 from featcache.reporting.plots.confusion import duel, rivals
 from featcache.reporting.plots.style import draw, log
@@ -20,7 +20,6 @@ from featcache.reporting.run_reader import Contents, read_contents, read_leaks
 from featcache.reporting.schema import Run
 from featcache.reporting.ties import verdict
 
-FILE = "comparison.html"
 _COLUMNS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auc": "AUC",
             "log_loss": "log loss", "ece": "ECE"}  # fmt: skip
 _MOST_CLASSES = 40  # in the table of the duel
@@ -49,7 +48,8 @@ def write_comparison_page(reports: Path, runs: Sequence[Run]) -> Path:
         sections.append(
             {"data": data, "parts": parts, "plot": picture(reports / data, "comparison")}
         )
-    return write_page(reports / FILE, "comparison.html.j2", sections=sections)
+    shows = digest_of_all(reports, runs[0].by.name, [run.folder for run in runs])
+    return write_page(reports / COMPARISON_PAGE, "comparison.html.j2", shows, sections=sections)
 
 
 def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, Any]:
@@ -111,11 +111,11 @@ def _some(names: Sequence[str], most: int = 4) -> str:
 
 def _row(reports: Path, run: Run) -> dict[str, Any]:
     inside = os.path.relpath(run.folder, reports).replace(os.sep, "/")
-    page = run.folder / "report.html"
+    page = run.folder / RUN_PAGE
     return {
         "run": run,
         "label": run_label(run),
-        "link": quote(f"{inside}/report.html") if page.is_file() else "",
+        "link": quote(f"{inside}/{RUN_PAGE}") if page.is_file() else "",
         "extraction": sum(run.extraction_seconds.values()) if run.extraction_seconds else None,
         "leaky": run.leaky,
         "protocol": run.protocol,

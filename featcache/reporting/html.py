@@ -9,21 +9,73 @@ import base64
 import functools
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import featcache
-from featcache.atomic import replacing
+from featcache.atomic import regular, replacing
 from featcache.errors import FeatcacheError, counted
+from featcache.hashing import sha256_json
 
 
-def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Render a template of this package into `path`, all or nothing."""
+def write_page(path: Path, template: str, shows: str, **values: Any) -> Path:
+    """Render a template of this package into `path`, all or nothing.
+
+    `shows` is what `digest_of` or `digest_of_all` gives for the runs on the page, see `shown_by`.
+    """
     environment = _environment()
     text = environment.get_template(template).render(version=featcache.__version__, **values)
-    return write_text(path, text)
+    return write_text(path, f"{text}{_SHOWS}{shows} -->\n")
+
+
+COMPARISON_PAGE, RUN_PAGE = "comparison.html", "report.html"
+_SHOWS, _TAIL = "\n<!-- shows ", 200  # bytes
+_SHOWN = ("run.json", "metrics.json", "splits.json", "predictions.csv", "leaks.json")
+
+
+def shown_by(page: Path) -> str:
+    """The digest of what a page shows; "" if it isn't there or doesn't say."""
+    try:
+        with regular(page).open("rb") as file:
+            file.seek(-min(_TAIL, page.stat().st_size), os.SEEK_END)
+            end = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return end.rpartition(_SHOWS)[2].removesuffix(" -->\n") if _SHOWS in end else ""
+
+
+def digest_of(data: Path, metric: str) -> str:
+    """What tells the runs of a data set from what they were, or from another version's pages."""
+    return _digest(metric, (run.parent for run in data.glob("*/run.json")))
+
+
+def digest_of_all(reports: Path, metric: str, folders: Iterable[Path] | None = None) -> str:
+    """The same of these runs, by default of all data sets, and which have a page to link to."""
+    if folders is None:
+        folders = (run.parent for run in reports.glob("*/*/run.json"))
+    pages = sorted(str(page.relative_to(reports)) for page in reports.glob(f"*/*/{RUN_PAGE}"))
+    return _digest(metric, folders, pages)
+
+
+def _digest(metric: str, folders: Iterable[Path], pages: Sequence[str] = ()) -> str:
+    stamps = [
+        (folder.parent.name, folder.name, name, found.st_size, found.st_mtime_ns)
+        for folder in sorted(folders)
+        if not folder.name.startswith(".")
+        for name in _SHOWN
+        if (found := _stat(folder / name)) is not None
+    ]
+    return sha256_json([featcache.__version__, metric, stamps, list(pages)])
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def picture(folder: Path, name: str) -> str:

@@ -17,7 +17,7 @@ from featcache.fitting.metrics import ACCURACY, metric_intervals, refit_inflatio
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
-from featcache.reporting.html import picture, write_page
+from featcache.reporting.html import RUN_PAGE, digest_of, picture, shown_by, write_page
 from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.plots.confusion import (
     class_scores,
@@ -52,7 +52,6 @@ from featcache.store.cache import Cache, Coverage
 from featcache.store.features import Features
 from featcache.store.lazy import LazyRows
 
-FILE = "report.html"
 _METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -141,8 +140,9 @@ def write_run_page(
     _draw_plots(contents)
     run = contents.run
     return write_page(
-        folder / FILE,
+        folder / RUN_PAGE,
         "report.html.j2",
+        digest_of(folder.parent, among[0].by.name if among else run.by.name),
         run=run,
         label=run_label(run),
         standing=standing(run, among),
@@ -172,15 +172,14 @@ def quick_page(
     cache: Path,
     named: Sequence[str] = (),
 ) -> None:
-    """The page of a run that was just fitted: a smaller map, and only where anything changed.
+    """The page of a run that was just fitted: a smaller map, and only if any run has changed.
 
     That it can't be made costs a warning only.
     """
-    page, data = folder / FILE, folder.parent
-    newest = max(path.stat().st_mtime_ns for path in data.glob("*/run.json"))
-    if page.is_file() and page.stat().st_mtime_ns > newest:
+    page = folder / RUN_PAGE
+    if shown_by(page) == digest_of(folder.parent, among[0].by.name):
         return
-    with only_warns(f"{folder.name}/{FILE}"):
+    with only_warns(f"{folder.name}/{RUN_PAGE}"):
         try:
             write_run_page(
                 folder, among=among, features=features, cache=cache, depth=QUICK, named=named

@@ -60,6 +60,7 @@ from featcache.store.spec import (
 log = logging.getLogger("featcache")
 
 FAILED_CSV = "failed.csv"
+NOT_THERE = "the file is not there"
 
 
 class Cache:
@@ -260,10 +261,11 @@ class Cache:
         ----------
         images : Images
         problems : mapping of int to (str, str)
-            Row of the manifest -> kind, "decode" or "read", and what is wrong.
+            Row of the manifest -> kind, "decode" or "read", and what is wrong. Images that are
+            `absent` are added, as "missing".
         """
         path = self.folder / images.name / FAILED_CSV
-        if not problems:
+        if not problems and not images.absent:
             path.unlink(missing_ok=True)
             return
         wanted = [["id", "sha256", "kind", "problem"]]
@@ -271,6 +273,7 @@ class Cache:
             [str(images.ids[row]), str(images.sha256[row]), kind, problem]
             for row, (kind, problem) in sorted(problems.items())
         ]
+        wanted += [[id_, "", "missing", NOT_THERE] for id_ in images.absent]
         if _read_failed(path) != wanted:  # it may be that it can't be written, and need not be
             write_csv(path, wanted[0], wanted[1:])
 

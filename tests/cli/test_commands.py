@@ -370,3 +370,25 @@ def test_a_name_with_dollars_is_drawn_as_it_is(
     odd = photos.rename(photos.with_name("a$_$b"))
     assert run(["extract", "--data", str(odd), "--backbone", "resnet18", *RANDOM]) == 0
     assert run(["fit", "--head", "logreg"]) == 0
+
+
+def test_a_table_as_others_write_it(here, photos, capsys):
+    rows = [f"{path.parent.name}\\{path.name},{int(path.parent.name == 'light')}"
+            for path in sorted(photos.rglob("*.png"))]  # fmt: skip
+    (here / "list.csv").write_text("\n".join(["File,Label", *rows, "dark\\gone.png,0"]) + "\n")
+    (here / "names.csv").write_text("0,dark\n1,light\n")
+    words = ["--data", "list.csv", "--data-root", "photos", "--columns", "path=file",
+             "--class-map", "names.csv"]  # fmt: skip
+    extracting = ["extract", *words, "--backbone", "squeezenet1_1", *RANDOM]
+    code, err = _fails(capsys, *extracting, "--max-failures", "0")
+    assert code == 1
+    assert "1 image failed, more than --max-failures allows" in err
+    assert run(extracting) == 3  # a missing file costs itself
+    err = capsys.readouterr().err
+    assert "classes: dark 20, light 20" in err
+    assert "dark/gone.png: the file is not there" in err
+    (failed,) = _csv(here / "cache" / "list" / "failed.csv")
+    assert (failed["id"], failed["kind"]) == ("dark/gone.png", "missing")
+    assert run(["cache", "status"]) == 0  # opens the table again as it was opened
+    assert "40 images, 2 classes" in capsys.readouterr().err
+    assert run(["fit", "--head", "nearest_mean", "--no-report"]) == 0

@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for module in ("run_page", "comparison_page"):
         monkeypatch.setattr(f"featcache.reporting.{module}.draw", lambda *_: False)
-    monkeypatch.setattr("featcache.reporting.comparison.plot_comparison", lambda *_: None)
+    monkeypatch.setattr("featcache.reporting.plots.comparison.plot_comparison", lambda *_: None)
     for number, name in enumerate(("cells", "photos")):
         rng = np.random.default_rng(number)
         for i in range(24):

@@ -1,5 +1,7 @@
 """Penultimate vectors against networks that are built and cut by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,26 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, WeightsError
+from featcache.extraction import torchvision_models
 from featcache.extraction.backbone import BackboneOptions
 from featcache.extraction.engine import Engine
 from featcache.extraction.registry import BACKBONES, open_backbone, open_backbones
+
+
+def test_the_table_says_what_the_installed_torchvision_does(monkeypatch):
+    """After an update: python tests/extraction/make_table.py"""
+    table = json.loads(torchvision_models.TABLE.read_text())
+    if table["version"] != torchvision.__version__.partition("+")[0]:
+        pytest.skip(f"the table is of torchvision {table['version']}")
+    for name in BACKBONES:
+        assert table["models"][name] == torchvision_models.read_library(name)
+    assert table["models"].keys() == BACKBONES.keys()
+    size, published = (getattr(BACKBONES["vgg16"], what)("vgg16") for what in ("size", "published"))
+    monkeypatch.setattr(torchvision_models, "_installed", lambda: "of another version")
+    monkeypatch.setattr(torchvision_models, "_table", lambda: {"version": "0"})
+    assert BACKBONES["vgg16"].size("vgg16") == size
+    assert BACKBONES["vgg16"].published("vgg16") == published
+
 
 # The attribute in which each family keeps its classifier, and how much of it stays.
 HEADS = {

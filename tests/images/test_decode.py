@@ -9,7 +9,9 @@ import pytest
 from noise import noise
 from PIL import Image
 
+from featcache.images import decode as decode_module
 from featcache.images.decode import BadImage, decode, reduction
+from featcache.images.files import SUFFIXES
 
 
 def saved(image, kind, **options):
@@ -356,3 +358,32 @@ def test_other_formats_are_never_reduced(ending):
     assert reduction(data.getvalue(), 10) == 1
     assert reduction(np.zeros((400, 300, 3), np.uint8), 10) == 1
     assert reduction(b"\xff\xd8 and nonsense", 10) == 1
+
+
+def _heif(**options):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    image = Image.new("RGB", (64, 32), (200, 40, 40))
+    image.paste((20, 20, 220), (0, 0, 32, 32))  # the left half is blue
+    file = io.BytesIO()
+    image.save(file, "HEIF", quality=100, **options)
+    return file.getvalue()
+
+
+def test_heic_comes_out_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    pixels = np.asarray(decode(_heif()))
+    assert pixels.shape == (32, 64, 3)
+    assert pixels[16, 8, 2] > 180 > pixels[16, 56, 2]
+    turned = np.asarray(decode(_heif(exif=exif.tobytes())))
+    assert turned.shape == (64, 32, 3)
+    assert turned[8, 16, 2] > 180 > turned[56, 16, 2]
+
+
+def test_heic_without_its_decoder_names_the_pip_line(monkeypatch):
+    monkeypatch.setattr(decode_module, "suffixes", lambda: SUFFIXES)
+    decode_module._formats.cache_clear()
+    with pytest.raises(BadImage, match=r'pip install "featcache\[heif\]"'):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    decode_module._formats.cache_clear()

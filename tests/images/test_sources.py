@@ -12,6 +12,7 @@ import torchvision.datasets as library
 from PIL import Image
 
 from featcache.errors import DataError, UnknownName
+from featcache.images import files
 from featcache.images.manifest import from_arrays, read_images_csv, write_images_csv
 from featcache.images.sources import find_reader, open_images
 
@@ -365,3 +366,76 @@ def test_a_data_set_that_needs_more_than_a_name(tmp_path):
 def test_group_is_refused():
     with pytest.raises(DataError, match="no column 'patient'"):
         open_images("torchvision:MNIST", group="patient", cache=None)
+
+
+def _said(caplog, root):
+    with caplog.at_level("INFO", logger="featcache"):
+        open_images(root, cache=None)
+    return caplog.messages
+
+
+def test_files_that_are_no_images_are_counted_by_their_ending(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(files, "suffixes", lambda: files.SUFFIXES)
+    names = [
+        "a/1.png",
+        "b/1.png",
+        "a/n.txt",
+        "a/m.TXT",
+        "b/1.xmp",
+        "README",
+        "a/.hidden",
+        "b/i.HEIC",
+    ]
+    said = _said(caplog, touch(tmp_path / "p", *names))
+    assert any("skipped 5 files: 2 .txt, " in text and "1 .xmp" in text for text in said)
+    assert any("1 HEIC image left out, for instance b/i.HEIC" in text
+               and 'pip install "featcache[heif]"' in text for text in said)  # fmt: skip
+
+
+def test_nothing_is_said_if_nothing_was_skipped(tmp_path, caplog):
+    said = _said(caplog, touch(tmp_path / "p", "a/1.png", "b/1.png", "b/2.png"))
+    assert said == ["classes: a 1, b 2"]
+
+
+def test_many_classes_are_said_in_a_line(tmp_path, caplog):
+    said = _said(caplog, touch(tmp_path / "p", *(f"c{i:02d}/1.png" for i in range(20))))
+    assert said[-1].startswith("classes: c00 1, c01 1")
+    assert said[-1].endswith("and 8 more")
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (["animals/cat/1.png", "animals/dog/1.png"], "--data {root}/animals"),
+        (["cat/1.png", "cat/2.png"], "--data {above}"),
+        (["cat/a/1.png", "cat/2.png"], "--data {above}"),
+        (["animals/cat/1.png", "cars/vw/1.png"], "--data {root}/animals"),
+        (["animals/cat/1.png", "cars/1.png"], ""),
+        (["animals/1.png", "cars/1.png"], ""),
+        (["train/animals/1.png", "test/animals/2.png"], ""),
+    ],
+)
+def test_asks_whether_another_level_was_meant(tmp_path, caplog, names, asked):
+    root = touch(tmp_path / "p", *names)
+    said = " ".join(_said(caplog, root))
+    assert (asked.format(root=root, above=tmp_path) if asked else "classes: ") in said
+    assert asked or "--data" not in said
+
+
+def test_images_in_no_class_folder_may_be_one_class(tmp_path):
+    root = touch(tmp_path / "p", "1.png", "2.png")
+    with pytest.raises(DataError, match="in no class folder") as error:
+        open_images(root, cache=None)
+    assert f"Is p itself a class? Then --data {tmp_path}." in error.value.remedy
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_digits_are_those_of_scikit_learn(monkeypatch, found):
+    from sklearn.datasets import load_digits
+
+    if not found:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    images, theirs = open_images("digits", cache=None), load_digits()
+    assert images.labels.tolist() == [str(digit) for digit in theirs.target]
+    expected = np.rint(theirs.images * (255 / 16))
+    assert np.array_equal(np.stack([images.read(row) for row in range(len(images))]), expected)

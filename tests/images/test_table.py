@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from featcache.errors import DataError
+from featcache.errors import DataError, UnknownName
 from featcache.images.sources import open_images
 
 
@@ -55,6 +55,82 @@ def test_group_option_names_a_column(listed):
         listed(text, group="patent")
 
 
+def test_the_columns_names_may_be_in_any_case(listed):
+    images = listed(" Path ;LABEL;Split;Group\na.png;x;TRAIN;p1\n")
+    assert (images.labels.tolist(), images.split.tolist()) == (["x"], ["train"])
+    assert images.groups.tolist() == ["p1"]
+    assert listed("Path,label,PATH2\na.png,x,y\n").labels.tolist() == ["x"]
+    with pytest.raises(DataError, match=r"several columns for 'label': 'Label', 'LABEL'\n.*--col"):
+        listed("path,Label,LABEL\na.png,x,y\n")
+
+
+def test_columns_names_what_is_called_otherwise(listed):
+    text = "File Name,Class,label,fold,who\na.png,x,1,test,p\nsub/b c.png,y,2,train,q\n"
+    columns = {"path": "file name", "label": "Class", "split": "fold", "group": "who"}
+    images = listed(text, columns=columns)
+    assert images.labels.tolist() == ["x", "y"]
+    assert images.split.tolist() == ["test", "train"]
+    assert images.groups.tolist() == ["p", "q"]
+    assert images.options == ("--columns", "path=file name,label=Class,split=fold,group=who")
+    with pytest.raises(DataError, match=r"no column 'Clas'\n.*Did you mean Class") as error:
+        listed("File,Class\na.png,x\n", columns={"path": "File", "label": "Clas"})
+    assert error.value.exit_code == 2
+    with pytest.raises(UnknownName, match=r"'lable'\n.*label"):
+        listed("path,label\na.png,x\n", columns={"lable": "label"})
+    with pytest.raises(DataError, match=r"no column 'path'\n.*--columns path=NAME"):
+        listed("File,label\na.png,x\n")
+
+
+def test_paths_written_on_windows(listed, tmp_path):
+    assert listed("path,label\nsub\\b c.png,x\n.\\a.png,y\n").ids.tolist() == [
+        "sub/b c.png",
+        "a.png",
+    ]
+    (tmp_path / "odd\\name.png").write_bytes(b"odd")  # a name may have such a sign
+    assert listed("path,label\nodd\\name.png,x\n").ids.tolist() == ["odd\\name.png"]
+
+
+def test_missing_files_are_left_out_and_remembered(listed, caplog):
+    images = listed("path,label,split,group\nz.png,x,train,p\na.png,y,test,q\n")
+    assert (images.ids.tolist(), images.labels.tolist()) == (["a.png"], ["y"])
+    assert (images.split.tolist(), images.groups.tolist()) == (["test"], ["q"])
+    assert images.absent == ("z.png",)
+    assert "1 of 2 image files not below" in caplog.text
+    assert "--data-root" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("map.csv", "label,name\n0,Cat\n1,dog\n"),
+        ("map.csv", "0,Cat\n1,dog\n"),
+        ("map.tsv", "0\tCat\n1\tdog\n"),
+        ("map.json", '{"0": "Cat", "1": "dog"}'),
+    ],
+)
+def test_a_class_map_gives_readable_names(listed, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    images = listed("path,label\na.png,1\nsub/b c.png,0\n", class_map=tmp_path / name)
+    assert images.labels.tolist() == ["dog", "Cat"]
+    assert images.options == ("--class-map", str(tmp_path / name))
+
+
+def test_class_maps_that_can_not_be_used(listed, tmp_path, caplog):
+    text, file = "path,label\na.png,1\nsub/b c.png,0\n", tmp_path / "map.csv"
+    file.write_text("1,dog\n")
+    assert listed(text, class_map=file).labels.tolist() == ["dog", "0"]
+    assert "has no name for 1 class: 0" in caplog.text
+    for content, message in (
+        ("a,b,c\n", "is no class map"),
+        ("7,x\n", "names none of the classes"),
+    ):
+        file.write_text(content)
+        with pytest.raises(DataError, match=message):
+            listed(text, class_map=file)
+    with pytest.raises(DataError, match=r"no class map .*\n.*Did you mean .*map\.csv"):
+        listed(text, class_map=tmp_path / "mapp.csv")
+
+
 def test_data_root(listed, tmp_path):
     (tmp_path / "lists").mkdir()
     images = listed("path,label\n./a.png,x\n", "lists/l.csv", data_root=tmp_path)
@@ -70,8 +146,8 @@ def test_absolute_paths(listed, tmp_path):
     [
         ("file,label\na.png,x\n", r"no column 'path'\n.*It has: file, label"),
         ("path,class\na.png,x\n", r"no column 'label'\n.*It has: path, class"),
-        ("path,label\nz1.png,x\nz2.png,x\nz3.png,x\nz4.png,x\na.png,x\n",
-         r"4 of 5 image files .*: z1\.png, z2\.png, z3\.png, …\n.*--data-root"),
+        ("path,label\nz1.png,x\nz2.png,x\nz3.png,x\nz4.png,x\n",
+         r"4 of 4 image files .*: z1\.png, z2\.png, z3\.png, …\n.*--data-root"),
         ("path,label\na.png,x\n./a.png,y\n", r"lists 1 image twice, for instance a\.png"),
         ("path,label\na.png,x\nsub/b c.png,\n", "1 row without a path or a label .*line 3"),
         ("path,label\n ,x\n", "1 row without a path"),

@@ -7,7 +7,6 @@ import logging
 
 import pytest
 
-from featcache.reporting import comparison
 from featcache.reporting.comparison import write_comparison
 from featcache.reporting.run_page import write_run_page
 from featcache.reporting.ties import verdict
@@ -111,7 +110,7 @@ def test_a_plot_that_fails_costs_a_warning_only(reports, monkeypatch, caplog):
     def broken(*_):
         raise ValueError("no canvas")
 
-    monkeypatch.setattr(comparison, "plot_comparison", broken)
+    monkeypatch.setattr("featcache.reporting.plots.comparison.plot_comparison", broken)
     with caplog.at_level(logging.WARNING, logger="featcache"):
         write_comparison(reports)
     assert any("no canvas" in message for message in caplog.messages)

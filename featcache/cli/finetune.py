@@ -79,7 +79,7 @@ def _with(command: F) -> F:
 @click.command()
 @data_options
 @backbone_option
-@click.option("--fusion", default="concat", show_default=True, metavar="NAME", help="concat, attention or gated.")  # fmt: skip
+@click.option("--fusion", default="concat", show_default=True, metavar="NAME", help="concat, attention, gated or hadamard.")  # fmt: skip
 @click.option("--head", default="mlp", show_default=True, metavar="NAME", help="mlp.")
 @click.option("--singles", is_flag=True, help="Each backbone alone first, one after another.")
 @_with

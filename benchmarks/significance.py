@@ -1,22 +1,25 @@
 """How often the tests and intervals are wrong, by simulation, with the tests of before beside them.
 
-    OMP_NUM_THREADS=1 python benchmarks/significance.py [--full] [--part error,winner,...]
+    OMP_NUM_THREADS=1 python benchmarks/significance.py [--full] [--seed N] [--part error,winner,…]
 
 (Not called statistics.py: that would shadow the standard library's module in this folder.)
 
 Two kinds of made-up candidates. On a split: tables of right and wrong, in which rows are hard or
 easy for all and groups for each candidate. Over folds: linear classifiers of 12 out of 60 features
 each, refitted in every fold; all features tell the classes apart equally well, so that candidates
-are equal before they have seen a row. Worse candidates have features without a signal. Tables on
-stdout are those of docs/statistics.md.
+are equal before they have seen a row. Worse candidates have features without a signal. "unstable"
+has trees and small perceptrons in place of the linear classifiers. Tables on stdout are those of
+docs/statistics.md; another `--seed` gives experiments that no constant was chosen by.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -162,12 +165,7 @@ def refitted(
     units = np.sort(np.arange(n) % groups) if groups else np.arange(n)
     if groups:
         X += 0.3 * rng.normal(size=(groups, WIDTH))[units]
-    used = np.empty((candidates, USED), int)
-    for k in range(candidates):
-        known = USED if k < candidates - worse else signals
-        told = rng.choice(INFORMATIVE, known, replace=False)
-        mute = rng.choice(np.arange(INFORMATIVE, WIDTH), USED - known, replace=False)
-        used[k] = np.r_[told, mute]
+    used = _used(rng, candidates, worse, signals)
     A = np.column_stack([X, np.ones(n), y])  # (n, d + 2)
     right, lines, fold, truth = [], [], [], np.zeros(candidates)
     noise = sqrt(1.09) if groups else 1.0
@@ -188,6 +186,40 @@ def refitted(
     return Tested(np.concatenate(right).astype(float), unit, np.concatenate(fold), 0.8 * n, truth)
 
 
+def _used(rng: Any, candidates: int, worse: int, signals: int) -> Ints:
+    """The features of each candidate (K, used)."""
+    used = np.empty((candidates, USED), int)
+    for k in range(candidates):
+        known = USED if k < candidates - worse else signals
+        told = rng.choice(INFORMATIVE, known, replace=False)
+        mute = rng.choice(np.arange(INFORMATIVE, WIDTH), USED - known, replace=False)
+        used[k] = np.r_[told, mute]
+    return used
+
+
+def learned(rng: Any, n: int, candidates: int, worse: int, signals: int, tree: bool) -> Tested:
+    """The same with trees, or perceptrons of eight units, each drawn anew in each of five folds."""
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    many = 1000  # fresh rows that say what is true
+    y = rng.permutation(np.arange(n + many) % 2)  # (n + many,)
+    mean = np.where(np.arange(WIDTH) < INFORMATIVE, SHIFT, 0.0)  # (d,)
+    X = rng.normal(size=(n + many, WIDTH)) + (2 * y[:, None] - 1) * mean  # (n + many, d)
+    used, fold = _used(rng, candidates, worse, signals), rng.permutation(n) % 5
+    right, truth = np.empty((n, candidates)), np.zeros(candidates)
+    for k, part in np.ndindex(candidates, 5):
+        seed, columns = int(rng.integers(2**31)), X[:, used[k]]
+        made: Any = DecisionTreeClassifier(random_state=seed)
+        if not tree:
+            made = MLPClassifier((8,), max_iter=60, learning_rate_init=0.05, random_state=seed)
+        train, test = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
+        made.fit(columns[train], y[train])
+        right[test, k] = made.predict(columns[test]) == y[test]
+        truth[k] += made.score(columns[n:], y[n:]) / 5
+    return Tested(right, None, fold, 0.8 * n, truth)
+
+
 def _fit(gram: Floats, used: Ints) -> tuple[Floats, Floats]:
     """Ridge coefficients (d, K), zero where a feature isn't used, and offsets (K,).
 
@@ -206,19 +238,42 @@ def _fit(gram: Floats, used: Ints) -> tuple[Floats, Floats]:
 # --- the tables
 
 
-def error(runs: int) -> None:
+def error(runs: int, first: int) -> None:
     """Family error, and the share of worse candidates that were found."""
     print("\n## Family error and power\n")
     print("| design | n | K | family error | before | gap, points | worse ones found | before |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for name, n, make, repeats in _designs():
-        for count in CANDIDATES:
+    _error(_designs(), CANDIDATES, runs, first)
+
+
+def unstable(runs: int, first: int) -> None:
+    """The same of learners that change with every row."""
+    print("\n## Family error and power of unstable learners\n")
+    print("| design | n | K | family error | before | gap, points | worse ones found | before |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    warnings.simplefilter("ignore")
+    designs = [
+        (f"5 folds, {name}", n, partial(_of_learners, n=n, tree=name == "trees"), 1)
+        for name, n in (("trees", 200), ("perceptrons", 200), ("trees", 1000))
+    ]
+    _error(designs, (2, 12), runs, first)
+
+
+def _of_learners(rng: Any, count: int, worse: int, n: int, tree: bool) -> Tested:
+    return learned(rng, n, count, worse, SIGNALS[n], tree)
+
+
+def _error(designs: Iterable[Any], counts: Sequence[int], runs: int, first: int) -> None:
+    for name, n, make, repeats in designs:
+        for count in counts:
             some = max(20, runs // (4 if n > 5000 else 1))
-            equal = [make(np.random.default_rng(seed), count, 0) for seed in range(some)]
+            equal = [
+                make(np.random.default_rng(seed), count, 0) for seed in range(first, first + some)
+            ]
             false = [(now(one, repeats)[0], before(one)[0]) for one in equal]
             del equal
             found, gaps = [], []
-            for seed in range(max(20, some // 2)):
+            for seed in range(first, first + max(20, some // 2)):
                 one = make(np.random.default_rng(10**6 + seed), count, count // 2)
                 worse = slice(count - count // 2, None)
                 found.append([test[1][worse].mean() for test in (now(one, repeats), before(one))])
@@ -254,7 +309,7 @@ def _designs() -> Iterator[tuple[str, int, Callable[..., Tested], int]]:
         yield f"5 folds, {groups} groups", 1000, fold(1000, 1, groups), 1
 
 
-def coverage(runs: int) -> None:
+def coverage(runs: int, first: int) -> None:
     """How often the interval of the accuracy holds the true one."""
     print("\n## Coverage of the accuracy's interval\n")
     print("| design | n | accuracy | holds it | mean width, points |")
@@ -269,7 +324,7 @@ def coverage(runs: int) -> None:
         for p in (0.8, 0.9, 0.98):
             unit = np.repeat(np.arange(groups), rows)
             made = []
-            for seed in range(2 * runs):
+            for seed in range(first, first + 2 * runs):
                 rng = np.random.default_rng(seed)
                 # Shares of a beta distribution: two rows of a group correlate by 0.2.
                 share = rng.beta(4 * p, 4 * (1 - p), size=groups)
@@ -278,7 +333,7 @@ def coverage(runs: int) -> None:
     for n in (50, 200, 1000):
         for repeats in (1, 3):
             made, truth = [], []
-            for seed in range(2 * runs):
+            for seed in range(first, first + 2 * runs):
                 one = refitted(np.random.default_rng(seed), n, 1, repeats=repeats)
                 made.append(
                     interval(
@@ -301,7 +356,7 @@ def _covered(design: str, n: int, p: float, share: float, width: float) -> None:
     print(f"| {design} | {n:,} | {p:.2f} | {100 * share:.1f} % | {100 * width:.1f} |", flush=True)
 
 
-def metrics(runs: int) -> None:
+def metrics(runs: int, first: int) -> None:
     """The same of balanced accuracy, F1 and AUC."""
     print("\n## Coverage of the intervals of balanced accuracy, macro F1 and AUC\n")
     print("| classes | n | groups | balanced accuracy | F1 | AUC | (their values) |")
@@ -313,7 +368,7 @@ def metrics(runs: int) -> None:
         truth = scores(true, pred, proba, classes)
         for n, groups in ((50, 0), (200, 0), (1000, 0), (1000, 10), (1000, 100)):
             held: dict[str, list[bool]] = {name: [] for name in names}
-            for seed in range(runs):
+            for seed in range(first, first + runs):
                 rng = np.random.default_rng(seed)
                 *one, unit = _labelled(rng, n, shares, groups)
                 found = metric_intervals(*one, classes, folds=np.zeros(n), groups=unit)
@@ -338,7 +393,7 @@ def _labelled(rng: Any, n: int, shares: Sequence[float], groups: int) -> tuple[A
     return names[code], names[proba.argmax(axis=1)], proba, unit
 
 
-def luck(runs: int) -> None:
+def luck(runs: int, first: int) -> None:
     """By how much the winner's score is too high, and the corrected one."""
     print("\n## The winner's luck\n")
     print("| design | candidates | n | K | too high | corrected | interval holds the truth |")
@@ -351,27 +406,27 @@ def luck(runs: int) -> None:
                     rng = np.random.default_rng(seed)
                     return table(rng, n, np.clip(0.85 + sd * rng.normal(size=count), 0.5, 0.97))
 
-                _luck("split", name, n, count, make, runs // (4 if n > 5000 else 1))
+                _luck("split", name, n, count, make, runs // (4 if n > 5000 else 1), first)
     for n in (200, 1000):
         for count in (12, 40):
 
             def fit(seed: int, n: int = n, count: int = count) -> Tested:
                 return refitted(np.random.default_rng(seed), n, count, count // 2, SIGNALS[n])
 
-            _luck("5 folds", "half of them worse", n, count, fit, runs)
+            _luck("5 folds", "half of them worse", n, count, fit, runs, first)
     for groups in (10, 100):
 
         def grouped(seed: int, groups: int = groups) -> Tested:
             return table(np.random.default_rng(seed), 1000, np.full(40, 0.85), groups)
 
-        _luck(f"split, {groups} groups", "all equal", 1000, 40, grouped, runs)
+        _luck(f"split, {groups} groups", "all equal", 1000, 40, grouped, runs, first)
 
 
 def _luck(
-    design: str, name: str, n: int, count: int, make: Callable[[int], Tested], runs: int
+    design: str, name: str, n: int, count: int, make: Callable[[int], Tested], runs: int, first: int
 ) -> None:
     naive, corrected, held = [], [], []
-    for seed in range(max(50, runs)):
+    for seed in range(first, first + max(50, runs)):
         one = make(seed)
         weights = fold_weights(one.fold)
         factor = refit_inflation(one.folds, one.train, len(one.fold) / one.folds)
@@ -500,8 +555,15 @@ def _seeded(rng: Any, n: int, count: int, seeds: int, shift: float, gap: float) 
     return np.asarray(level + noise + 0.5 * rng.normal(size=(count, seeds, n)) > 0, float)
 
 
-PARTS = {"error": error, "coverage": coverage, "metrics": metrics, "winner": luck,
-         "by_metric": by_metric, "by_seed": by_seed}  # fmt: skip
+PARTS = {
+    "error": error,
+    "unstable": unstable,
+    "coverage": coverage,
+    "metrics": metrics,
+    "winner": luck,
+    "by_metric": by_metric,
+    "by_seed": by_seed,
+}
 
 
 def main() -> None:
@@ -509,10 +571,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200, help="simulations of a cell, at most")
     parser.add_argument("--full", action="store_true", help="ten times as many")
     parser.add_argument("--part", default=",".join(PARTS), help="some of the tables")
+    parser.add_argument("--seed", type=int, default=0, help="of the first simulation")
     options = parser.parse_args()
     start = time.perf_counter()
     for part in options.part.split(","):
-        PARTS[part](options.runs * (10 if options.full else 1))
+        PARTS[part](options.runs * (10 if options.full else 1), options.seed)
     print(f"\n{time.perf_counter() - start:,.0f} s on one core")
 
 

@@ -80,7 +80,7 @@ def _with(command: F) -> F:
 @click.command()
 @data_options
 @backbone_option
-@click.option("--fusion", shell_complete=completer(fusions), default="concat", show_default=True, metavar="NAME", help="concat, attention or gated.")  # fmt: skip
+@click.option("--fusion", shell_complete=completer(fusions), default="concat", show_default=True, metavar="NAME", help="concat, attention, gated or hadamard.")  # fmt: skip
 @click.option(
     "--head",
     shell_complete=completer(heads),

@@ -88,7 +88,7 @@ def finetune(
     backbone : str, Backbone, or several, default "resnet18"
     weights, weights_dir, image_size
         See `open_backbone`.
-    fusion : {"concat", "attention", "gated"}, default "concat"
+    fusion : {"concat", "attention", "gated", "hadamard"}, default "concat"
     head : {"mlp"}, default "mlp"
     settings : mapping, optional
         Of fusion and head by dotted name, for instance {"head.hidden": [512]}.

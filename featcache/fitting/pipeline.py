@@ -43,15 +43,15 @@ def make_classifier(
 ) -> Any:
     """A pipeline with the steps "fusion" and "head", and perhaps "select" between them.
 
-    "attention" and "gated" with "mlp" are trained jointly: the "fusion" step standardises the
-    columns and the "head" step holds fusion and perceptron. Before another head they are trained on
-    the rows that it is then fitted on: its probabilities are too sure, and "logreg" and "ridge"
-    have their usual penalty, since those rows can't choose one. A late fusion ("vote", "stack", or
-    any with a parameter `head`) holds the head itself, so that "fusion" is the only step. Any other
-    fitted before its head.
+    "attention", "gated" and "hadamard" with "mlp" are trained jointly: the "fusion" step
+    standardises the columns and the "head" step holds fusion and perceptron. Before another head
+    they are trained on the rows that it is then fitted on: its probabilities are too sure, and
+    "logreg" and "ridge" have their usual penalty, since those rows can't choose one. A late fusion
+    ("vote", "stack", or any with a parameter `head`) holds the head itself, so that "fusion" is the
+    only step. Any other is fitted before its head.
 
     A selection of columns stands between fusion and head; in a late fusion, before each clone of
-    the head. With one, "attention" and "gated" are trained before "mlp", not jointly. Selecting by
+    the head. With one, these fusions are trained before "mlp", not jointly. Selecting by
     variance takes columns as "concat", "vote" and "stack" find them and standardises them after.
 
     Parameters
@@ -102,8 +102,9 @@ def make_classifier(
         if select.startswith("variance") and "scale" in steps["fusion"].get_params():
             steps["fusion"].set_params(scale="none")
     if joint:
+        own = {of_head: getattr(steps["fusion"], name) for name, of_head in joint.items()}
+        steps["head"].set_params(fusion=fusion, **own)
         steps["fusion"] = ConcatFusion()
-        steps["head"].set_params(fusion=fusion)
     names = {"fusion": fusion, "head": head}
     for key, value in (settings or {}).items():
         _apply(steps, names, key, value, joint)

@@ -8,7 +8,7 @@ from torchvision.models import get_model
 
 from featcache.errors import RecipeError, UnknownName
 from featcache.finetuning.network import FusedNetwork, build, groups, make_head, stages
-from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.networks import MLP, Attention, Gate, Product, seeded
 
 
 def _network(freeze_bn: bool = False, fusion: str = "concat") -> FusedNetwork:
@@ -19,7 +19,7 @@ def _network(freeze_bn: bool = False, fusion: str = "concat") -> FusedNetwork:
 
 def test_the_head_is_that_of_stage_2() -> None:
     assert isinstance(_network().joint, MLP)
-    for fusion, kind in (("attention", Attention), ("gated", Gate)):
+    for fusion, kind in (("attention", Attention), ("gated", Gate), ("hadamard", Product)):
         joint = _network(fusion=fusion).joint
         assert isinstance(joint, nn.Sequential)
         assert isinstance(joint[0], kind)

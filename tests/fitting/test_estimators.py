@@ -9,8 +9,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featcache.fitting.fusions.concat import ConcatFusion
 from featcache.fitting.fusions.late import StackFusion, VoteFusion
-from featcache.fitting.fusions.learned import AttentionFusion, BilinearFusion, GatedFusion
-from featcache.fitting.fusions.pooled import HadamardFusion, MaxFusion, MeanFusion, SumFusion
+from featcache.fitting.fusions.learned import (
+    AttentionFusion,
+    BilinearFusion,
+    GatedFusion,
+    HadamardFusion,
+)
+from featcache.fitting.fusions.pooled import MaxFusion, MeanFusion, SumFusion
 from featcache.fitting.heads import HEADS
 from featcache.fitting.heads.linear import LDAHead
 from featcache.fitting.heads.mlp import MLPHead
@@ -24,10 +29,10 @@ OURS = [
     SumFusion(),
     MeanFusion(),
     MaxFusion(),
-    HadamardFusion(),
     BilinearFusion(width=16),
     AttentionFusion(dim=8, heads=2, epochs=2),
     GatedFusion(dim=8, epochs=2),
+    HadamardFusion(dim=8, epochs=2),
     VoteFusion(),
     StackFusion(),
     MLPHead(hidden=16, epochs=12, lr=0.03),
@@ -46,6 +51,7 @@ OTHERS = [
     SumFusion(projection="random"),
     MLPHead(hidden=16, epochs=12, lr=0.03, fusion="attention", dim=8, heads=2),
     MLPHead(hidden=16, epochs=12, lr=0.03, fusion="gated", dim=8, schedule="cosine"),
+    MLPHead(hidden=16, epochs=12, lr=0.03, fusion="hadamard", dim=8),
     SVMHead(kernel="linear"),
     HEADS["logreg"](0),
     HEADS["ridge"](0),
@@ -58,7 +64,7 @@ if find_spec("xgboost"):
     OURS.append(HEADS["xgboost"](0).set_params(n_estimators=10, colsample_bytree=1.0, n_jobs=1))
 
 
-TORCH = (AttentionFusion, GatedFusion, MLPHead)
+TORCH = (AttentionFusion, GatedFusion, HadamardFusion, MLPHead)
 
 
 def known(estimator):

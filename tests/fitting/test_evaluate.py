@@ -28,6 +28,7 @@ QUICK = {
     "attention.dim": 8,
     "attention.heads": 2,
     "gated.dim": 8,
+    "hadamard.dim": 8,
     "bilinear.width": 64,
     "stack.cv": 2,
     "forest.n_estimators": 10,
@@ -35,7 +36,7 @@ QUICK = {
 }
 
 # Four principal components a block, merged, keep only part of what six and four columns say.
-LOSSY = ("sum", "mean", "max", "hadamard")
+LOSSY = ("sum", "mean", "max")
 
 
 def quick(fusion, head, seed=0):

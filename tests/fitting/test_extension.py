@@ -267,7 +267,7 @@ def test_onnx_takes_the_modules_that_they_give(features, monkeypatch):
     monkeypatch.delattr(ToyHead, "as_module")
     with pytest.raises(UnknownName, match="ToyHead can't be written") as caught:
         as_module(made, ["cat", "dog", "owl"])
-    assert "concat, attention, gated, toy, learned-toy;" in caught.value.remedy
+    assert "concat, attention, gated, hadamard, toy, learned-toy;" in caught.value.remedy
     assert "mlp, logreg, lda, nearest_mean." in caught.value.remedy
 
 

@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from featcache.errors import RecipeError
-from featcache.fitting.fusions.learned import AttentionFusion, BilinearFusion, GatedFusion
+from featcache.fitting.fusions.learned import (
+    AttentionFusion,
+    BilinearFusion,
+    GatedFusion,
+    HadamardFusion,
+)
 
 from .conftest import make_features
 
@@ -90,6 +95,21 @@ def test_gate_seeds(features):
 def test_gate_width(features, dim):
     with pytest.raises(RecipeError, match="dim is"):
         GatedFusion(dim=dim).fit(features.X, features.y)
+
+
+def test_product_of_five_blocks_learns_the_labels():
+    """Untrained, a product of five would be 0 for most rows."""
+    features = make_features(n=300, blocks=(4, 3, 3, 3, 3), signal=0.9)
+    fusion = HadamardFusion(features.blocks, dim=16, lr=3e-3).fit(features.X, features.y)
+    fused = fusion.transform(features.X)
+    assert (fused.shape, fused.dtype) == ((300, 16), np.float32)
+    assert fusion.history_["val_loss"][-1] < 0.6 * np.log(3)
+
+
+@pytest.mark.parametrize("dim", [0, 2.5, True])
+def test_product_width(features, dim):
+    with pytest.raises(RecipeError, match="dim is"):
+        HadamardFusion(dim=dim).fit(features.X, features.y)
 
 
 # The sketch of bilinear pooling.

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from featcache.errors import RecipeError
-from featcache.fitting.networks import MLP, Attention, Gate, seeded
+from featcache.fitting.networks import MLP, Attention, Gate, Product, seeded
 
 
 def test_mlp_is_the_formula():
@@ -60,6 +60,29 @@ def test_gate_is_the_formula():
 def test_gate_starts_as_the_mean():
     weights = Gate((2, 3, 4), dim=8).weights(torch.randn(7, 9))
     torch.testing.assert_close(weights, torch.full((7, 3), 1 / 3))
+
+
+def test_product_is_the_formula():
+    with seeded(0):
+        network = Product((3, 2), dim=4)
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    first, second = network.project[0](x[:, :3]).clamp(min=0), network.project[1](x[:, 3:]).relu()
+    product = first * second
+    expected = (product - product.mean(1, keepdim=True)) / torch.sqrt(
+        product.var(1, correction=0, keepdim=True) + 1e-5
+    )
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_product_starts_as_a_sum():
+    """Of vectors that are near 1: (1 + a)(1 + b) is nearly 1 + a + b."""
+    x = torch.randn(50, 9) / 100
+    network = Product((2, 3, 4), dim=8)
+    parts = zip(network.project, torch.split(x, [2, 3, 4], dim=1), strict=True)
+    total = sum(layer(part) for layer, part in parts)
+    found = torch.nn.functional.layer_norm(total, (8,), eps=0.0)
+    network.norm.eps = 0.0
+    torch.testing.assert_close(network(x), found, atol=0.15, rtol=0)
 
 
 def test_seeded_leaves_the_global_state():

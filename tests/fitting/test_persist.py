@@ -33,6 +33,7 @@ QUICK = {
     "mlp.epochs": 1,
     "attention.dim": 8,
     "gated.dim": 8,
+    "hadamard.dim": 8,
     "forest.n_estimators": 3,
     "xgboost.n_estimators": 3,
     "bilinear.width": 16,
@@ -41,7 +42,7 @@ QUICK = {
 
 def _quick(fusion: str, head: str) -> dict[str, object]:
     mine = {k: v for k, v in QUICK.items() if k.split(".")[0] in (fusion, head)}
-    if fusion in ("attention", "gated") and head != "mlp":
+    if fusion in ("attention", "gated", "hadamard") and head != "mlp":
         mine[f"{fusion}.epochs"] = 1
     return mine
 

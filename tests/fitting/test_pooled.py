@@ -5,15 +5,9 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from featcache.errors import RecipeError, UnknownName
-from featcache.fitting.fusions.pooled import (
-    HadamardFusion,
-    MaxFusion,
-    MeanFusion,
-    SumFusion,
-    procrustes,
-)
+from featcache.fitting.fusions.pooled import MaxFusion, MeanFusion, SumFusion, procrustes
 
-KINDS = [SumFusion, MeanFusion, MaxFusion, HadamardFusion]
+KINDS = [SumFusion, MeanFusion, MaxFusion]
 
 
 def projected(train, X, blocks, width):
@@ -34,7 +28,6 @@ def projected(train, X, blocks, width):
         (SumFusion, lambda a, b: a + b),
         (MeanFusion, lambda a, b: (a + b) / 2),
         (MaxFusion, np.maximum),
-        (HadamardFusion, lambda a, b: np.sign(a * b) * np.sqrt(np.abs(a * b))),
     ],
 )
 def test_is_the_formula(features, kind, merge):

@@ -53,6 +53,7 @@ BUNDLES: list[tuple[str, str, dict[str, Any]]] = [
     ("bilinear", "knn", {"bilinear.width": 16}),
     ("stack", "logreg", {}),
     ("vote", "nearest_mean", {}),
+    ("hadamard", "nearest_mean", {}),  # when it was a product of principal components
 ]
 
 

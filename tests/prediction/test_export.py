@@ -31,6 +31,8 @@ SETTINGS = [
     ("concat", "nearest_mean", {"concat.pca": 3}, ""),
     ("attention", "mlp", {"mlp.epochs": 2, "attention.dim": 8}, ""),
     ("gated", "mlp", {"mlp.epochs": 2, "gated.dim": 8}, ""),
+    ("hadamard", "mlp", {"mlp.epochs": 2, "hadamard.dim": 8}, ""),
+    ("hadamard", "lda", {"hadamard.epochs": 2, "hadamard.dim": 8}, ""),
     ("attention", "logreg", {"attention.epochs": 2, "attention.dim": 8}, ""),
     ("gated", "nearest_mean", {"gated.epochs": 2, "gated.dim": 8}, ""),
     ("concat", "lda", {}, ""),
@@ -87,7 +89,7 @@ def test_what_can_t_be_written_is_named_with_what_can(fusion: str, head: str, na
     made = make_classifier(fusion, head, blocks=features.blocks).fit(features.X, features.y)
     with pytest.raises(UnknownName, match=name) as caught:
         as_module(made, ["cat", "dog", "owl"])
-    assert "Fusions that can: concat, attention, gated;" in caught.value.remedy
+    assert "Fusions that can: concat, attention, gated, hadamard;" in caught.value.remedy
     assert "heads that can: mlp, logreg, lda, nearest_mean." in caught.value.remedy
 
 

@@ -31,8 +31,8 @@ from featcache.reporting.run_folder import pipeline_writer
 from .conftest import CLASSES, Made, draw, make
 
 QUICK = {
-    "mlp.epochs": 2, "attention.dim": 8, "gated.dim": 8, "forest.n_estimators": 5,
-    "xgboost.n_estimators": 5, "bilinear.width": 16,
+    "mlp.epochs": 2, "attention.dim": 8, "gated.dim": 8, "hadamard.dim": 8,
+    "forest.n_estimators": 5, "xgboost.n_estimators": 5, "bilinear.width": 16,
 }  # fmt: skip
 
 

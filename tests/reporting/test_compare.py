@@ -209,8 +209,11 @@ def test_weights_of_backbones(tmp_path, fusion, head):
         np.testing.assert_allclose(np.sum(weights["mean"], axis=1), 1, rtol=1e-5)
 
 
-def test_no_weights_without_a_fusion_that_has_them(tmp_path):
-    run = compare(make_features(60), head="knn", folds=2, reports=tmp_path, singles=False).best
+@pytest.mark.parametrize(("fusion", "head"), [("concat", "knn"), ("hadamard", "mlp")])
+def test_no_weights_without_a_fusion_that_has_them(tmp_path, fusion, head):
+    small = {"hadamard.dim": 8, "mlp.hidden": 8, "mlp.epochs": 2}
+    run = compare(make_features(60), fusion=fusion, head=head, folds=2, reports=tmp_path,
+                  singles=False, settings=small).best  # fmt: skip
     assert "attention" not in facts_of(run)[1]["folds"][0]
 
 

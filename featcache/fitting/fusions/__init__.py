@@ -27,7 +27,7 @@ FUSIONS: dict[str, Callable[..., Any]] = {
     "sum": LazyClass("featcache.fitting.fusions.pooled:SumFusion"),
     "mean": LazyClass("featcache.fitting.fusions.pooled:MeanFusion"),
     "max": LazyClass("featcache.fitting.fusions.pooled:MaxFusion"),
-    "hadamard": LazyClass("featcache.fitting.fusions.pooled:HadamardFusion"),
+    "hadamard": LazyClass("featcache.fitting.fusions.learned:HadamardFusion"),
     "bilinear": LazyClass("featcache.fitting.fusions.learned:BilinearFusion"),
     "vote": LazyClass("featcache.fitting.fusions.late:VoteFusion"),
     "stack": LazyClass("featcache.fitting.fusions.late:StackFusion"),

@@ -1,4 +1,4 @@
-"""Fusions trained with the labels: attention between the backbones, and a gate over them."""
+"""Fusions trained with the labels: attention, a gate or a product; and bilinear pooling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor, from_numpy, nn
 from featcache.errors import RecipeError
 from featcache.fitting.blocks import resolve_blocks, slices
 from featcache.fitting.fusions.concat import ConcatFusion, unit_rows
-from featcache.fitting.networks import MLP, Attention, Gate, Standardise, seeded
+from featcache.fitting.networks import MLP, Attention, Gate, Product, Standardise, seeded
 from featcache.fitting.out_of_core import Stream, fit_with_routing, standardise
 from featcache.fitting.training import OnDisk, Schedule, as_tensor, infer, train
 
@@ -32,8 +32,8 @@ class LearnedFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     is then dropped; `transform` gives the fused vectors. Any classifier can follow.
 
     The head "mlp" can train the module in its own network instead, if it has the module's
-    parameters and the class says in `joint` by which names; `MLPHead.weights` then asks the module
-    for its `weights`.
+    parameters and the class says in `joint` by which names; if the module has
+    `weights`, `MLPHead.weights` then asks for them.
     """
 
     joint: ClassVar[dict[str, str]] = {}
@@ -255,6 +255,64 @@ class GatedFusion(LearnedFusion):
 
     def module(self, blocks: tuple[int, ...]) -> Gate:
         return Gate(blocks, self.dim)
+
+
+class HadamardFusion(LearnedFusion):
+    """The product of the backbones' projected vectors, element by element, learned.
+
+    What is negative in a projection is 0, so that a column of the product says how much all
+    backbones see of one thing.
+
+    Parameters
+    ----------
+    blocks : sequence of int, default None
+        Width of each backbone's block; None means one block (the fusion is then a learned
+        projection).
+    dim : int, default 256
+        Width of the fused vector.
+    epochs, batch_size, lr, weight_decay, label_smoothing, patience, validation
+        See `training.Schedule`; by default at most 30 epochs of batches of 64 at 3e-4.
+    random_state : int, RandomState or None, default 0
+
+    Attributes
+    ----------
+    blocks_ : tuple of int
+    classes_ : array of labels
+    scaler_ : StandardScaler
+    network_ : networks.Product
+    history_ : dict of lists
+        Losses an epoch, see `training.train`.
+    """
+
+    search_space: ClassVar[dict[str, Any]] = {"dim": [128, 256, 512]}
+    joint: ClassVar[dict[str, str]] = {"dim": "dim"}
+
+    def __init__(
+        self,
+        blocks: Sequence[int] | None = None,
+        dim: int = 256,
+        epochs: int = 30,
+        batch_size: int = 64,
+        lr: float = 3e-4,
+        weight_decay: float = 1e-4,
+        label_smoothing: float = 0.1,
+        patience: int = 5,
+        validation: float = 0.1,
+        random_state: Any = 0,
+    ) -> None:
+        self.blocks = blocks
+        self.dim = dim
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.patience = patience
+        self.validation = validation
+        self.random_state = random_state
+
+    def module(self, blocks: tuple[int, ...]) -> Product:
+        return Product(blocks, self.dim)
 
 
 _CHUNK = 4096

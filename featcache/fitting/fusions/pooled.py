@@ -22,7 +22,7 @@ _PROJECTIONS = ("pca", "random")
 
 
 class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """What sum, mean, max and hadamard share: everything but the merging.
+    """What sum, mean and max share: everything but the merging.
 
     Each column is standardised, each block projected to a common width, and each projected block
     divided by one number, so that its columns' mean square is 1 over the training rows and a wide
@@ -43,7 +43,7 @@ class PooledFusion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     random_state : int, RandomState or None, default 0
         Draws the matrices of "random".
     align : bool, default True
-        Turn the blocks; False for hadamard, whose products that doesn't help.
+        Turn the blocks.
 
     Attributes
     ----------
@@ -222,26 +222,10 @@ class MaxFusion(PooledFusion):
 
 
 class HadamardFusion(PooledFusion):
-    """The product of the projected blocks, element by element; see `PooledFusion`.
+    """What "hadamard" was before it was learned; models that are kept of it name this class.
 
-    The signed k-th root of the product of k blocks: on the blocks' own scale, where the bare
-    product has tails that no head takes well. One block is left as it is. After Yu et al., 2017,
-    Multi-modal factorized bilinear pooling, https://arxiv.org/abs/1708.01471 (the signed square
-    root of the product of two).
-
-    The projections are learned without the labels and are centred, so the product of two forgets
-    on which side of the mean both were: expect less than of a sum, most of all with linear heads.
+    The signed k-th root of the product of the k projected blocks.
     """
-
-    def __init__(
-        self,
-        blocks: Sequence[int] | None = None,
-        width: int | None = 256,
-        projection: str = "pca",
-        random_state: Any = 0,
-        align: bool = False,
-    ) -> None:
-        super().__init__(blocks, width, projection, random_state, align)
 
     @staticmethod
     def _merge(tokens: NDArray[Any]) -> NDArray[Any]:

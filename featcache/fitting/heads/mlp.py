@@ -34,6 +34,11 @@ from featcache.fitting.training import (
 )
 
 
+def _has_weights(head: Any) -> bool:
+    network = getattr(head, "network_", None)
+    return isinstance(network, nn.Sequential) and hasattr(network[0], "weights")
+
+
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A multi-layer perceptron; expects standardised columns.
 
@@ -55,12 +60,12 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     calibrate : bool, default True
         Divide the last layer by a temperature that is learned on the validation rows, see
         `calibration.temperature`; False leaves it as it was trained.
-    fusion : {None, "attention", "gated"}, default None
+    fusion : {None, "attention", "gated", "hadamard"}, default None
         Puts the module of this fusion before the perceptron and trains both in one.
     blocks : sequence of int, default None
         Width of each backbone's block, for the fusion; None means one block.
     dim : int, default 128
-        Token width of the attention, or width of the gate's output.
+        Token width of the attention, or width of what gate or product give.
     heads, attention_dropout : int, float, default 4, 0.1
         Heads and dropout of the attention.
     random_state : int, RandomState or None, default 0
@@ -220,7 +225,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         return self._weights(X, "gated")  # (n, k)
 
-    @available_if(lambda head: head.fusion is not None)  # type: ignore[untyped-decorator]
+    @available_if(_has_weights)  # type: ignore[untyped-decorator]
     def weights(self, X: Any) -> NDArray[np.float32]:
         """How much each backbone counts for each row: (n, k) float32, rows sum to 1.
 

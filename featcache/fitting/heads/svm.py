@@ -156,9 +156,10 @@ class SVMHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parts for the calibration.
     gram_rows : int, default 12000
         Up to this many training rows the whole rbf kernel matrix is computed once, for all
-        machines and parts, in 8 bytes x rows² of memory (1.2 GB at the default). Above, one SVC
-        (scikit-learn-intelex's if that is installed) computes the kernel row by row; of more than
-        two classes it fits each pair and counts their votes.
+        machines and parts, in 15 bytes x rows² of memory at the peak (2 GB at the default). Above,
+        one SVC (scikit-learn-intelex's if that is installed) computes the kernel row by row; of
+        more than two classes it fits each pair and counts their votes, which is slower and worse
+        (`reports/benchmarks/heads.md`). With memory to spare, raise it.
     random_state : int, RandomState or None, default 0
         Shuffles the rows into the calibration's parts, and orders LinearSVC's steps.
 

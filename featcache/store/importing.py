@@ -7,7 +7,6 @@ by importing the files again.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +27,10 @@ from featcache.store.locking import begin, lock
 from featcache.store.spec import IMPORTED
 from featcache.store.vector_files import Vectors, read_vectors
 
-log = logging.getLogger("featcache")
-
 UNKNOWN = "unknown"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
-_ORIGIN = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,100}")
+_ORIGIN = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")  # no control characters
+_LONGEST = 120  # bytes of an origin, which is a part of the file's name
 _SAME = 0.99  # least cosine between vectors of one content, which other tools may have got twice
 _SHOWN = 3
 
@@ -157,11 +155,11 @@ def _key(vectors: Vectors, name: str, origin: str) -> Key:
     if not _NAME.fullmatch(name):
         raise RecipeError(
             f"{name!r} can't be a block's name",
-            "Letters, digits and _ . + - only, at most 64: for instance --name uni2-h.",
+            "Letters, digits and _ . + - only, at most 64: for instance --as uni2-h.",
         )
-    if not _ORIGIN.fullmatch(origin):
+    if not _ORIGIN.fullmatch(origin) or len(origin.encode()) > _LONGEST:
         raise RecipeError(
-            f"{origin[:30]!r} can't be an origin", "One line of at most 100 characters."
+            f"{origin[:30]!r} can't be an origin", f"One line of at most {_LONGEST} bytes."
         )
     layer = "patches:mean" if vectors.pooled else "vectors"
     return Key(f"{IMPORTED}{name}", IMPORT, origin, vectors.sha256, layer, {}, UNKNOWN)
@@ -170,8 +168,8 @@ def _key(vectors: Vectors, name: str, origin: str) -> Key:
 def align(images: Images, ids: Sequence[str], needed: NDArray[np.bool_]) -> NDArray[np.intp]:
     """The place of each image among ids of another tool, shape (n,); -1 for one without.
 
-    An id is an image's own, its sha256, or its file's name without the ending. Whichever finds
-    most images is taken for all of them.
+    An id is an image's own, its sha256, or its file's name without the ending. Whichever places
+    most vectors is taken for all of them.
 
     Parameters
     ----------
@@ -199,7 +197,7 @@ def align(images: Images, ids: Sequence[str], needed: NDArray[np.bool_]) -> NDAr
         np.array([contents.get(sha256, -1) for sha256 in images.sha256.tolist()], np.intp),
         np.array([stem_of.get(stem, -1) for stem in stems], np.intp),
     )
-    best = max(range(len(ways)), key=lambda way: int((ways[way] >= 0).sum()))
+    best = max(range(len(ways)), key=lambda way: len(np.unique(ways[way][ways[way] >= 0])))
     where = ways[best]
     if not (where >= 0).any():
         raise DataError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,21 +201,23 @@ def _refuse_differences(parts: Sequence[_Part]) -> None:
 def _npz(path: Path, vectors: str | None, ids: str | None, _: Path | None) -> _Part:
     try:
         with np.load(regular(path), allow_pickle=False) as file:
-            arrays = {name: _array(path, file, name) for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            arrays, objects = {}, []
+            for name in file.files:
+                try:
+                    arrays[name] = file[name]
+                except ValueError:  # objects, which nothing is said of if they aren't needed
+                    objects.append(name)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _unreadable(path, error) from None
-    return _named(path, arrays, vectors, ids)
-
-
-def _array(path: Path, file: Any, name: str) -> NDArray[Any]:
     try:
-        found: NDArray[Any] = file[name]
-    except ValueError:  # of objects
+        return _named(path, arrays, vectors, ids)
+    except DataError:
+        if not objects:
+            raise
         raise DataError(
-            f"{path}: its array {name!r} holds Python objects, and to read those can run any code",
+            f"{path}: {', '.join(objects)} holds Python objects, and reading them can run code",
             "Save it as numbers, or as texts: np.array([...], dtype=str).",
         ) from None
-    return found
 
 
 def _npy(path: Path, vectors: str | None, ids: str | None, table: Path | None) -> _Part:
@@ -249,35 +252,39 @@ def _parquet(path: Path, vectors: str | None, ids: str | None, _: Path | None) -
             "reading Parquet needs pyarrow", 'pip install "featcache[parquet]"'
         ) from None
     try:
-        table = pq.read_table(regular(path), partitioning=None)
+        schema = pq.read_schema(regular(path))
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     lists = [
         field.name
-        for field in table.schema
+        for field in schema
         if pa.types.is_list(field.type)
         or pa.types.is_large_list(field.type)
         or pa.types.is_fixed_size_list(field.type)
     ]
     texts = [
         field.name
-        for field in table.schema
+        for field in schema
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
     ]
-    name = _choose(path, "column of vectors", table.column_names, vectors, VECTORS, lists)
-    column = table[name].combine_chunks()
+    name = _choose(path, "column of vectors", schema.names, vectors, VECTORS, lists)
+    known = _choose(path, "column of ids", schema.names, ids, IDS, texts)
     if name not in lists:
         raise DataError(
-            f"{path}: its column {name!r} holds {column.type}, no vectors",
+            f"{path}: its column {name!r} holds {schema.field(name).type}, no vectors",
             "Name one of lists of numbers with --vectors.",
         )
+    try:  # no other column: tables hold whole images, too
+        table = pq.read_table(path, columns=[name, known], partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+    column = table[name].combine_chunks()
     widths = pc.unique(pc.list_value_length(column)).to_pylist()
     if len(widths) > 1 or widths == [None]:
         shown = ", ".join("none" if width is None else str(width) for width in widths[:_SHOWN])
         raise DataError(f"{path}: the vectors of {name!r} are of several lengths: {shown}")
     values = column.flatten().to_numpy(zero_copy_only=False)
     block = values.reshape(len(column), -1) if len(column) else np.zeros((0, 1))
-    known = _choose(path, "column of ids", table.column_names, ids, IDS, texts)
     return _Part(path, [str(id_) for id_ in table[known].to_pylist()], _numbers(path, name, block))
 
 
@@ -295,10 +302,11 @@ def _h5(path: Path, vectors: str | None, ids: str | None, _: Path | None) -> _Pa
                 for name in file
                 if isinstance(file.get(name, getlink=True), h5py.HardLink)
                 and isinstance(file[name], h5py.Dataset)
+                and not (file[name].external or file[name].is_virtual)  # these lead elsewhere
             }
             known = [name for name in ((ids and [ids]) or IDS) if name in plain]
             if known or ids:
-                arrays = {n: d[...] for n, d in plain.items() if not d.external and d.ndim <= 2}
+                arrays = {n: d[...] for n, d in plain.items() if d.ndim <= 2}
                 return _named(path, arrays, vectors, ids)
             usual = [name for name, dataset in plain.items() if name not in ("coords",)]
             name = _choose(path, "dataset of vectors", list(plain), vectors, VECTORS, usual)
@@ -330,7 +338,8 @@ def _mean(path: Path, name: str, plain: Mapping[str, h5py.Dataset]) -> NDArray[n
         part = np.s_[start : start + _PATCHES_AT_ONCE]
         rows = _numbers(path, name, dataset[0, part] if whole else dataset[part])  # (c, d)
         total += rows.sum(axis=0, dtype=np.float64)
-    return (total / n).astype(np.float32)[None]
+    mean: NDArray[np.float32] = (total / n).astype(np.float32)[None]  # (1, d)
+    return mean
 
 
 def _named(

@@ -99,7 +99,7 @@ class TestBlock:
         with pytest.raises(RecipeError, match="block's name"):
             import_features(npz, images, name=name, cache=cache)
 
-    @pytest.mark.parametrize("origin", ["", "two\nlines", "x" * 101])
+    @pytest.mark.parametrize("origin", ["", "two\nlines", "é" * 61, "half \ud800"])
     def test_odd_origins_are_refused(
         self, images: Images, npz: Path, cache: Path, origin: str
     ) -> None:
@@ -196,6 +196,8 @@ class TestFiles:
             read_vectors([tmp_path / "v.npz"])
         with pytest.raises(DataError, match="Python objects"):
             read_vectors([tmp_path / "v.npy", tmp_path / "v.csv"])
+        np.savez(tmp_path / "more.npz", features=np.eye(2), ids=["a", "b"], about=odd)
+        assert read_vectors([tmp_path / "more.npz"]).ids == ["a", "b"]
         assert not (tmp_path / "ran").exists()
 
     def test_links_in_an_h5_file_are_not_followed(self, tmp_path: Path) -> None:
@@ -204,6 +206,9 @@ class TestFiles:
         (tmp_path / "in").mkdir()
         with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
             file["features"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "features")
+            layout = h5py.VirtualLayout((2, 2), float)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "features", (2, 2))
+            file.create_virtual_dataset("feats", layout)
         with pytest.raises(DataError, match="which is its dataset of vectors"):
             read_vectors([tmp_path / "in"])
 
@@ -280,6 +285,8 @@ class TestAlign:
             self.where(manifest("y/b.png"), "1/b", "2/b")
         with pytest.raises(DataError, match="not one of 1 vector"):
             self.where(images, "z")
+        with pytest.raises(DataError, match=r"1 of 2 images of some have no vector: y/a"):
+            self.where(manifest("x/a.png", "y/a.png"), "x/a.png")
         with pytest.raises(DataError, match=r"1 of 3 images of some have no vector: y/b\.png"):
             self.where(images, "x/a.png", "y/a.png")
         with pytest.raises(DataError, match=r"two vectors of x/a\.png"):

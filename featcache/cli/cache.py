@@ -113,10 +113,11 @@ def status(
     from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.maintenance import status as status_of
-    from featcache.store.spec import names_of
+    from featcache.store.spec import IMPORTED, names_of
 
-    if backbone:
-        check_specs(backbone, BackboneOptions.among(options))
+    imported = [name for name in backbone if name.startswith(IMPORTED)]
+    others = [name for name in backbone if name not in imported]
+    check_specs(others, BackboneOptions.among(options))
     store = Cache(cache)
     if store.data_sets() if data is None else names_data_set(store, data):
         images = images_as_they_are(store, data or name, rehash)
@@ -144,9 +145,12 @@ def status(
         from featcache.extraction.unique_images import UniqueImages
         from featcache.extraction.weights import NOT_AT_HAND
 
+        found = store.choose(images.name, imported) if imported else []
         how = ("device", "precision", "engine", "batch_size")
         engine = open_engine(*(options[name] for name in how))
-        opened = open_backbones(backbone, BackboneOptions.among(options), absent="name")
+        opened = (
+            open_backbones(others, BackboneOptions.among(options), absent="name") if others else []
+        )
         for one in opened:
             if one.weights_sha256.startswith(NOT_AT_HAND):
                 note(
@@ -157,7 +161,8 @@ def status(
         unique = UniqueImages(images, store)
         if engine.precision == INT8:
             chosen = calibrated(chosen, store, unique)
-        keys = [one.key(likely_precision(engine, one, store, unique)) for one in chosen]
+        keys = [entry.key for entry in found]
+        keys += [one.key(likely_precision(engine, one, store, unique)) for one in chosen]
     for key, called in zip(keys, names_of(keys), strict=True):
         say(str(replace(status_of(store, images, key), backbone=called)))
 

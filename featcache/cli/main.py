@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Any
 
@@ -13,9 +14,11 @@ from featcache.atomic import FREE_SOME, is_full
 from featcache.cli.console import say_error
 from featcache.errors import FeatcacheError, did_you_mean
 
-# Command -> its line in the list. The module of the same name in this folder holds it.
+# Command -> its line in the list. The module of the same name in this folder holds it; import_
+# that of import, which Python keeps for itself.
 COMMANDS = {
     "extract": "Embed images with pretrained backbones, into the cache.",
+    "import": "Take vectors that another tool wrote into the cache.",
     "fit": "Fit and score one classifier on cached features.",
     "compare": "Fit and score a grid of classifiers on the same folds.",
     "rank": "Rank backbones by their features, before any head is fitted.",
@@ -41,8 +44,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"featcache.cli.{name}")
-        command: click.Command = getattr(module, name)
+        plain = f"{name}_" if keyword.iskeyword(name) else name
+        module = importlib.import_module(f"featcache.cli.{plain}")
+        command: click.Command = getattr(module, plain)
         return command
 
     def resolve_command(

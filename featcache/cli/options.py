@@ -369,7 +369,8 @@ def readable_images(store: Cache, data: str | None) -> Images:
 def _refuse_unknown(backbone: Sequence[str]) -> None:
     """Raises UnknownName for what no extraction could be asked for."""
     from featcache.extraction.registry import family_of
-    from featcache.store.spec import parse_spec, split_key
+    from featcache.store.spec import IMPORTED, parse_spec, split_key
 
     for wanted in backbone:
-        family_of(parse_spec(split_key(wanted)[0]).name)
+        if not wanted.startswith(IMPORTED):
+            family_of(parse_spec(split_key(wanted)[0]).name)

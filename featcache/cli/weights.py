@@ -24,8 +24,8 @@ _FOLDER = click.option("--weights-dir", metavar="FOLDER", help="A folder of weig
 def weights() -> None:
     """See, check and add weight files.
 
-    They are looked for in --weights-dir, else in the folder that FEATCACHE_WEIGHTS names, then in
-    torch's hub folder.
+    They are looked for in --weights-dir, else in the folder that FEATCACHE_WEIGHTS names, then
+    where torch and timm keep what they download, then in installed packages that ship some.
 
     \b
     Example:
@@ -55,10 +55,13 @@ def list_(names: tuple[str, ...], weights_dir: str | None, everything: bool, qui
     shown = [file for file in found if file.path or file.problem or everything or names]
     plain = [{"backbone": f.backbone, "path": None if f.path is None else str(f.path),
               "bytes": f.path.stat().st_size if f.path else None, "official": f.official,
-              "wanted": f.wanted.file, "url": f.wanted.url, "problem": f.problem}
+              "wanted": f.wanted.file, "url": f.wanted.url, "problem": f.problem,
+              "package": f.package and f.package.package,
+              "licence": f.package and f.package.licence}
              for f in shown]  # fmt: skip
-    rows = [(f.backbone, _kind(f), _size(f), str(f.path or f.problem or f.wanted.url))
-            for f in shown]  # fmt: skip
+    rows = [
+        (f.backbone, _kind(f), _size(f), str(f.path or f.problem or f.wanted.url)) for f in shown
+    ]
     if rows or table_format() != "table":
         show_table(("backbone", "weights", "size", "where"), rows, data=plain)
     note(f"{sum(file.path is not None for file in found)} of {counted(len(found), 'backbone')} have weights "
@@ -157,6 +160,8 @@ def _check(file: WeightFile) -> _Check:
 def _kind(file: WeightFile) -> str:
     if file.path is None:
         return "unclear" if file.problem else "missing"
+    if file.package:
+        return f"package, {file.package.licence}"
     return "published" if file.official else "own"
 
 

@@ -199,6 +199,9 @@ def deep_verify(
     """
     images = open_images(data, cache=cache, download=False)
     for entry in Cache(cache).entries(images.name):
+        if entry.key.imported:
+            log.info("%s: another tool has made it; it can't be embedded again", entry.path)
+            continue
         yield _check(entry, _reopen(entry, weights_dir), images, rows, seed)
 
 

@@ -16,7 +16,7 @@ from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.timm_models import PREFIX, Timm
 from featcache.extraction.torchvision_models import Torchvision
 from featcache.extraction.weights import ENDINGS, NOT_AT_HAND, Absent, check_spec
-from featcache.store.spec import Spec, parse_spec
+from featcache.store.spec import IMPORTED, Spec, parse_spec
 
 Names = str | Backbone | Sequence[str | Backbone]
 _DEFAULTS = BackboneOptions()
@@ -192,6 +192,12 @@ def family_of(name: str) -> Torchvision | Timm:
     """
     if name.startswith(PREFIX):
         return Timm()
+    if name.startswith(IMPORTED):
+        raise UnknownName(
+            f"{name} can't be extracted: another tool has made its vectors",
+            "Import those of further images: featcache import FILE --data DATA --as "
+            f"{name.removeprefix(IMPORTED)}",
+        )
     if name in BACKBONES:
         return BACKBONES[name]
     first = name.partition(":")[0]

@@ -23,7 +23,15 @@ from featcache.extraction.state_dict import (
     read_tuned,
 )
 from featcache.extraction.torchvision_models import Size
-from featcache.extraction.weights import Absent, Published, Weights, find_weights, on_hub
+from featcache.extraction.weights import (
+    PACKAGED,
+    PYPI,
+    Absent,
+    Published,
+    Weights,
+    find_weights,
+    on_hub,
+)
 from featcache.store.weights_folder import file_stem
 
 if TYPE_CHECKING:
@@ -47,9 +55,10 @@ class Timm:
     library: str = "timm"
 
     def published(self, name: str) -> dict[str, Published]:
-        """Its weight files by tag, the default first; those that are no pickles."""
+        """Its weight files by tag, timm's default first; those that are no pickles."""
         files = {tag: _file(name, config) for tag, config in _configs(name).items()}
-        return {tag: file for tag, file in files.items() if file is not None}
+        known = {tag: file for tag, file in files.items() if file is not None}
+        return known | ({PYPI: PACKAGED[name]} if name in PACKAGED else {})
 
     def outline(self, name: str) -> tuple[int, Size]:
         """The width of its vectors, and how large it is; nothing is computed or downloaded.
@@ -213,19 +222,27 @@ def _build(
         torch.default_generator.manual_seed(_SEED if weights.seed is None else weights.seed)
         network = _create(config, crop)
         if weights.path is not None:
-            network = _loaded(network, name, config, weights.path, crop)
+            state = read_state(weights.path)
+            if weights.tag == PYPI:
+                state = _by_order(state, name, config, weights.path)
+            network = _loaded(network, name, config, state, weights.path, crop)
     return network if layer == PENULTIMATE else at_layer(network, layer)
 
 
 def _loaded(
-    fresh: torch.nn.Module, name: str, config: Any, path: Path, crop: int
+    fresh: torch.nn.Module,
+    name: str,
+    config: Any,
+    state: OrderedDict[str, torch.Tensor],
+    path: Path,
+    crop: int,
 ) -> torch.nn.Module:
     """The network with a file's weights; those of old or of another size are converted by timm."""
     import torch
 
     wanted = fresh.state_dict()
     parts, heads = {_part(tensor) for tensor in wanted}, _heads(config)
-    state = fit_state(read_state(path), fresh, ())
+    state = fit_state(state, fresh, ())
     without = OrderedDict(
         (tensor, value) for tensor, value in state.items()
         if tensor in wanted or _part(tensor) not in heads
@@ -248,6 +265,32 @@ def _loaded(
         raise of_another(name, path, untouched, unexpected)
     del network.pretrained_cfg["state_dict"]  # type: ignore[union-attr,operator]
     return network
+
+
+def _by_order(
+    state: OrderedDict[str, torch.Tensor], name: str, config: Any, path: Path
+) -> OrderedDict[str, torch.Tensor]:
+    """Tensors that another implementation names differently, under timm's names for them.
+
+    Raises
+    ------
+    WeightsError
+        If one isn't of the kind and shape that stands in its place in timm's order.
+    """
+    import torch
+
+    with torch.device("meta"):
+        wanted = _timm().create_model(config.architecture).state_dict()
+    pairs = list(zip(wanted.items(), state.items(), strict=False))
+    odd = [
+        ours
+        for (ours, tensor), (theirs, value) in pairs
+        if tensor.shape != value.shape or ours.rpartition(".")[2] != theirs.rpartition(".")[2]
+    ]
+    odd += [*wanted][len(state) :]
+    if odd or len(state) > len(wanted):
+        raise of_another(name, path, odd, [*state][len(wanted) :])
+    return OrderedDict((ours, value) for (ours, _), (_, value) in pairs)
 
 
 def _untouched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from featcache.atomic import replacing
 from featcache.errors import WeightsError
 from featcache.extraction.backbone import PENULTIMATE
 from featcache.extraction.registry import BACKBONES, family_of
-from featcache.extraction.weights import Published, hub_folder, search
+from featcache.extraction.weights import PACKAGED, Packaged, Published, hub_folder, search
 from featcache.hashing import sha256_file
 from featcache.store.weights_folder import VARIABLE, file_stem, files_of, weights_folder
 
@@ -35,6 +36,12 @@ class WeightFile:
     wanted: Published
     path: Path | None
     problem: str = ""
+
+    @property
+    def package(self) -> Packaged | None:
+        """The package that the file came with."""
+        packaged = PACKAGED.get(self.backbone)
+        return packaged if packaged and self.path and packaged.is_at(self.path) else None
 
     @property
     def official(self) -> bool:
@@ -69,8 +76,15 @@ def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
 def locate_all(
     backbones: Iterable[str] = (), weights_dir: str | Path | None = None
 ) -> list[WeightFile]:
-    """`locate` for these, or for every backbone."""
-    return [locate(name, weights_dir) for name in backbones or BACKBONES]
+    """`locate` for these; else for torchvision's backbones, and those with an installed package."""
+    return [locate(name, weights_dir) for name in backbones or (*BACKBONES, *packaged_at_hand())]
+
+
+def packaged_at_hand() -> list[str]:
+    """Backbones whose weights an installed package ships."""
+    if importlib.util.find_spec("timm") is None:  # whose models they are
+        return []
+    return [name for name, packaged in PACKAGED.items() if packaged.kept()]
 
 
 def candidates(backbone: str, weights_dir: str | Path | None = None) -> list[Path]:
@@ -102,8 +116,9 @@ def verify(file: WeightFile) -> str:
         )
     _load(file.backbone, file.path)
     checked = "loads into the network"
-    if file.official and file.wanted.hash_prefix:
-        return f"{checked}; sha256 begins {file.wanted.hash_prefix}, as published"
+    published = file.package or (file.wanted if file.official else None)
+    if published and published.hash_prefix:
+        return f"{checked}; sha256 begins {published.hash_prefix}, as published"
     return f"{checked}; no published hash to hold it against"
 
 

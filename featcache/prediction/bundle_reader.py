@@ -18,6 +18,7 @@ from featcache.hashing import sha256_file
 from featcache.reporting.bundle import FACTS, FOLDER, read_facts
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.run_reader import find_run
+from featcache.store.key import IMPORT
 from featcache.store.weights_folder import VARIABLE
 
 if TYPE_CHECKING:
@@ -173,6 +174,12 @@ def open_recorded(
         raise DataError(
             f"the model doesn't say how {recorded.get('name')} embedded its images",
             "It was fitted on features that came from no cache; it can only take such features.",
+        )
+    if recorded.get("library") == IMPORT:
+        raise DataError(
+            f"the model needs {recorded.get('name')}, whose vectors another tool has made "
+            f"(origin: {recorded.get('weights')}): new images can't be embedded here",
+            "Fit a model on backbones that featcache extracts, to label new images with it.",
         )
     try:
         preprocess = preprocess_of(recorded)

@@ -12,6 +12,7 @@ from featcache.errors import CacheRefused
 from featcache.hashing import canonical_json, sha256_bytes
 
 FORMAT = 1
+IMPORT = "import"  # the library of vectors that other tools wrote
 _DTYPES = ("float32", "float16")
 _PREPROCESS = {  # what is read of it here
     "crop": int, "view": str, "colour": str, "mean": int | float, "std": int | float,
@@ -83,6 +84,11 @@ class Key:
     def key8(self) -> str:
         """The first eight digits, which stand in file names."""
         return self.digest[:8]
+
+    @property
+    def imported(self) -> bool:
+        """Whether another tool has made the vectors: no extraction can."""
+        return self.library == IMPORT
 
     @property
     def stem(self) -> str:

@@ -46,6 +46,8 @@ class Finding:
         Ids of the images whose rows are damaged (their sha256 where the manifest has none).
     readable : bool
         False where there is no permission: nothing is known of the file then.
+    imported : bool
+        Whether another tool has made the vectors.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Finding:
     problem: str = ""
     damaged: tuple[str, ...] = ()
     readable: bool = True
+    imported: bool = False
 
     def __str__(self) -> str:
         if not self.problem:
@@ -85,7 +88,7 @@ def verify_file(path: Path, ids: dict[str, str]) -> Finding:
             problem = (
                 f"{len(bad)} of {counted(len(file), 'row')} don't fit their checksum (rows {rows})"
             )
-            return Finding(path, len(file), problem, damaged)
+            return Finding(path, len(file), problem, damaged, imported=file.key.imported)
     except CacheDenied:
         return Finding(path, 0, "no permission to read it", readable=False)
     except CacheRefused as error:
@@ -112,7 +115,8 @@ def repair(finding: Finding) -> str:
             if os.path.lexists(partial):
                 partial.rename(part_beside(path, "interrupted"))
             path.rename(partial)
-            return f"{counted(len(finding.damaged), 'row')} of {path.name} will be embedded again"
+            what = "must be imported" if finding.imported else "will be embedded"
+            return f"{counted(len(finding.damaged), 'row')} of {path.name} {what} again"
         aside = next(name for name in _names_aside(path) if not os.path.lexists(name))
         path.rename(aside)
     return f"{path.name} was renamed to {aside.name}; it will be extracted again"

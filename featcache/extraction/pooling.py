@@ -62,7 +62,8 @@ class JoinedParts(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         vectors: torch.Tensor = self.network(x)
-        return torch.cat(vectors.chunk(self.parts), dim=1)
+        # Not by chunk(), which ties an exported graph to the number of images.
+        return vectors.reshape(self.parts, x.shape[0], -1).transpose(0, 1).flatten(1)
 
 
 class TokenPooling(nn.Module):

@@ -114,7 +114,8 @@ class Timm:
             published = published_elsewhere(name, folder)
             name = known_as(name)
             found = find_weights(name, weights, published, folder, absent)
-            layer = _vector_of(name, described, layer)
+            if layer == PENULTIMATE and described.pool:
+                layer = written_layer(PENULTIMATE, described.pool)
         else:
             configs = _configs(name)
             found = find_weights(name, weights, self.published(name), folder, absent)
@@ -136,19 +137,6 @@ class Timm:
             trained_on=frozenset() if tuned is None else tuned.trained_on,
             config=described.digest,
         )
-
-
-def _vector_of(name: str, described: Described, layer: str) -> str:
-    """The layer, or for a network that gives tokens how its card makes a vector of them."""
-    if layer != PENULTIMATE:
-        return layer
-    if described.pool:
-        return written_layer(PENULTIMATE, described.pool)
-    if (described.arguments or {}).get("global_pool") == "":
-        raise RecipeError(
-            f"{name} gives tokens and no vector", f"Say how they are pooled: {name}:pool=cls+mean"
-        )
-    return layer
 
 
 def list_timm(part: str = "") -> list[str]:

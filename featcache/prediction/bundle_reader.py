@@ -216,15 +216,19 @@ def whole_network(
 
     Its weights must be at hand.
     """
+    from featcache.extraction.pooling import TokenPooling
+
     same = open_recorded(recorded, None, weights_dir, absent="refuse")
     tag = recorded["weights"]
-    return open_backbone(
+    network = open_backbone(
         same.name,
         weights=str(_search(same.name, same.weights_sha256, tag, weights_dir)),
         weights_dir=weights_dir,
         image_size=same.preprocess.crop,
         absent="refuse",
     ).build()
+    # One that gives tokens comes with the pooling of its card.
+    return network.network if isinstance(network, TokenPooling) else network
 
 
 def preprocess_of(recorded: Mapping[str, Any]) -> Preprocess:

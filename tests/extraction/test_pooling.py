@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from featcache.errors import RecipeError
+from featcache.extraction.engine import Engine
 from featcache.extraction.registry import check_backbones, open_backbone
 
 timm = pytest.importorskip("timm")
@@ -204,3 +206,26 @@ def test_the_usual_pooling_has_the_usual_key():
     assert same == usual
     other = open_backbone("timm:test_vit:pool=cls", weights="random:0").key()
     assert usual.differences(other) == ["layer penultimate → penultimate:cls"]
+
+
+@pytest.mark.parametrize(("model", "pool"), [("test_resnet", "mean+max"), ("test_vit", "cls+mean")])
+def test_an_exported_graph_takes_any_number_of_images(model, pool):
+    network, x = built(f"timm:{model}", 64, pool=pool)
+    with torch.no_grad():
+        many = {0: torch.export.Dim("n")}
+        graph = torch.export.export(network, (x,), dynamic_shapes=(many,)).module()
+        five = torch.cat([x, x, x[:1]])
+        torch.testing.assert_close(graph(five), network(five), rtol=1e-4, atol=1e-5)
+
+
+def test_reduced_precision_stays_near_fp32():
+    """`gem` raises to powers that fp16 can't hold, so that they are fp32 everywhere."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    for model, pool in (("test_vit", "cls+mean"), ("test_resnet", "gem")):
+        backbone = open_backbone(f"timm:{model}", weights="random:0", image_size=64, pool=pool)
+        exact, rough = (
+            Engine(precision=precision, batch_size=2).load(backbone).run(pixels)
+            for precision in ("fp32", "bf16")
+        )
+        cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1)
+        assert (cosines / np.linalg.norm(rough, axis=1) > 0.99).all()

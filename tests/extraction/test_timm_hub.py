@@ -6,9 +6,12 @@ import json
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from featcache.errors import FeatcacheError, RecipeError, UnknownName, WeightsError
+from featcache.cli.backbones import backbones
+from featcache.errors import FeatcacheError, UnknownName, WeightsError
+from featcache.extraction.engine import Engine
 from featcache.extraction.registry import FAMILIES, check_backbones, family_of, open_backbone
 from featcache.extraction.timm_hub import CARDS
 from featcache.store.spec import means, split_key
@@ -119,8 +122,8 @@ class TestFolder:
 
     def test_tokens_without_a_card_ask_how_they_are_pooled(self, tmp_path):
         folder = fill(tmp_path / "mine", tiny(global_pool=""), TINY | {"global_pool": ""})
-        with pytest.raises(RecipeError, match="gives tokens") as caught:
-            open_backbone(f"timm:local-dir:{folder}")
+        with pytest.raises(FeatcacheError, match="gives an array of 3 dimensions") as caught:
+            Engine(batch_size=2).load(open_backbone(f"timm:local-dir:{folder}"))
         assert "pool=cls+mean" in caught.value.remedy
         assert run(open_backbone(f"timm:local-dir:{folder}:pool=max").build()).shape == (2, 48)
 
@@ -254,3 +257,29 @@ def test_plain_names_lead_to_specs_that_timm_has():
         assert specs[0] in caught.value.remedy
         for spec in specs:
             assert family_of(spec).published(spec)
+
+
+def listed(*words):
+    done = CliRunner().invoke(backbones, [*words, "--format", "json"], catch_exceptions=False)
+    return json.loads(done.stdout)
+
+
+def test_a_family_is_listed_with_licences_and_what_is_at_hand(hub):
+    rows = listed("--search", "uni")
+    assert [row["backbone"].rpartition("/")[2] for row in rows] == ["UNI2-h", "UNI"]
+    assert {row["licence"] for row in rows} == {"cc-by-nc-nd-4.0"}
+    assert [row["at_hand"] for row in rows] == [False, False]
+    folder = of_repository(hub, "MahmoodLab/UNI")
+    folder.mkdir(parents=True)
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert [row["at_hand"] for row in listed("--search", "UNI")] == [False, True]
+    assert [row["backbone"] for row in listed("--search", "mobilenet_v3_s*")] == [
+        "mobilenet_v3_small"
+    ]
+
+
+def test_one_model_is_shown_with_how_it_prepares_images(tmp_path):
+    fill(tmp_path / "mine", tiny(), TINY)
+    (row,) = listed("timm:local-dir:mine:pool=cls+mean")
+    assert (row["width"], row["pixels"], row["at_hand"]) == (96, 56, True)
+    assert "mean 0.7 0.5 0.6, std 0.2 0.25 0.3" in row["prepared"]

@@ -164,6 +164,7 @@ def _in_full(text: str, weights_dir: str | None) -> dict[str, Any]:
     from featcache.extraction.timm_models import licence_of
     from featcache.extraction.torchvision_models import Size
     from featcache.store.spec import parse_spec, prepared
+    from featcache.store.weights_folder import weights_folder
 
     name = parse_spec(text).name
     opened = open_backbone(text, weights="random", weights_dir=weights_dir, absent="refuse")
@@ -173,7 +174,9 @@ def _in_full(text: str, weights_dir: str | None) -> dict[str, Any]:
         width = int(network(torch.zeros(1, 3, side, side)).shape[1])
     millions = sum(tensor.numel() for tensor in network.parameters()) / 1e6
     size = Size(millions, math.nan, math.nan, side, next(iter(family_of(name).published(name)), ""))
-    row = _row(name, opened.library, width, size, weights_dir) | {"licence": licence_of(name)}
+    row = _row(name, opened.library, width, size, weights_dir) | {
+        "licence": licence_of(name, weights_folder(weights_dir))
+    }
     return row | {"prepared": f"images: {prepared(opened.preprocess.plain())}"}
 
 

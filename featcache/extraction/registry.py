@@ -122,7 +122,10 @@ def check_backbones(backbone: Names, options: BackboneOptions = _DEFAULTS) -> li
         opened.append(_open(untrained if published else one, None))
         marks.append(f"{opened[-1].key().digest} {weights}")
         if _layer(one) != PENULTIMATE:
-            with torch.device("meta"):  # the parts of the network, without its numbers
+            try:
+                with torch.device("meta"):  # the parts of the network, without its numbers
+                    _open(untrained, None).build()
+            except NotImplementedError:  # torchvision's RegNets compute with them
                 _open(untrained, None).build()
     _refuse_repeats(opened, marks)
     return opened

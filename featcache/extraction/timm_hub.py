@@ -18,7 +18,7 @@ from typing import Any
 from featcache.errors import UnknownName, WeightsError, first_line
 from featcache.extraction.weights import Absent, OnHub, Published
 from featcache.hashing import canonical_json, sha256_bytes
-from featcache.store.spec import FOLDER, HUB, known_as
+from featcache.store.spec import HUB, LOCAL_DIR, known_as
 from featcache.store.weights_folder import file_stem, weights_folder
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -110,14 +110,14 @@ class Described:
 
 def is_elsewhere(name: str) -> bool:
     """Whether a backbone's name is one of these."""
-    return name.startswith((HUB, FOLDER))
+    return name.startswith((HUB, LOCAL_DIR))
 
 
 def card_of(name: str) -> Card | None:
     """The model card that is known here, by the repository's or folder's name."""
     if name.startswith(HUB):
         return next((card for one, card in CARDS.items() if _same(one, _address(name)[0])), None)
-    last = known_as(name).removeprefix(FOLDER)
+    last = known_as(name).removeprefix(LOCAL_DIR)
     return next((c for one, c in CARDS.items() if _same(one.partition("/")[2], last)), None)
 
 
@@ -233,9 +233,9 @@ def _address(name: str) -> tuple[str, str | None]:
 
 
 def _find_folder(name: str, folder: Path | None) -> Path | None:
-    last = known_as(name).removeprefix(FOLDER)
+    last = known_as(name).removeprefix(LOCAL_DIR)
     own = folder or weights_folder()
-    places = [Path(name.removeprefix(FOLDER)).expanduser(), *([own / last] if own else [])]
+    places = [Path(name.removeprefix(LOCAL_DIR)).expanduser(), *([own / last] if own else [])]
     return next((place for place in places if place.is_dir()), None)
 
 
@@ -260,7 +260,7 @@ def _config_of_repository(name: str, absent: Absent) -> Path:
     kept = _kept(repository, revision, (_CONFIG,))
     if kept is not None:
         return kept
-    why = "it is not at hand (extract and predict download it)"
+    why = "it is not at hand (extract downloads it)"
     if absent == "download":
         try:
             return _download(repository, revision, (_CONFIG,))
@@ -310,7 +310,7 @@ def _advice(repository: str, revision: str | None) -> str:
         f"- or fetch {_CONFIG} and {' or '.join(_MEMBERS)} elsewhere and put both into\n"
         f"  {_by_hand(repository, revision)}\n"
         f"- or into any folder called {repository.partition('/')[2]}, and name that: "
-        f"{FOLDER}FOLDER\n"
+        f"{LOCAL_DIR}FOLDER\n"
         "Offline all works once they are there."
     )
 
@@ -333,6 +333,10 @@ def _same(one: str, other: str) -> bool:
 class _OfRepository(OnHub):
     """The weight file of a repository: safetensors, or else tensors as torch.save packs them."""
 
+    @property
+    def fetched_by(self) -> str:
+        return "extract downloads them"
+
     def kept(self) -> Path | None:
         return _kept(self.repository, self.revision, _MEMBERS)
 
@@ -351,7 +355,7 @@ class _OfFolder(Published):
 
     @property
     def file(self) -> str:
-        return f"{file_stem(known_as(f'{FOLDER}{self.folder}'))}.safetensors"
+        return f"{file_stem(known_as(f'{LOCAL_DIR}{self.folder}'))}.safetensors"
 
     @property
     def place(self) -> Path:

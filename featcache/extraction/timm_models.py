@@ -145,11 +145,11 @@ def list_timm(part: str = "") -> list[str]:
     return [f"{PREFIX}{name}" for name in _timm().list_pretrained(pattern)]
 
 
-def licence_of(name: str) -> str:
-    """The licence of a model's weights, by its configuration or card; "" if that is not known."""
+def licence_of(name: str, folder: Path | None = None) -> str:
+    """The licence of a model's weights, by its card or configuration; "" if that is not known."""
     if is_elsewhere(name):
         card = card_of(name)
-        return card.licence if card else ""
+        return card.licence if card else describe(name, folder, "refuse").config.license or ""
     return next(iter(_configs(name).values())).license or ""
 
 

@@ -50,6 +50,11 @@ class Published:
         return self.url.endswith(f"/{self.file}")
 
     @property
+    def fetched_by(self) -> str:
+        """What downloads it."""
+        return "extract and predict download them"
+
+    @property
     def place(self) -> Path:
         """Where its library keeps what it downloads."""
         return hub_folder()
@@ -169,9 +174,7 @@ def find_weights(
     if absent == "name":
         return Weights(wanted.tag, f"{NOT_AT_HAND}{wanted.hash_prefix}")
     if absent == "refuse":
-        raise _not_found(
-            architecture, wanted, own, "they are not at hand (extract and predict download them)"
-        )
+        raise _not_found(architecture, wanted, own, f"they are not at hand ({wanted.fetched_by})")
     try:
         path = wanted.fetch()
     except (OSError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from featcache.hashing import sha256_file
 from featcache.reporting.bundle import FACTS, FOLDER, read_facts
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.run_reader import find_run
-from featcache.store.spec import read_layer
+from featcache.store.spec import HUB, LOCAL_DIR, read_layer
 from featcache.store.weights_folder import VARIABLE
 
 if TYPE_CHECKING:
@@ -181,6 +181,10 @@ def open_recorded(
         wanted, tag, library = (recorded[k] for k in ("weights_sha256", "weights", "library"))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the model's entry of a backbone is damaged: {error!r}") from None
+    if name.startswith(HUB):  # no repository is asked because a file names it
+        absent = "refuse"
+    if name.startswith(LOCAL_DIR) and not {"/", "\\"}.isdisjoint(name):
+        raise DataError(f"the model's entry of a backbone names a path: {name}", "Fit it again.")
     opened = own or open_backbone(
         name,
         weights=str(bundled or _search(name, wanted, tag, weights_dir)),

@@ -35,7 +35,7 @@ DEFAULTS = {
     "layers": "last",
 }  # fmt: skip
 POOLS = ("own", "cls", "mean", "cls+mean", "max", "gem", "mean+max")
-HUB, FOLDER = "timm:hf-hub:", "timm:local-dir:"  # names of models outside timm's registry
+HUB, LOCAL_DIR = "timm:hf-hub:", "timm:local-dir:"  # names of models outside timm's registry
 _OPTION = re.compile(r":(?=[A-Za-z_]+=)")
 _KEYED = re.compile("(.*)@([0-9a-f]+)")
 _POOLED = re.compile(r"penultimate:(.+)")
@@ -108,12 +108,12 @@ def split_key(text: str) -> tuple[str, str]:
 
 def known_as(name: str) -> str:
     """A backbone's name in keys and reports: a folder's own, without the path to it."""
-    if not name.startswith(FOLDER):
+    if not name.startswith(LOCAL_DIR):
         return name
-    last = Path(name.removeprefix(FOLDER)).expanduser().resolve().name
+    last = Path(name.removeprefix(LOCAL_DIR)).expanduser().resolve().name
     if not last:
-        raise UnknownName(f"{name!r} names no folder", f"For instance {FOLDER}models/UNI2-h")
-    return f"{FOLDER}{last}"
+        raise UnknownName(f"{name!r} names no folder", f"For instance {LOCAL_DIR}models/UNI2-h")
+    return f"{LOCAL_DIR}{last}"
 
 
 def prepared(preprocess: Mapping[str, Any]) -> str:

@@ -200,6 +200,11 @@ def test_what_a_family_cant_do_is_refused_before_any_work(name, options, message
     assert caught.value.remedy
 
 
+def test_a_network_that_cant_be_made_without_numbers_is_checked_too():
+    (checked,) = check_backbones("regnet_y_400mf:pool=mean+max")
+    assert checked.layer == "penultimate:mean+max"
+
+
 def test_the_usual_pooling_has_the_usual_key():
     usual = open_backbone("timm:test_vit", weights="random:0").key()
     same = open_backbone("timm:test_vit:pool=own:layers=last", weights="random:0").key()

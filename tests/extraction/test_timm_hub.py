@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from featcache.cli.backbones import backbones
-from featcache.errors import FeatcacheError, UnknownName, WeightsError
+from featcache.errors import DataError, FeatcacheError, UnknownName, WeightsError
 from featcache.extraction.engine import Engine
 from featcache.extraction.registry import FAMILIES, check_backbones, family_of, open_backbone
 from featcache.extraction.timm_hub import CARDS
+from featcache.prediction.bundle_reader import open_recorded
 from featcache.store.spec import means, split_key
 
 timm = pytest.importorskip("timm")
@@ -25,7 +26,7 @@ TINY = {
 SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
 DATA = {
     "mean": [0.7, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "crop_pct": 1.0,
-    "input_size": [3, 56, 56], "fixed_input_size": True,
+    "input_size": [3, 56, 56], "fixed_input_size": True, "license": "mit",
 }  # fmt: skip
 ARCHITECTURE = "vit_small_patch14_dinov2"
 
@@ -282,4 +283,25 @@ def test_one_model_is_shown_with_how_it_prepares_images(tmp_path):
     fill(tmp_path / "mine", tiny(), TINY)
     (row,) = listed("timm:local-dir:mine:pool=cls+mean")
     assert (row["width"], row["pixels"], row["at_hand"]) == (96, 56, True)
+    assert row["licence"] == "mit"
     assert "mean 0.7 0.5 0.6, std 0.2 0.25 0.3" in row["prepared"]
+
+
+def recorded(backbone):
+    """As a bundle has a backbone."""
+    key = backbone.key()
+    return {"name": key.backbone, "library": key.library, "weights": key.weights,
+            "weights_sha256": key.weights_sha256, "layer": key.layer, "precision": "fp32",
+            "dtype": "float32", "preprocess": dict(key.preprocess), "key": key.digest}  # fmt: skip
+
+
+def test_a_bundle_finds_its_backbone_but_asks_no_repository(hub, monkeypatch):
+    folder = fill(of_repository(hub, "a/Tiny"), tiny(), TINY)
+    entry = recorded(open_backbone("timm:hf-hub:a/Tiny:pool=cls+mean"))
+    assert open_recorded(entry).key().digest == entry["key"]
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("asked"))
+    (folder / "config.json").unlink()
+    with pytest.raises(WeightsError, match="not at hand"):
+        open_recorded(entry)
+    with pytest.raises(DataError, match="names a path"):
+        open_recorded(entry | {"name": "timm:local-dir:/etc"})

@@ -105,12 +105,14 @@ def extract(
 
 def show_report(report: Report, cache: str) -> None:
     """What was extracted, on stdout; where the time went and what failed, on stderr."""
-    from featcache.store.spec import names_of
+    from featcache.store.spec import names_of, prepared
 
     names = names_of([done.key for done in report.outcomes])
     for done, name in zip(report.outcomes, names, strict=True):
         what = f"{done.computed:,} computed" if done.computed else "nothing to compute"
         click.echo(f"{name}: {done.path}, {counted(done.rows, 'vector')}, {what}")
+        if done.key.config:  # prepared as its config.json says
+            note(f"{name}: {prepared(done.key.preprocess)}")
     if report.coverage is not None and report.coverage.found > report.coverage.distinct:
         note(f"{report.data}: {report.coverage}")
     note(report.time_line())

@@ -127,7 +127,7 @@ data_options = _stack([
 ])  # fmt: skip
 
 backbone_option = several(
-    "--backbone", shell_complete=completer(backbones, commas=True), help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
+    "--backbone", shell_complete=completer(backbones, commas=True), help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, pool, layers, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
 )  # fmt: skip
 
 extract_options = _stack([
@@ -135,6 +135,8 @@ extract_options = _stack([
     click.option("--weights", default="auto", show_default=True, metavar="WHICH", help="auto, a tag, a .pth or .safetensors file, random[:SEED], or a run folder that fine-tuned it."),
     click.option("--weights-dir", metavar="FOLDER", shell_complete=folders, help="A folder of weight files, searched first. [default: $FEATCACHE_WEIGHTS]"),
     click.option("--layer", default="penultimate", show_default=True, metavar="NAME", help="Whose output to take; maps are averaged over positions."),
+    click.option("--pool", default="own", show_default=True, metavar="HOW", help="How the last map or tokens become a vector: own, cls, mean, cls+mean, max, gem, mean+max."),
+    click.option("--layers", default="last", show_default=True, metavar="-N..-M", help="Join the class tokens of these blocks of a vision transformer, as -4..-1; -1 is the last."),
     click.option("--image-size", type=click.IntRange(1), metavar="N", help="Side of the square that the network sees, in pixels; by default its own."),
     click.option("--colour", metavar="SPACE", help="What the network sees of the pixels: rgb, hsv, lab, ycbcr or grey. [default: rgb]"),
     click.option("--filter", metavar="NAME[+NAME]", help="For the whole image, before it is resized: equalise, gaussian-SIGMA, log-SIGMA, or none. [default: none]"),

@@ -45,6 +45,8 @@ class Backbone:
         For int8, the digest of what it is quantised on, see `quantising.calibrated`.
     quantised : callable, optional
         For int8, gives the quantised network as bytes, see `quantising.read_network`.
+    config : str, default ""
+        The digest of what the network is made by, where its name doesn't say that.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Backbone:
     trained_on: frozenset[str] = frozenset()
     calibration: str = ""
     quantised: Callable[[], bytes] | None = None
+    config: str = ""
 
     def key(self, precision: str = "fp32", dtype: str = "float32") -> Key:
         """The cache key of this backbone's vectors in a precision and a stored dtype."""
@@ -70,6 +73,7 @@ class Backbone:
             precision=precision,
             dtype=dtype,
             calibration=self.calibration if precision == "int8" else "",
+            config=self.config,
         )
 
     def without_view(self) -> Backbone:
@@ -88,6 +92,8 @@ class BackboneOptions:
     colour: str | None = None
     filter: str | None = None
     scale: str | None = None
+    pool: str = "own"
+    layers: str = "last"
 
     @classmethod
     def among(cls, values: Mapping[str, Any]) -> Self:
@@ -98,7 +104,8 @@ class BackboneOptions:
     def words(self) -> dict[str, str]:
         """The options as a spec says them."""
         words = {"size": self.image_size, "weights": self.weights, "layer": self.layer,
-                 "colour": self.colour, "filter": self.filter, "scale": self.scale}  # fmt: skip
+                 "colour": self.colour, "filter": self.filter, "scale": self.scale,
+                 "pool": self.pool, "layers": self.layers}  # fmt: skip
         return {name: str(value) for name, value in words.items() if value is not None}
 
 

@@ -213,10 +213,9 @@ def _reopen(entry: Entry, weights_dir: str | Path | None) -> Backbone:
         key.backbone,
         weights=spec,
         weights_dir=weights_dir,
-        layer=key.layer.removesuffix(":mean"),
         image_size=key.preprocess.get("crop"),
         absent="refuse",
-        **{name: made[name] for name in ("colour", "filter", "scale")},
+        **{name: made[name] for name in ("layer", "pool", "layers", "colour", "filter", "scale")},
     )
     backbone = as_stored(backbone, entry.path, key)
     found = backbone.key(key.precision, key.dtype)

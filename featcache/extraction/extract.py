@@ -214,6 +214,8 @@ def fill_cache(
     colour: str | None = None,
     filter: str | None = None,
     scale: str | None = None,
+    pool: str = "own",
+    layers: str = "last",
     view: str | Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -252,6 +254,9 @@ def fill_cache(
         several joined by "+", or "none".
     scale : str, optional
         "own", the normalisation that the weights were trained with, or "0-1", none beyond that.
+    pool, layers : str
+        How the last map or tokens become one vector, and whether the class tokens of several
+        blocks are joined, see `open_backbone`.
     view : str, or several
         Names in `VIEWS`: further files, of the images flipped or turned.
     device : str, default "auto"
@@ -289,7 +294,9 @@ def fill_cache(
         If not one image could be embedded, or more than `max_failures` could not.
     """
     start = perf_counter()
-    options = BackboneOptions(weights, weights_dir, layer, image_size, colour, filter, scale)
+    options = BackboneOptions(
+        weights, weights_dir, layer, image_size, colour, filter, scale, pool, layers
+    )
     request = Request(backbone, options, view, device, precision, engine, batch_size, workers)
     with ExitStack() as stack:
         if progress is None:

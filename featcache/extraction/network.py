@@ -346,7 +346,11 @@ class Network:
             batch = images
         vectors = self._forward(self._upload(batch))  # (b, d)
         if vectors.ndim != 2:
-            raise FeatcacheError(f"the network gives an array of {vectors.ndim} dimensions, not 2")
+            name = self._backbone.name
+            raise FeatcacheError(
+                f"{name} gives an array of {vectors.ndim} dimensions, not 2",
+                f"Say how tokens are pooled, as {name}:pool=cls+mean.",
+            )
         return vectors
 
     def _upload(self, tensor: torch.Tensor) -> torch.Tensor:

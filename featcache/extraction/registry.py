@@ -13,10 +13,11 @@ from pathlib import Path
 from featcache.errors import UnknownName, unknown
 from featcache.extraction.backbone import PENULTIMATE, Backbone, BackboneOptions
 from featcache.extraction.preprocess import Preprocess
+from featcache.extraction.timm_hub import CARDS
 from featcache.extraction.timm_models import PREFIX, Timm
 from featcache.extraction.torchvision_models import Torchvision
 from featcache.extraction.weights import ENDINGS, NOT_AT_HAND, Absent, check_spec
-from featcache.store.spec import IMPORTED, Spec, parse_spec
+from featcache.store.spec import HUB, IMPORTED, Spec, parse_spec, written_layer
 
 Names = str | Backbone | Sequence[str | Backbone]
 _DEFAULTS = BackboneOptions()
@@ -32,6 +33,8 @@ def open_backbone(
     colour: str | None = None,
     filter: str | None = None,
     scale: str | None = None,
+    pool: str = "own",
+    layers: str = "last",
     absent: Absent = "download",
 ) -> Backbone:
     """Find a backbone by name, with its weights and its own preprocessing.
@@ -52,6 +55,10 @@ def open_backbone(
         Side of the square that the network sees, in pixels; its own by default.
     colour, filter, scale : str, optional
         See `Preprocess.changed`.
+    pool : {"own", "cls", "mean", "cls+mean", "max", "gem", "mean+max"}, default "own"
+        How the last map or the last block's tokens become one vector, see `extraction.pooling`.
+    layers : str, default "last"
+        Or "-4..-1": the class tokens of these blocks of a vision transformer, joined.
     absent : {"download", "refuse", "name"}, default "download"
         What to do if its weights are not at hand, see `find_weights`; with "name" the backbone
         has a key, and `build` raises WeightsError.
@@ -67,7 +74,9 @@ def open_backbone(
     """
     if isinstance(backbone, Backbone):
         return backbone
-    options = BackboneOptions(weights, weights_dir, layer, image_size, colour, filter, scale)
+    options = BackboneOptions(
+        weights, weights_dir, layer, image_size, colour, filter, scale, pool, layers
+    )
     return _open(_filled(backbone, options), weights_dir, absent)
 
 
@@ -130,8 +139,11 @@ def check_backbones(backbone: Names, options: BackboneOptions = _DEFAULTS) -> li
         untrained = replace(one, options={**one.options, "weights": "random"})
         opened.append(_open(untrained if published else one, None))
         marks.append(f"{opened[-1].key().digest} {weights}")
-        if one.options["layer"] != PENULTIMATE:
-            with torch.device("meta"):  # the parts of the network, without its numbers
+        if _layer(one) != PENULTIMATE:
+            try:
+                with torch.device("meta"):  # the parts of the network, without its numbers
+                    _open(untrained, None).build()
+            except NotImplementedError:  # torchvision's RegNets compute with them
                 _open(untrained, None).build()
     _refuse_repeats(opened, marks)
     return opened
@@ -175,11 +187,15 @@ def _open(spec: Spec, weights_dir: str | Path | None, absent: Absent = "download
     Preprocess().changed(**words)  # refused before a weight file is looked for
     folder = None if weights_dir is None else Path(weights_dir).expanduser()
     size = int(options["size"]) if "size" in options else None
-    what = (spec.name, options["weights"], folder, options["layer"], size)
+    what = (spec.name, options["weights"], folder, _layer(spec), size)
     opened = family.open(*what, absent)
     if opened.weights_sha256.startswith(NOT_AT_HAND):  # never a network of random weights instead
         opened = replace(opened, build=lambda: family.open(*what, "refuse").build())
     return replace(opened, preprocess=opened.preprocess.changed(**words))
+
+
+def _layer(spec: Spec) -> str:
+    return written_layer(*(spec.options[name] for name in ("layer", "pool", "layers")))
 
 
 def family_of(name: str) -> Torchvision | Timm:
@@ -200,10 +216,48 @@ def family_of(name: str) -> Torchvision | Timm:
         )
     if name in BACKBONES:
         return BACKBONES[name]
+    if name.lower() in FAMILIES:
+        raise UnknownName(
+            f"{name!r} is no backbone, but the name of several",
+            f"{' or '.join(FAMILIES[name.lower()])}; see: featcache backbones --search {name}",
+        )
     first = name.partition(":")[0]
+    if first in ("hf-hub", "hf_hub", "local-dir"):
+        raise UnknownName(f"unknown backbone {name!r}", f"timm opens it: {PREFIX}{name}")
     hint = f"Options are written {first}:size=384." if first in BACKBONES else ""
     raise unknown("backbone", name, BACKBONES, hint or "See: featcache backbones")
 
+
+# Plain names of families, and the specs that they may mean; the smallest first.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "dinov3": (
+        "timm:vit_small_patch16_dinov3.lvd1689m", "timm:vit_base_patch16_dinov3.lvd1689m",
+        "timm:vit_large_patch16_dinov3.lvd1689m", "timm:convnext_tiny.dinov3_lvd1689m",
+        "timm:convnext_base.dinov3_lvd1689m",
+    ),
+    "dinov2": (
+        "timm:vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch14_reg4_dinov2.lvd142m",
+        "timm:vit_base_patch14_dinov2.lvd142m", "timm:vit_base_patch14_reg4_dinov2.lvd142m",
+        "timm:vit_large_patch14_reg4_dinov2.lvd142m",
+    ),
+    "siglip": (
+        "timm:vit_base_patch16_siglip_224.v2_webli", "timm:vit_base_patch16_siglip_224.webli",
+        "timm:vit_large_patch16_siglip_256.v2_webli", "timm:vit_so400m_patch14_siglip_224.v2_webli",
+    ),
+    "clip": (
+        "timm:vit_base_patch32_clip_224.openai", "timm:vit_base_patch16_clip_224.openai",
+        "timm:vit_base_patch16_clip_224.laion2b", "timm:vit_large_patch14_clip_224.openai",
+    ),
+    "uni": (f"{HUB}MahmoodLab/UNI2-h", f"{HUB}MahmoodLab/UNI"),
+    "uni2": (f"{HUB}MahmoodLab/UNI2-h",),
+    "virchow": (f"{HUB}paige-ai/Virchow2", f"{HUB}paige-ai/Virchow"),
+    "virchow2": (f"{HUB}paige-ai/Virchow2",),
+    "h-optimus": (f"{HUB}bioptimus/H-optimus-1", f"{HUB}bioptimus/H-optimus-0"),
+    "h0-mini": (f"{HUB}bioptimus/H0-mini",),
+    "gigapath": (f"{HUB}prov-gigapath/prov-gigapath",),
+    "kaiko": tuple(f"{HUB}{one}" for one in CARDS if "kaiko" in one),
+    "lunit": tuple(f"{HUB}{one}" for one in CARDS if "lunit" in one),
+}  # fmt: skip
 
 BACKBONES: dict[str, Torchvision] = {
     "alexnet": Torchvision(4096),

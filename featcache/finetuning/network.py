@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from featcache.errors import FeatcacheError, RecipeError, UnknownName, first_line
-from featcache.extraction.backbone import PENULTIMATE, Backbone
+from featcache.extraction.backbone import Backbone
 from featcache.extraction.network import channels_last
 from featcache.fitting.fusions import FUSIONS
 from featcache.fitting.heads import HEADS
 from featcache.fitting.heads.mlp import MLPHead
 from featcache.fitting.pipeline import make_classifier
 from featcache.fitting.registry import class_of, names_with
+from featcache.store.spec import DEFAULTS, read_layer
 
 # What the head's own training loop would take: here the options of the fine-tuning say it.
 OF_THE_LOOP = (
@@ -211,13 +212,13 @@ def check_trainable(backbones: Sequence[Backbone]) -> None:
     Raises
     ------
     RecipeError
-        For a layer inside the network, a filter or another colour space: training images are
-        augmented in RGB, and pass through the whole network. For one architecture twice: the
-        tuned weights are kept by its name.
+        For a layer inside the network, another pooling, a filter or another colour space: training
+        images are augmented in RGB, and pass through the whole network. For one architecture twice:
+        the tuned weights are kept by its name.
     """
     for one in backbones:
-        unusual = {
-            "layer": one.layer != PENULTIMATE,
+        taken = {name: said != DEFAULTS[name] for name, said in read_layer(one.layer).items()}
+        unusual = taken | {
             "filter": bool(one.preprocess.filters),
             "colour": one.preprocess.colour != "RGB",
         }

@@ -19,6 +19,7 @@ from featcache.reporting.bundle import FACTS, FOLDER, read_facts
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.run_reader import find_run
 from featcache.store.key import IMPORT
+from featcache.store.spec import HUB, LOCAL_DIR, read_layer
 from featcache.store.weights_folder import VARIABLE
 
 if TYPE_CHECKING:
@@ -183,17 +184,21 @@ def open_recorded(
         )
     try:
         preprocess = preprocess_of(recorded)
-        name, layer = recorded["name"], recorded["layer"].removesuffix(":mean")
+        name, layer = recorded["name"], read_layer(recorded["layer"] or PENULTIMATE)
         wanted, tag, library = (recorded[k] for k in ("weights_sha256", "weights", "library"))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the model's entry of a backbone is damaged: {error!r}") from None
+    if name.startswith(HUB):  # no repository is asked because a file names it
+        absent = "refuse"
+    if name.startswith(LOCAL_DIR) and not {"/", "\\"}.isdisjoint(name):
+        raise DataError(f"the model's entry of a backbone names a path: {name}", "Fit it again.")
     opened = own or open_backbone(
         name,
         weights=str(bundled or _search(name, wanted, tag, weights_dir)),
         weights_dir=weights_dir,
-        layer=layer or PENULTIMATE,
         image_size=preprocess.crop,
         absent=absent,
+        **layer,
     )
     if bundled is None and opened.weights_sha256 != wanted:
         raise _other_weights(name, tag, wanted, [f"{opened.weights_sha256[:8]}… was found"])
@@ -222,15 +227,19 @@ def whole_network(
 
     Its weights must be at hand.
     """
+    from featcache.extraction.pooling import TokenPooling
+
     same = open_recorded(recorded, None, weights_dir, absent="refuse")
     tag = recorded["weights"]
-    return open_backbone(
+    network = open_backbone(
         same.name,
         weights=str(_search(same.name, same.weights_sha256, tag, weights_dir)),
         weights_dir=weights_dir,
         image_size=same.preprocess.crop,
         absent="refuse",
     ).build()
+    # One that gives tokens comes with the pooling of its card.
+    return network.network if isinstance(network, TokenPooling) else network
 
 
 def preprocess_of(recorded: Mapping[str, Any]) -> Preprocess:

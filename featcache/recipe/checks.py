@@ -30,7 +30,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "fusion": str, "singles": bool, "warm_start": bool, "minutes": (int, float),
     "device": str, "precision": str, "image_size": int,
 }  # fmt: skip
-_PLAIN = {"layer": "penultimate", "colour": None, "filter": None, "scale": None}
+_PLAIN = {"layer": "penultimate", "colour": None, "filter": None, "scale": None, "pool": "own",
+          "layers": "last"}  # fmt: skip
 
 
 def make_recipe(plain: dict[str, Any], where: str = "the recipe") -> Recipe:

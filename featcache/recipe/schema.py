@@ -61,6 +61,8 @@ class Recipe(BaseModel):
     colour: str | None = None
     filter: str | None = None
     scale: str | None = None
+    pool: str = "own"
+    layers: str = "last"
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"

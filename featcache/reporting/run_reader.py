@@ -14,6 +14,7 @@ from featcache.reporting.predictions import read_predictions
 from featcache.reporting.refit_command import refit_remedy, with_reports
 from featcache.reporting.schema import Run, read_folds, read_json, read_run
 from featcache.store.features import Strings
+from featcache.store.weights_folder import file_stem
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +157,13 @@ def find_run(name: str, reports: str | Path = "reports") -> Path:
 
 def _meant(wanted: str, names: dict[Path, str]) -> list[Path]:
     """The runs of this name, else those whose name begins so."""
-    plain = wanted.replace(":", ".")  # as `folder_name` does
+    plain, one_word = wanted.replace(":", "."), file_stem(wanted)  # as `folder_name` does
     both = {run: (name, f"{run.parent.name}/{name}") for run, name in names.items()}
-    whole = [run for run, spelt in both.items() if plain in spelt]
+    whole = [run for run, spelt in both.items() if plain in spelt or one_word in spelt]
     return whole or [
-        run for run, spelt in both.items() if any(one.startswith(plain) for one in spelt)
+        run
+        for run, spelt in both.items()
+        if any(one.startswith((plain, one_word)) for one in spelt)
     ]
 
 
@@ -184,4 +187,4 @@ def _reordered(name: str, backbones: list[str]) -> str:
 
 def _backbones(run: Path) -> list[str]:
     names = read_json(run / "run.json").get("backbones")
-    return [str(name).replace(":", ".") for name in names] if isinstance(names, list) else []
+    return [file_stem(str(name)) for name in names] if isinstance(names, list) else []

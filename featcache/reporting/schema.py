@@ -20,6 +20,7 @@ from featcache.fitting.splits import Fold, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
 from featcache.images.manifest import check_name
 from featcache.store.features import Features
+from featcache.store.weights_folder import file_stem
 
 Names = tuple[str, ...]  # at least one
 Name = str  # of a data set: a folder is called so
@@ -307,7 +308,7 @@ def run_name(candidate: str, view: Sequence[str], balance: bool) -> str:
 
 def folder_name(name: str, digest: str) -> str:
     """The run folder's name for a candidate's; a long one, as of many backbones, is shortened."""
-    if len((own := name.replace(":", ".")).encode()) <= _LONGEST:
+    if len((own := file_stem(name)).encode()) <= _LONGEST:
         return f"{own}.{digest[:8]}"
     return f"{own.encode()[: _LONGEST - 60].decode(errors='ignore')}~{own[-20:]}.{digest[:16]}"
 

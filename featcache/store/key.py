@@ -18,6 +18,8 @@ _PREPROCESS = {  # what is read of it here
     "crop": int, "view": str, "colour": str, "mean": int | float, "std": int | float,
     "filters": str,
 }  # fmt: skip
+_OFTEN_EMPTY = ("calibration", "config")
+_LONGEST = 200  # of a file's name: with what is put behind it, file systems take 255 bytes
 _LISTS = ("mean", "std", "filters")
 
 
@@ -51,6 +53,8 @@ class Key:
         The version of the file format.
     calibration : str
         For int8, the digest of the images that the network was quantised on, and how; else "".
+    config : str
+        The digest of what the network is made by, where its name doesn't say that; else "".
     """
 
     backbone: str
@@ -63,12 +67,14 @@ class Key:
     dtype: str = "float32"
     format: int = FORMAT
     calibration: str = ""
+    config: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON can hold it; without a calibration there is no word of it, as in older keys."""
+        """As JSON can hold it; what is "" has no word in it, as in older keys."""
         values = asdict(self)
-        if not self.calibration:
-            del values["calibration"]
+        for name in _OFTEN_EMPTY:
+            if not values[name]:
+                del values[name]
         return values
 
     def json(self) -> str:
@@ -93,7 +99,8 @@ class Key:
     @property
     def stem(self) -> str:
         """The file's name without its ending: `backbone.weights.key8`."""
-        return f"{_plain(self.backbone)}.{_plain(self.weights)}.{self.key8}"
+        name = f"{_plain(self.backbone)}.{_plain(self.weights)}"
+        return f"{name[:_LONGEST]}.{self.key8}"
 
     def differences(self, other: Key) -> list[str]:
         """The fields in which `other` differs, as `preprocess.resize 256 → 224`."""
@@ -118,7 +125,7 @@ def read_key(text: str, where: str) -> Key:
         plain = json.loads(text)
         version = plain["format"]
         if version == FORMAT:
-            plain.setdefault("calibration", "")
+            plain = dict.fromkeys(_OFTEN_EMPTY, "") | plain
             key = Key(**{field.name: plain[field.name] for field in fields(Key)})
             _check_types(key)
             key.json().encode()  # NaN and halves of characters have no digest

@@ -8,6 +8,8 @@ part of it. The same text asks for features to be made and finds them again in t
 |---|---|---|
 | size | pixels | the backbone's own |
 | layer | a module of the network | penultimate |
+| pool | own, cls, mean, cls+mean, max, gem, mean+max: of the last map or tokens | own |
+| layers | -N..-M: the class tokens of these blocks, joined; -1 is the last | last |
 | weights | auto, a tag, a file, random[:SEED], a run folder | auto |
 | colour | rgb, hsv, lab, ycbcr, grey | rgb |
 | filter | equalise, gaussian-SIGMA, log-SIGMA; several joined by +, the first one first | none |
@@ -20,16 +22,25 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from featcache.errors import RecipeError, unknown
+from featcache.errors import RecipeError, UnknownName, unknown
 from featcache.store.key import Entry, Key
 from featcache.store.weights_folder import find_file
 
 IMPORTED = "import:"  # begins the name of what another tool has made
-OPTIONS = ("size", "layer", "weights", "colour", "filter", "scale")
-DEFAULTS = {"layer": "penultimate", "colour": "rgb", "filter": "none", "scale": "own"}
+OPTIONS = ("size", "layer", "pool", "layers", "weights", "colour", "filter", "scale")
+DEFAULTS = {
+    "layer": "penultimate", "colour": "rgb", "filter": "none", "scale": "own", "pool": "own",
+    "layers": "last",
+}  # fmt: skip
+POOLS = ("own", "cls", "mean", "cls+mean", "max", "gem", "mean+max")
+HUB, LOCAL_DIR = "timm:hf-hub:", "timm:local-dir:"  # names of models outside timm's registry
 _OPTION = re.compile(r":(?=[A-Za-z_]+=)")
 _KEYED = re.compile("(.*)@([0-9a-f]+)")
+_POOLED = re.compile(r"penultimate:(.+)")
+_BLOCKS = re.compile(r"blocks(-[1-9]\d*\.\.-[1-9]\d*):(.+)")
 _COMMON = 3  # of `_words`: size, weights and precision have no usual value
 FROM_A_FILE = ("local", "tuned")  # tags of weights that no library published
 
@@ -89,9 +100,28 @@ def parse_spec(text: str) -> Spec:
 def split_key(text: str) -> tuple[str, str]:
     """`resnet18@7be2` as ("resnet18", "7be2"); "" for the key where none is named."""
     found = _KEYED.fullmatch(text)
-    if found is None and "=" not in text:  # what follows is no key, but is meant as one
+    if HUB in text:  # what follows @ may be a revision: a branch, a tag, a commit's 40 digits
+        found = None if found and len(found[2]) == 40 else found
+    elif found is None and "=" not in text:  # what follows is no key, but is meant as one
         found = re.fullmatch("([^@]*)@(.*)", text)
     return (text, "") if found is None else (found[1], found[2])
+
+
+def known_as(name: str) -> str:
+    """A backbone's name in keys and reports: a folder's own, without the path to it."""
+    if not name.startswith(LOCAL_DIR):
+        return name
+    last = Path(name.removeprefix(LOCAL_DIR)).expanduser().resolve().name
+    if not last:
+        raise UnknownName(f"{name!r} names no folder", f"For instance {LOCAL_DIR}models/UNI2-h")
+    return f"{LOCAL_DIR}{last}"
+
+
+def prepared(preprocess: Mapping[str, Any]) -> str:
+    """How images are prepared, in words; of a plain `Preprocess`."""
+    mean, std = (" ".join(f"{v:g}" for v in preprocess[name]) for name in ("mean", "std"))
+    resized = f"{preprocess['resize']} px ({preprocess['interpolation']})"
+    return f"{preprocess['crop']} px, cut from {resized}, mean {mean}, std {std}"
 
 
 def parse_filter(text: str) -> tuple[str, ...]:
@@ -107,13 +137,62 @@ def options_of(key: Key) -> dict[str, str]:
     plain = key.preprocess
     size = {"size": str(plain["crop"])} if "crop" in plain else {}
     zero_one = [*plain.get("mean", ()), *plain.get("std", ())] == [0.0] * 3 + [1.0] * 3
-    return size | {
-        "layer": key.layer.removesuffix(":mean"),
-        "weights": key.weights_sha256 if key.weights == "random" else key.weights,
-        "colour": str(plain.get("colour", "RGB")).lower(),
-        "filter": "+".join(plain.get("filters", ())) or "none",
-        "scale": "0-1" if zero_one else "own",
-    }
+    return (
+        size
+        | read_layer(key.layer)
+        | {
+            "weights": key.weights_sha256 if key.weights == "random" else key.weights,
+            "colour": str(plain.get("colour", "RGB")).lower(),
+            "filter": "+".join(plain.get("filters", ())) or "none",
+            "scale": "0-1" if zero_one else "own",
+        }
+    )
+
+
+def written_layer(layer: str, pool: str = "own", layers: str = "last") -> str:
+    """Whose output a vector is and how it is pooled, as a key says it; `read_layer` reads it.
+
+    Raises
+    ------
+    UnknownName
+        For a pooling that there is not.
+    RecipeError
+        For blocks that can't be read, or options that exclude each other.
+    """
+    if pool not in POOLS:
+        raise unknown("pooling", pool, POOLS)
+    if layer != DEFAULTS["layer"]:
+        if (pool, layers) != ("own", "last"):
+            raise RecipeError(
+                f"layer={layer} is averaged over its positions, and takes no pool or layers",
+                "Leave layer out, or the others.",
+            )
+        return f"{layer}:mean"
+    if layers == "last":
+        return layer if pool == "own" else f"{layer}:{pool}"
+    found = _BLOCKS.fullmatch(f"blocks{layers}:cls")
+    first, last = (int(number) for number in layers.split("..")) if found else (0, 0)
+    if not first <= last < 0:
+        raise RecipeError(
+            f"layers {layers!r} names no blocks of a network, from the first to the last",
+            "layers=-4..-1 are the last four.",
+        )
+    if pool not in ("own", "cls", "cls+mean"):
+        raise RecipeError(
+            f"layers={layers} joins class tokens, and takes no pool={pool}",
+            "Leave pool out, or pool=cls+mean for the last block's mean patch token too.",
+        )
+    return f"blocks{layers}:{'cls' if pool == 'own' else pool}"
+
+
+def read_layer(text: str) -> dict[str, str]:
+    """The options layer, pool and layers that `written_layer` makes this text of."""
+    said = {"layer": DEFAULTS["layer"], "pool": "own", "layers": "last"}
+    if found := _POOLED.fullmatch(text):
+        return said | {"pool": found[1]}
+    if found := _BLOCKS.fullmatch(text):
+        return said | {"pool": "own" if found[2] == "cls" else found[2], "layers": found[1]}
+    return said | {"layer": text.removesuffix(":mean")}
 
 
 def means(text: str, key: Key) -> bool:
@@ -124,9 +203,10 @@ def means(text: str, key: Key) -> bool:
     if text == key.backbone:  # whatever signs are in it
         return True
     spec = parse_spec(text)
+    name = known_as(spec.name)
     if not spec.options:
-        return _is_named(spec.name, key)
-    return spec.name == key.backbone and all(
+        return _is_named(name, key)
+    return name == key.backbone and all(
         _agrees(option, value, key) for option, value in spec.options.items()
     )
 
@@ -159,6 +239,7 @@ def _words(key: Key) -> list[str]:
     view = str(key.preprocess.get("view", "none"))
     size = f"{options['size']}px" if "size" in options else ""
     rest = [options[name] if options[name] != usual else "" for name, usual in DEFAULTS.items()]
+    rest[-1] = f"layers{rest[-1]}" if rest[-1] else ""
     words = [size, options["weights"], key.precision, *rest, "" if view == "none" else view]
     return [_plain(word) for word in words]
 
@@ -180,7 +261,10 @@ def _plain(text: str) -> str:
 
 
 def _agrees(option: str, value: str, key: Key) -> bool:
-    made = options_of(key).get(option)
+    options = options_of(key)
+    made = options.get(option)
+    if option == "pool" and value == "cls" and options["layers"] != DEFAULTS["layers"]:
+        value = "own"  # of several blocks it is the class tokens
     if option == "size":
         return made == str(int(value))
     if option == "filter":
@@ -337,7 +421,7 @@ def _options(entry: Entry, view: Sequence[str]) -> list[str]:
     key, made = entry.key, options_of(entry.key)
     words = ["--layer", made["layer"]] if made["layer"] != DEFAULTS["layer"] else []
     words += ["--image-size", made["size"]] if "size" in made else []
-    for name in ("colour", "filter", "scale"):
+    for name in ("pool", "layers", "colour", "filter", "scale"):
         words += [f"--{name}", made[name]] if made[name] != DEFAULTS[name] else []
     words += ["--precision", key.precision]
     own = str(key.preprocess.get("view", "none"))

@@ -280,6 +280,8 @@ def test_what_another_process_has_written_meanwhile_stays(tmp_path: Path):
 
 def test_a_colon_is_in_no_folders_name() -> None:
     assert folder_name("timm:a+b.concat.mlp", "0" * 64) == "timm.a+b.concat.mlp.00000000"
+    of_hub = folder_name("timm:hf-hub:a/b@v/1.concat.mlp", "0" * 64)
+    assert of_hub == "timm.hf-hub.a_b@v_1.concat.mlp.00000000"
 
 
 # Which model a comparison keeps.

@@ -25,6 +25,7 @@ CHANGES = {
     "dtype": "float16",
     "format": 2,
     "calibration": "cd" * 32,
+    "config": "ef" * 32,
 }
 PREPROCESS = {
     "resize": 300,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +29,18 @@ from featcache.store.spec import (
     options_of,
     parse_filter,
     parse_spec,
+    read_layer,
     split_key,
+    written_layer,
 )
 
 KEY = Key("vgg16", "torchvision", "IMAGENET1K_V1", "ab" * 32, "penultimate",
           Preprocess().plain())  # fmt: skip
 
-ALL = "vgg16:size=64:layer=features.3:weights=random:7:colour=hsv:filter=equalise+log-2:scale=0-1"
+ALL = (
+    "vgg16:size=64:layer=features.3:weights=random:7:colour=hsv:filter=equalise+log-2:scale=0-1"
+    ":pool=cls+mean:layers=-4..-1"
+)
 
 PARENT = click.Context(cli, **cli.context_settings)  # a command keeps its first context's -h
 
@@ -103,7 +109,7 @@ def test_one_filter_is_written_in_one_way() -> None:
 def test_a_key_says_the_options_that_it_was_made_with() -> None:
     assert options_of(KEY) == {
         "size": "224", "layer": "penultimate", "weights": "IMAGENET1K_V1", "colour": "rgb",
-        "filter": "none", "scale": "own",
+        "filter": "none", "scale": "own", "pool": "own", "layers": "last",
     }  # fmt: skip
     odd = replace(
         made(colour="grey", filters=("log-2",), mean=(0.0,) * 3, std=(1.0,) * 3),
@@ -112,6 +118,54 @@ def test_a_key_says_the_options_that_it_was_made_with() -> None:
     spec = "vgg16:size=224:layer=features.3:weights=random:7:colour=grey:filter=log-2:scale=0-1"
     assert means(spec, odd)
     assert not means(spec, KEY)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({}, "penultimate"),
+        ({"layer": "features.3"}, "features.3:mean"),
+        ({"layer": "mean"}, "mean:mean"),
+        ({"pool": "cls+mean"}, "penultimate:cls+mean"),
+        ({"pool": "mean"}, "penultimate:mean"),
+        ({"layers": "-4..-1"}, "blocks-4..-1:cls"),
+        ({"layers": "-12..-2", "pool": "cls+mean"}, "blocks-12..-2:cls+mean"),
+    ],
+)
+def test_a_layer_and_its_pooling_are_one_text_in_a_key(said: dict[str, str], text: str) -> None:
+    usual = {"layer": "penultimate", "pool": "own", "layers": "last"}
+    assert written_layer(**(usual | said)) == text
+    assert read_layer(text) == usual | said
+    key = replace(KEY, layer=text)
+    assert means(":".join(["vgg16", *(f"{name}={value}" for name, value in said.items())]), key)
+    (name,) = names_of([key])
+    assert means(name, key)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"pool": "average"}, "unknown pooling 'average'"),
+        ({"layer": "features", "pool": "max"}, "takes no pool or layers"),
+        ({"layer": "features", "layers": "-2..-1"}, "takes no pool or layers"),
+        ({"layers": "-1..-4"}, "names no blocks"),
+        ({"layers": "-2..0"}, "names no blocks"),
+        ({"layers": "4"}, "names no blocks"),
+        ({"layers": "-4..-1", "pool": "max"}, "takes no pool=max"),
+    ],
+)
+def test_poolings_that_cant_be_are_refused(said: dict[str, str], message: str) -> None:
+    usual = {"layer": "penultimate", "pool": "own", "layers": "last"}
+    with pytest.raises((RecipeError, UnknownName), match=re.escape(message)):
+        written_layer(**(usual | said))
+
+
+def test_the_class_tokens_of_several_blocks_are_those_of_pool_cls() -> None:
+    key = replace(KEY, layer="blocks-4..-1:cls")
+    assert means("vgg16:layers=-4..-1:pool=cls", key)
+    assert not means("vgg16:layers=-4..-1:pool=cls+mean", key)
+    entry = Entry("d", Path("cache/d/x.h5"), key, 1, 1, 1, 1.0)
+    assert " --layers -4..-1" in extract_commands([entry], "")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from featcache.atomic import regular, replacing
 from featcache.errors import DataError, counted
 from featcache.hashing import sha256_array, sha256_bytes
+from featcache.tables import read_cell, row_writer
 
 IMAGES_CSV = "images.csv"
 ORIGIN_JSON = "origin.json"  # beside it: where the images were, so that a report can show some
@@ -224,18 +225,16 @@ class _InParts:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table, all or nothing; `rows` are gone through twice."""
-    # Before Python 3.13, csv leaves a carriage return unquoted, and then can't read it.
-    odd = any("\r" in cell for row in rows for cell in row if isinstance(cell, str))
-    quoting: Literal[0, 1] = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    """Write a table, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         replacing(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n", quoting=quoting)
-        writer.writerow(header)
-        writer.writerows(rows)
+        write = row_writer(file)
+        write(header)
+        for row in rows:
+            write(row)
         file.flush()
         os.fsync(file.fileno())
 
@@ -285,7 +284,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
                     raise _unreadable(path, f"line {reader.line_num} has no sha256: {row[1]!r}")
                 if row[4] not in ("", *SPLITS):
                     raise _unreadable(path, f"line {reader.line_num}: {row[4]!r} is no split")
-                yield row
+                yield [read_cell(text) for text in row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, str(error)) from None
 

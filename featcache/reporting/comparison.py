@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from featcache.reporting.plots.style import only_warns
 from featcache.reporting.refit_command import with_reports
 from featcache.reporting.schema import Run, read_run
 from featcache.reporting.ties import leaky_note, mark_ties, verdicts
+from featcache.tables import row_writer
 
 log = logging.getLogger("featcache")
 
@@ -203,9 +203,10 @@ def fusion_label(run: Run) -> str:
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write = row_writer(table)
+    write(columns)
+    for row in rows:
+        write(row[name] for name in columns)
     return table.getvalue()
 
 

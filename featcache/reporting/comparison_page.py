@@ -81,7 +81,7 @@ def _beside(run: Run, newest: Run) -> str:
     try:
         mine, theirs = (
             set(zip(contents.fold.tolist(), contents.ids.tolist(), strict=True))
-            for contents in (read_contents(run.folder), read_contents(newest.folder))
+            for contents in (read_contents(run.folder, False), read_contents(newest.folder, False))
         )
     except DataError:
         return "other rows than above"
@@ -125,7 +125,7 @@ def _duel(runs: Sequence[Run]) -> dict[str, Any] | None:
     if pair is None:
         return None
     try:
-        fused, single = (read_contents(run.folder) for run in pair)
+        fused, single = (read_contents(run.folder, False) for run in pair)
     except DataError as error:
         log.warning("no comparison by class: %s", error.problem)
         return None

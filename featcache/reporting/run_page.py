@@ -13,13 +13,14 @@ import numpy as np
 
 from featcache.atomic import regular
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.metrics import metric_intervals, refit_inflation
+from featcache.fitting.metrics import MANY_CLASSES, metric_intervals, refit_inflation
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
 from featcache.reporting.html import picture, write_page
 from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.plots.confusion import (
+    ClassScore,
     class_scores,
     confusion,
     plot_confusion,
@@ -43,7 +44,7 @@ from featcache.reporting.plots.features import (
 )
 from featcache.reporting.plots.samples import right_samples, wrong_samples
 from featcache.reporting.plots.style import draw, log, only_warns
-from featcache.reporting.predictions import read_design
+from featcache.reporting.predictions import PROBABILITIES, read_design
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
 from featcache.reporting.schema import Run
@@ -51,6 +52,7 @@ from featcache.reporting.ties import METHOD
 from featcache.store.cache import Cache, Coverage
 from featcache.store.features import Features
 from featcache.store.lazy import LazyRows
+from featcache.tables import read_cell
 
 FILE = "report.html"
 _METRICS = {
@@ -155,7 +157,9 @@ def write_run_page(
         confusion=_confusion(contents),
         reliability=reliability(contents),
         attention=attention(contents),
-        scores=scores,
+        scores=_shown(scores),
+        many=MANY_CLASSES,
+        apart=(folder / PROBABILITIES).is_file(),
         wrong=int((~contents.right).sum()),
         predictions=len(contents.ids),
         samples=_samples(contents, reader),
@@ -283,6 +287,14 @@ def _metrics(contents: Contents) -> list[dict[str, Any]]:
     return rows
 
 
+def _shown(scores: list[ClassScore]) -> list[ClassScore]:
+    """Of many classes those with the lowest F1, in their order."""
+    if len(scores) <= MANY_CLASSES:
+        return scores
+    lowest = sorted(range(len(scores)), key=lambda place: scores[place].f1)[:MANY_CLASSES]
+    return [scores[place] for place in sorted(lowest)]
+
+
 def _intervals(contents: Contents) -> dict[str, tuple[float, float]]:
     """Of the metrics whose interval metrics.json does not hold."""
     design = read_design(contents.run.folder)
@@ -296,11 +308,15 @@ def _intervals(contents: Contents) -> dict[str, tuple[float, float]]:
 
 
 def _confusion(contents: Contents) -> dict[str, Any]:
-    counts = confusion(contents) if len(contents.true) else None
-    if counts is None:
-        return {"counts": [], "pairs": []}
-    shown = counts.tolist() if len(contents.classes) <= 30 else []
-    return {"counts": shown, "pairs": worst_pairs(counts, contents.classes)}
+    if not len(contents.true):
+        return {"counts": [], "pairs": [], "shown": 0}
+    found = confusion(contents)
+    whole = len(found.classes) == len(contents.classes) <= 30
+    return {
+        "counts": found.counts.tolist() if whole else [],
+        "pairs": worst_pairs(contents),
+        "shown": len(found.classes),
+    }
 
 
 def _samples(contents: Contents, reader: Reader | None) -> dict[str, Any]:
@@ -401,6 +417,8 @@ def read_failed(folder: Path) -> list[tuple[str, str]]:
     """The images of a data set's folder that could not be decoded, and why; none where unknown."""
     try:
         with regular(folder / _FAILED_CSV).open(newline="", encoding="utf-8") as file:
-            return [(row["id"], row["problem"]) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, csv.Error):
+            return [
+                (read_cell(row["id"]), read_cell(row["problem"])) for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return []

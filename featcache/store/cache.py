@@ -54,6 +54,7 @@ from featcache.store.spec import (
     parse_spec,
     split_key,
 )
+from featcache.tables import read_cell
 
 log = logging.getLogger("featcache")
 
@@ -226,7 +227,7 @@ class Cache:
             return {}
         with path.open(newline="", encoding="utf-8") as file:
             return {
-                row["sha256"]: row["problem"]
+                row["sha256"]: read_cell(row["problem"])
                 for row in csv.DictReader(file)
                 if row.get("kind") == "decode" and row.get("sha256") and row.get("problem")
             }
@@ -251,7 +252,7 @@ class Cache:
         ]
         if path.is_file():  # it may be that it can't be written, and need not be
             with path.open(newline="", encoding="utf-8") as file:
-                if [tuple(row) for row in csv.reader(file)] == wanted:
+                if [tuple(map(read_cell, row)) for row in csv.reader(file)] == wanted:
                     return
         write_csv(path, wanted[0], wanted[1:])
 

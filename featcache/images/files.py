@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, UnknownData, counted, first_line
-from featcache.hashing import sha256_file
+from featcache.hashing import sha256_bytes, sha256_file
 from featcache.images.manifest import IMAGES_CSV, Images, make_images, read_images_csv
 
 log = logging.getLogger("featcache")
@@ -46,6 +46,7 @@ def from_files(
     split: Sequence[str] | None = None,
     cache: Path | None = None,
     rehash: bool = False,
+    digests: bool = True,
     source: str = "",
 ) -> Images:
     """The manifest of image files; those that can't be read are left out, with a warning.
@@ -62,6 +63,8 @@ def from_files(
         The cache folder, whose images.csv knows the digests of unchanged files.
     rehash : bool, default False
         Take every digest again.
+    digests : bool, default True
+        False: read no file, and take each for a content of its own.
     source : str
         What the user named.
     """
@@ -69,7 +72,9 @@ def from_files(
     scan_ns = time.time_ns()
     bad: dict[int, str] = {}  # row -> what is wrong with its file
     size, mtime_ns = _sizes_and_times(paths, bad)
-    digests = recall(name, ids, size, mtime_ns, None if rehash else cache)
+    known = recall(name, ids, size, mtime_ns, None if rehash else cache) if digests else [
+        sha256_bytes(id_.encode()) for id_ in ids
+    ]  # fmt: skip
 
     def digest(row: int) -> str:
         try:
@@ -78,13 +83,13 @@ def from_files(
             bad[row] = _why(error)
             return ""
 
-    take_digests(digests, digest, min(8, os.cpu_count() or 1))
+    take_digests(known, digest, min(8, os.cpu_count() or 1))
     if bad:
         _say_left_out(paths, bad)
         good = [row for row in range(len(paths)) if row not in bad]
         size, mtime_ns = size[good], mtime_ns[good]
         paths = [paths[row] for row in good]
-        digests = [digests[row] for row in good]
+        known = [known[row] for row in good]
         ids, labels = ([column[row] for row in good] for column in (ids, labels))
         groups, split = (
             None if column is None else [column[row] for row in good] for column in (groups, split)
@@ -92,7 +97,7 @@ def from_files(
     return make_images(
         name,
         ids,
-        digests,
+        known,
         labels=labels,
         groups=groups,
         split=split,
@@ -311,6 +316,8 @@ class SourceOptions:
         Take every digest again.
     download : bool
         Let torchvision download a data set that is not there.
+    digests : bool
+        False: files are listed only, see `from_files`.
     """
 
     source: str
@@ -320,6 +327,7 @@ class SourceOptions:
     cache: Path | None = None
     rehash: bool = False
     download: bool = True
+    digests: bool = True
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ def open_images(
     cache: str | Path | None = "cache",
     rehash: bool = False,
     download: bool = True,
+    digests: bool = True,
 ) -> Images:
     """Open a set of images.
 
@@ -79,6 +80,9 @@ def open_images(
         Distrust those notes.
     download : bool, default True
         Let torchvision download a data set that is not there.
+    digests : bool, default True
+        False: the files of a folder or table are listed and not read; none is known to be equal to
+        another.
 
     Returns
     -------
@@ -102,6 +106,7 @@ def open_images(
         rehash=rehash,
         source=str(data),
         download=download,
+        digests=digests,
     )
     images = SOURCES[kind](argument, options)
     if not len(images):

@@ -93,6 +93,8 @@ def embed(features: Features, rows: int = 2000, steps: int = 750, seed: int = 0)
     scale = X.std(axis=0)
     X = (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     columns = min(_COMPONENTS, *X.shape)
+    if not X.any():  # rows that are all equal: t-SNE divides by their spread, and crashes
+        return Map(features.ids[chosen], features.y[chosen], np.zeros((len(X), 2)))
     X = PCA(columns, svd_solver="randomized", random_state=seed).fit_transform(X)  # (n, 30)
     if len(X) > 5 and columns > 2:
         near = min(30.0, (len(X) - 1) / 3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.cli.console import note, show_runs, show_table
+from featcache.cli.console import need_pages, note, show_runs, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -19,6 +19,7 @@ from featcache.cli.options import (
     fit_options,
     fits_here,
     how_opened,
+    pictures_option,
     reports_option,
     several,
     with_log,
@@ -40,6 +41,7 @@ from featcache.images.files import KINDS
 @fit_options
 @cache_option
 @reports_option
+@pictures_option
 @dask_option
 @with_log
 def compare(
@@ -83,7 +85,7 @@ def compare(
     )
     if options["ablate"]:
         show_ablation(done.runs, reports)
-    note(f"{reports}/comparison.html, .md, .csv; {done.best.folder}/report.html")
+    need_pages(reports, done.best)
 
 
 def show_ablation(runs: Sequence[Run], reports: str) -> None:

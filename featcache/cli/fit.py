@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.console import note, show_table
+from featcache.cli.console import need_pages, show_table
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -18,6 +18,7 @@ from featcache.cli.options import (
     fit_options,
     fits_here,
     how_opened,
+    pictures_option,
     reports_option,
     with_log,
 )
@@ -39,6 +40,7 @@ from featcache.images.files import KINDS
 @fit_options
 @cache_option
 @reports_option
+@pictures_option
 @dask_option
 @with_log
 def fit(
@@ -82,8 +84,8 @@ def fit(
     low, high = run.interval
     click.echo(f"accuracy {run.metric('accuracy'):.4f}, 95 % interval {low:.4f} … {high:.4f}, "
                f"{counted(run.tested, 'test image')}, {run.fit_seconds:.2f} s a fit")  # fmt: skip
-    note(f"{run.folder}/report.html")
     click.echo(run.folder)
+    need_pages(reports, run)
 
 
 _SHOWN = (

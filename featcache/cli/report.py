@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.cli.console import note, show_runs
-from featcache.cli.options import cache_option, reports_option, with_log
+from featcache.cli.console import need_pages, note, show_runs
+from featcache.cli.options import cache_option, pictures_option, reports_option, with_log
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--data-root", metavar="FOLDER", help="As for extract.")
 @cache_option
 @reports_option
+@pictures_option
 @with_log
 def report(
     runs: tuple[Path, ...],
@@ -32,6 +33,7 @@ def report(
     data_root: str | None,
     cache: str,
     reports: str,
+    pictures: bool,
     quiet: bool,
 ) -> None:
     """Make the pages: comparison.html, and report.html of runs.
@@ -61,7 +63,8 @@ def report(
     theirs = runs_on(images, known) if images is not None and known else []
     pages: list[Path] = []
     everything = write_comparison(
-        Path(reports), lambda known: pages.extend(_pages(named, known, images, theirs, cache))
+        Path(reports),
+        lambda known: pages.extend(_pages(named, known, images, theirs, cache, pictures)),
     ).runs
     shown = sort_runs(named).runs if named else everything
     shown.sort(key=lambda run: (run.data, run.rows))
@@ -75,7 +78,7 @@ def report(
         show_runs(group, title, standing(group[0], everything) if alone else "")
     for page in pages:
         note(str(page))
-    note(f"{reports}/comparison.html, comparison.md, comparison.csv")
+    need_pages(reports)
     if show:
         click.launch(str((pages[0] if runs else Path(reports) / "comparison.html").resolve()))
 
@@ -94,6 +97,7 @@ def _pages(
     images: Images | None,
     theirs: Sequence[Run],
     cache: str,
+    pictures: bool,
 ) -> list[Path]:
     """The pages of these runs, or of each data set's best on its newest rows.
 
@@ -112,6 +116,7 @@ def _pages(
             among=known,
             images=images if folder in with_images else None,
             cache=Path(cache),
+            pictures=pictures,
         )
         for folder in folders
     ]

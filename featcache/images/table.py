@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import logging
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from io import BytesIO, TextIOWrapper
@@ -17,6 +19,8 @@ from featcache.images.remote import UrlFolder, check_url, is_url, split_url, wit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger("featcache")
 
 TABLES = frozenset((".csv", ".tsv", ".parquet", ".pq"))
 
@@ -33,6 +37,12 @@ def table(argument: str, options: SourceOptions) -> Images:
     root = open_location(options.root or _parent(path))
     _refuse_urls(path, frame["path"])
     ids = [Path(cell).as_posix() for cell in frame["path"]]
+    if any(map(os.path.isabs, ids)):
+        log.warning(
+            "%s lists absolute paths: they will stand in every table of this data set. To keep "
+            "them to yourself, list them relative to a folder, and pass that with --data-root.",
+            path,
+        )
     labels, split = frame["label"].str.strip().tolist(), None
     blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
              if not id_.strip() or not y.strip()]  # fmt: skip

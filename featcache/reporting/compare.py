@@ -81,6 +81,7 @@ def compare(
     protocol: str = "",
     crew: Executor | None = None,
     opened: Sequence[str] = (),
+    pictures: bool = True,
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
@@ -157,6 +158,8 @@ def compare(
     opened : sequence of str, default ()
         With which options the command line opened the images, for the command that redoes a run;
         () for the data set as the cache has it.
+    pictures : bool, default True
+        Show some of the test images in report.html.
 
     Returns
     -------
@@ -169,7 +172,7 @@ def compare(
         strict=strict, near_duplicates=near_duplicates, seed=seed,
         settings=({} if calibrate else _RAW) | dict(settings or {}),
         reports=reports, gate=gate, again=again, cache=cache, select=select, tune=tune,
-        tuner=tuner, protocol=protocol, opened=list(opened),
+        tuner=tuner, protocol=protocol, opened=list(opened), pictures=pictures,
     )  # fmt: skip
     check_plan(options.view, balance, leaky, strict, repeats)
     grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
@@ -219,6 +222,7 @@ class _Options:
     tuner: str
     protocol: str
     opened: list[str]
+    pictures: bool
 
     def facts(self, streamed: bool) -> dict[str, Any]:
         """What run.json holds of them: mostly those that were used."""
@@ -362,10 +366,12 @@ def _finish(plan: _Plan, runs: Mapping[Candidate, Run]) -> Comparison:
     give_model(done.best, best, whole, plan.folds, options.seed, plan.settings(best))
     chosen = only_images(features).select(best.backbones)
     cache = None if options.cache is None else Path(options.cache)
-    folder, named = done.best.folder, options.opened
+    folder, named, shown = done.best.folder, options.opened, options.pictures
     write_comparison(
         Path(options.reports),
-        None if cache is None else lambda runs: quick_page(folder, runs, chosen, cache, named),
+        None
+        if cache is None
+        else lambda runs: quick_page(folder, runs, chosen, cache, named, shown),
     )
     return done
 

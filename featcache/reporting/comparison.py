@@ -237,7 +237,7 @@ def _row(run: Run) -> dict[str, str]:
         "tuned": str(run.tune or ""),
         "view": "+".join(run.view),
         "balance": "yes" if run.balance else "",
-        "run": str(run.folder),
+        "run": _folder(run),
     }
 
 
@@ -248,8 +248,14 @@ def _protocol_row(name: str, run: Run) -> dict[str, str]:
         "protocol": f"{name} ({_MARK})" if run.leaky else name,
         **{metric: "–" if value != value else f"{value:.4f}" for metric, value in numbers.items()},
         "tested": f"{run.tested:,}",
-        "run": str(run.folder),
+        "run": _folder(run),
     }
+
+
+def _folder(run: Run) -> str:
+    """The run folder as it was named; an absolute one from the reports folder on."""
+    folder = run.folder
+    return "/".join(folder.parts[-3:]) if folder.is_absolute() else str(folder)
 
 
 def _pairs(one: Comparison, other: Comparison) -> list[tuple[Run, Run]]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from featcache.errors import DataError, counted
 from featcache.reporting import break_even
 from featcache.reporting.html import picture, write_page
+from featcache.reporting.places import without_places
 from featcache.reporting.plots.comparison import plot_cost, run_label, trained_with
 from featcache.reporting.plots.confusion import duel, rivals
 from featcache.reporting.plots.style import draw, log
@@ -61,12 +62,12 @@ def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, A
         "verdict": verdict(runs),
         "more": break_even.verdicts(runs),
         "leaky": [run.name for run in runs if run.leaky],
-        "leaks": list(leaks),
+        "leaks": [without_places(leak) for leak in leaks],
         "cost": picture(folder, name),
         "duel": _duel(runs) if number == 0 else None,
         "extraction": any(run.extraction_seconds for run in runs),
         "question": _question(runs),
-        "command": redo_command(best),
+        "command": redo_command(best, places=False),
     }
 
 

@@ -18,6 +18,7 @@ from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
 from featcache.reporting.html import picture, write_page
+from featcache.reporting.places import without_place, without_places
 from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.plots.confusion import (
     ClassScore,
@@ -99,6 +100,7 @@ def write_run_page(
     cache: Path | None = None,
     depth: Depth = FULL,
     named: Sequence[str] = (),
+    pictures: bool = True,
 ) -> Path:
     """Write report.html of a run, its plots as PNG and SVG, and per_class.csv.
 
@@ -121,6 +123,8 @@ def write_run_page(
     named : sequence of str, default ()
         Words of the command line: pictures are fetched from URLs among them only, not from any
         that a file names.
+    pictures : bool, default True
+        Show some of the test images.
 
     Returns
     -------
@@ -136,7 +140,7 @@ def write_run_page(
     place = None if cache is None else cache / contents.run.data
     manifest = _manifest(cache, contents.run.data, features) or images
     shown = images or manifest
-    reader = None if shown is None else find_reader(place or Path(), shown, named)
+    reader = None if shown is None or not pictures else find_reader(place or Path(), shown, named)
     scores = class_scores(contents)
     write_class_scores(folder, scores)
     _draw_map(contents, features, manifest, cache, depth)
@@ -148,7 +152,7 @@ def write_run_page(
         run=run,
         label=run_label(run),
         standing=standing(run, among),
-        leaks=contents.leaks,
+        leaks=[without_places(leak) for leak in contents.leaks],
         metrics=_metrics(contents),
         folds=contents.folds,
         classes=contents.classes,
@@ -163,9 +167,11 @@ def write_run_page(
         wrong=int((~contents.right).sum()),
         predictions=len(contents.ids),
         samples=_samples(contents, reader),
+        pictures=pictures,
         card=data_card(contents, manifest, place),
         times=_times(contents, cache),
-        command=redo_command(run),
+        command=redo_command(run, places=False),
+        place=without_place(str(run.folder)),
     )  # fmt: skip
 
 
@@ -175,20 +181,23 @@ def quick_page(
     features: Features,
     cache: Path,
     named: Sequence[str] = (),
+    pictures: bool = True,
 ) -> None:
     """The page of a run that was just fitted: a smaller map, and only where anything changed.
 
-    That it can't be made costs a warning only.
+    Without pictures it is made anew: the one that is there may hold some. That it can't be made
+    costs a warning only.
     """
     page, data = folder / FILE, folder.parent
     newest = max(path.stat().st_mtime_ns for path in data.glob("*/run.json"))
-    if page.is_file() and page.stat().st_mtime_ns > newest:
+    if pictures and page.is_file() and page.stat().st_mtime_ns > newest:
         return
     with only_warns(f"{folder.name}/{FILE}"):
         try:
             write_run_page(
-                folder, among=among, features=features, cache=cache, depth=QUICK, named=named
-            )
+                folder, among=among, features=features, cache=cache, depth=QUICK, named=named,
+                pictures=pictures,
+            )  # fmt: skip
         except FeatcacheError as error:
             log.warning("no %s: %s", page, error.problem)
 
@@ -394,6 +403,7 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
         return DataCard(False, ["tested"], {name: [n] for name, n in sorted(tested.items())})
     failed = [] if folder is None else read_failed(folder)
     broken = {id_ for id_, _ in failed}
+    failed = [(without_place(id_), without_places(problem)) for id_, problem in failed]
     bad = np.array([id_ in broken for id_ in images.ids.tolist()], np.bool_)
     labels, split = images.labels.tolist(), images.split.tolist()
     splits = [name for name in (*SPLITS, "") if name in set(split)]

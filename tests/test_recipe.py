@@ -69,7 +69,7 @@ def test_names_are_those_of_the_command_line() -> None:
 
     options = {p.name for command in (extract, compare) for p in command.params}
     renamed = {"settings": "set"}
-    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "dask", "parts"}
+    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "dask", "parts", "pictures"}
     of_recipes_only = {"limit", "protocols", "finetune"}
     known = set(Recipe.model_fields) - of_recipes_only
     assert {renamed.get(o, o) for o in options} - not_of_the_experiment == known
@@ -431,7 +431,7 @@ def test_a_dry_run_finds_what_would_fail_later(
         ({"folds": 5}, "class 'cat' has 3 images, fewer than 5 folds"),
         ({"group": "patient"}, "no column 'patient'"),
         ({"group": "subject"}, "no groups, or a single one"),
-        ({"protocols": {"a": {"folds": 3}, "b": {"folds": 7}}}, "fewer than 7 folds"),
+        ({"protocols": {"a": {"folds": 3}, "b": {"folds": 7}}}, "fill 7 folds"),
         ({"folds": 3}, ""),
     ],
 )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "featcache"
 # Each part may import those of the rows above it, and itself.
 LAYERS = [
     {"errors"},
-    {"hashing", "atomic", "display"},
+    {"hashing", "atomic", "display", "csv_cells"},
     {"images"},
     {"store"},
     {"extraction", "fitting"},

@@ -69,7 +69,7 @@ def test_names_are_those_of_the_command_line() -> None:
 
     options = {p.name for command in (extract, compare) for p in command.params}
     renamed = {"settings": "set"}
-    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "dask", "parts"}
+    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "dask", "parts", "pictures"}
     of_recipes_only = {"limit", "protocols", "finetune"}
     known = set(Recipe.model_fields) - of_recipes_only
     assert {renamed.get(o, o) for o in options} - not_of_the_experiment == known
@@ -422,6 +422,32 @@ def test_a_dry_run_finds_what_would_fail_later(
     recipe = make_recipe({"backbone": ["resnet18", "alexnet"], **plain})
     with pytest.raises(FeatcacheError, match=part):
         check_here(recipe)
+
+
+@pytest.mark.parametrize(
+    ("plain", "part"),
+    [
+        ({"test_split": True}, "no test split of its own"),
+        ({"folds": 5}, "class 'cat' has 3 images, fewer than 5 folds"),
+        ({"group": "patient"}, "no column 'patient'"),
+        ({"group": "subject"}, "no groups, or a single one"),
+        ({"protocols": {"a": {"folds": 3}, "b": {"folds": 7}}}, "fill 7 folds"),
+        ({"folds": 3}, ""),
+    ],
+)
+def test_a_dry_run_looks_at_the_labels_of_a_table(
+    tmp_path: Path, plain: dict[str, Any], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{label}{i}.png" for label in ("cat", "dog") for i in range(3)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"never read")
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "".join(f"{name},{name[:3]}\n" for name in names)
+    )
+    plain = {"data": str(tmp_path / "list.csv"), "backbone": ["resnet18"], **plain}
+    code = command(["run", str(_write(tmp_path, a=plain)), "--dry-run"])
+    assert (code == 0) == (part == "")
+    assert part in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("head", ["knn", "svm", "mlp", "forest", XGBOOST])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.completion import completer, fusions, heads
-from featcache.cli.console import note
+from featcache.cli.console import need_pages, note
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -20,6 +20,7 @@ from featcache.cli.options import (
     fit_options,
     fits_here,
     how_opened,
+    pictures_option,
     reports_option,
     several,
     with_log,
@@ -60,6 +61,7 @@ from featcache.images.files import KINDS
 @fit_options
 @cache_option
 @reports_option
+@pictures_option
 @dask_option
 @table_options
 @with_log
@@ -110,7 +112,7 @@ def compare(
     print_runs(done.runs)
     if options["ablate"]:
         show_ablation(done.runs, reports)
-    note(f"{reports}/comparison.html, .md, .csv; {done.best.folder}/report.html")
+    need_pages(reports, done.best)
 
 
 def show_ablation(runs: Sequence[Run], reports: str) -> None:

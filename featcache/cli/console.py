@@ -8,8 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from featcache.errors import FeatcacheError
+
+if TYPE_CHECKING:
+    from featcache.reporting.schema import Run
 
 # What steers a terminal, or turns the order of the letters about; \t and \n are left.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -48,6 +55,22 @@ def say_error(problem: str, remedy: str = "") -> None:
     click.secho(f"error: {visible(problem)}", err=True, fg="red")
     for line in visible(remedy).splitlines():
         click.echo(f"  {line}", err=True)
+
+
+def need_pages(reports: str, *runs: Run) -> None:
+    """Say which pages there are; one that could not be made, and was warned of, is an error.
+
+    Raises
+    ------
+    FeatcacheError
+    """
+    pages = [Path(reports) / "comparison.html", *(run.folder / "report.html" for run in runs)]
+    if missing := [str(page) for page in pages if not page.is_file()]:
+        raise FeatcacheError(
+            f"{', '.join(missing)} could not be made: see the warnings above",
+            "The runs themselves are whole. When the cause is gone: featcache report",
+        )
+    note(", ".join(map(str, pages)))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import click
 from featcache.cli.compare import say_fitted
 from featcache.cli.console import note, progress_bar
 from featcache.cli.extract import show_report
-from featcache.cli.options import cache_option, reports_option, with_log
+from featcache.cli.options import cache_option, pictures_option, reports_option, with_log
 from featcache.cli.tables import show_runs
 from featcache.errors import counted
 
@@ -34,8 +34,9 @@ _INSTALL = 'pip install "featcache[demo]"'
 @click.command()
 @cache_option
 @reports_option
+@pictures_option
 @with_log
-def demo(cache: str, reports: str, quiet: bool) -> None:
+def demo(cache: str, reports: str, pictures: bool, quiet: bool) -> None:
     """See it all work on the bundled digits, offline.
 
     Two backbones, their fusion against each alone, a table, a plot and a page. The extra `demo`
@@ -54,7 +55,7 @@ def demo(cache: str, reports: str, quiet: bool) -> None:
     with progress_bar("images", quiet) as progress:
         report = extract_for(recipe, progress)
     show_report(report, cache)
-    done = compare_for(recipe, report, say_fitted)
+    done = compare_for(recipe, report, say_fitted, pictures=pictures)
     show_runs(done.runs, f"digits, {done.best.split}, {counted(done.best.tested, 'test image')}")
     best_alone = next(run for run in done if len(run.backbones) == 1)
     best_fused = next(run for run in done if len(run.backbones) > 1)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featcache.cli.completion import completer, fusions, heads
-from featcache.cli.console import note
+from featcache.cli.console import need_pages
 from featcache.cli.options import (
     backbone_option,
     cache_option,
@@ -19,6 +19,7 @@ from featcache.cli.options import (
     fit_options,
     fits_here,
     how_opened,
+    pictures_option,
     reports_option,
     with_log,
 )
@@ -49,6 +50,7 @@ from featcache.images.files import KINDS
 @fit_options
 @cache_option
 @reports_option
+@pictures_option
 @dask_option
 @table_options
 @with_log
@@ -108,8 +110,9 @@ def fit(
                f"{counted(run.tested, 'test image')}, {run.fit_seconds:.2f} s a fit")  # fmt: skip
     for line in seeds_note([run]):
         say(line)
-    note(f"{run.folder}/report.html")
     say(str(run.folder))
+    if options["report"]:
+        need_pages(reports, run)
 
 
 _SHOWN = (

@@ -175,6 +175,7 @@ fit_options = _stack([
     click.option("--report/--no-report", default=True, help="Draw plots and pages, or write run folders and tables only."),
 ])  # fmt: skip
 
+pictures_option = click.option("--pictures/--no-pictures", default=True, help="Show some test images in report.html.")  # fmt: skip
 set_option = click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="A parameter of fusion or head, for instance head.hidden=512 or attention.dim=64.")  # fmt: skip
 cache_option = click.option("--cache", default="cache", shell_complete=folders, show_default=True, metavar="FOLDER", help="The cache folder.")  # fmt: skip
 reports_option = click.option("--reports", default="reports", shell_complete=folders, show_default=True, callback=_reports, metavar="FOLDER", help="The reports folder.")  # fmt: skip

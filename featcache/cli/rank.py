@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -20,6 +19,7 @@ from featcache.cli.options import (
     with_log,
 )
 from featcache.cli.tables import say, show_table, table_options
+from featcache.csv_cells import row_writer
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -126,8 +126,9 @@ def write_ranking(folder: Path, ranking: Ranking) -> list[Path]:
     paths = [folder / "ranking.json", folder / "ranking.csv"]
     paths[0].write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with paths[1].open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["backbone", "width", "logme", "knn", *(f"cka_{n}" for n in ranking.names)])
+        write = row_writer(file)
+        write(["backbone", "width", "logme", "knn", *(f"cka_{n}" for n in ranking.names)])
         facts = (ranking.names, ranking.widths, ranking.logme, ranking.knn, values)
-        writer.writerows([[*row[:4], *row[4]] for row in zip(*facts, strict=True)])
+        for row in zip(*facts, strict=True):
+            write([*row[:4], *row[4]])
     return paths

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from featcache.cli.completion import completer, runs
-from featcache.cli.console import note
-from featcache.cli.options import cache_option, metric_option, reports_option, with_log
+from featcache.cli.console import need_pages, note
+from featcache.cli.options import (
+    cache_option,
+    metric_option,
+    pictures_option,
+    reports_option,
+    with_log,
+)
 from featcache.cli.tables import about, print_runs, show_runs, table_options
 from featcache.errors import counted
 
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 @metric_option
 @cache_option
 @reports_option
+@pictures_option
 @table_options
 @with_log
 def report(
@@ -43,6 +50,7 @@ def report(
     metric: str,
     cache: str,
     reports: str,
+    pictures: bool,
     quiet: bool,
 ) -> None:
     """Make the pages: comparison.html, and report.html of runs.
@@ -73,7 +81,7 @@ def report(
     pages: list[Path] = []
     everything = write_comparison(
         Path(reports),
-        lambda known: pages.extend(_pages(named, known, images, theirs, cache)),
+        lambda known: pages.extend(_pages(named, known, images, theirs, cache, pictures)),
         metric,
     ).runs
     shown = sort_runs(named, metric).runs if named else everything
@@ -89,7 +97,7 @@ def report(
         show_runs(group, title, standing(group[0], everything) if alone else "")
     for page in pages:
         note(str(page))
-    note(f"{reports}/comparison.html, comparison.md, comparison.csv")
+    need_pages(reports)
     if show:
         click.launch(str((pages[0] if runs else Path(reports) / "comparison.html").resolve()))
 
@@ -108,6 +116,7 @@ def _pages(
     images: Images | None,
     theirs: Sequence[Run],
     cache: str,
+    pictures: bool,
 ) -> list[Path]:
     """The pages of these runs, or of each data set's best on its newest rows.
 
@@ -126,6 +135,7 @@ def _pages(
             among=known,
             images=images if folder in with_images else None,
             cache=Path(cache),
+            pictures=pictures,
         )
         for folder in folders
     ]

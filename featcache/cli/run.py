@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.cli.compare import say_fitted, show_ablation
-from featcache.cli.console import note, progress_bar
+from featcache.cli.console import need_pages, note, progress_bar
 from featcache.cli.extract import show_report
 from featcache.cli.options import (
     check_parts,
@@ -20,6 +20,7 @@ from featcache.cli.options import (
     executor_at,
     fits_here,
     parts_option,
+    pictures_option,
     set_option,
     with_log,
 )
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")
 @click.option("--again", is_flag=True, help="Fit even what was run before.")
+@pictures_option
 @dask_option
 @parts_option
 @table_options
@@ -76,6 +78,7 @@ def run(
     rehash: bool,
     wait: bool,
     again: bool,
+    pictures: bool,
     dask: str | None,
     parts: str | None,
     quiet: bool,
@@ -115,7 +118,7 @@ def run(
     show_report(report, loaded.cache)
     done: dict[str, Comparison] = {}
     for name, tested in protocols_of(loaded).items():
-        done[name] = _compare(cluster, loaded, report, again, name)
+        done[name] = _compare(cluster, loaded, report, again, name, pictures)
         _show_comparison(done[name], name)
         if tested.ablate:
             show_ablation(done[name].runs, loaded.reports)
@@ -128,7 +131,7 @@ def run(
     if len(done) > 1:
         _show_protocols(loaded, done, recipe.stem)
     best = next(reversed(done.values())).best
-    note(f"{loaded.reports}/comparison.html, {best.folder}/report.html")
+    need_pages(loaded.reports, best)
     if report.failed:
         ctx.exit(3)
 
@@ -147,22 +150,29 @@ def _show_plan(loaded: Recipe) -> None:
     import yaml
 
     from featcache.recipe import check_here
+    from featcache.recipe.checks import check_data
     from featcache.recipe.experiment import plan
 
     check_here(loaded)
+    check_data(loaded)
     click.echo(yaml.safe_dump(loaded.model_dump(exclude_none=True), sort_keys=False).rstrip())
     for line in plan(loaded):
         click.echo(f"# {line}")
 
 
 def _compare(
-    cluster: Cluster | None, loaded: Recipe, report: Report, again: bool, protocol: str
+    cluster: Cluster | None,
+    loaded: Recipe,
+    report: Report,
+    again: bool,
+    protocol: str,
+    pictures: bool,
 ) -> Comparison:
     """The comparison by one protocol, here or on the cluster."""
     from featcache.recipe import compare_for
 
     tested = loaded.model_copy(update={"jobs": fits_here(cluster, loaded.jobs)})
-    return compare_for(tested, report, say_fitted, again, protocol, executor_at(cluster))
+    return compare_for(tested, report, say_fitted, again, protocol, executor_at(cluster), pictures)
 
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:

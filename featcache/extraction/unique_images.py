@@ -11,7 +11,8 @@ from featcache.errors import DataError, counted
 from featcache.extraction.batch import Problem
 from featcache.extraction.report import Report
 from featcache.images.manifest import Images
-from featcache.store.cache import FAILED_CSV, NOT_THERE, Cache, Coverage
+from featcache.store.cache import FAILED_CSV, Cache, Coverage
+from featcache.store.failures import NOT_THERE
 from featcache.store.feature_file import Digests, to_digests
 
 

@@ -21,6 +21,8 @@ from featcache.fitting.tuning import TunedClassifier
 from featcache.store.features import Floats, Strings, take
 from featcache.store.lazy import LazyRows
 
+MANY_PROBABILITIES = 2_000_000  # as text 15 MB
+
 
 def fit_clone(classifier: Any, X: Floats, y: Strings, groups: Rows | None = None) -> Any:
     """A clone of the classifier, fitted on X (n, d) with labels y (n,).
@@ -81,6 +83,8 @@ def predict_all(fitted: Any, X: Floats, classes: Strings) -> tuple[Strings, NDAr
         pred: Strings = fitted.classes_[known.argmax(axis=1)].astype(classes.dtype)  # (n,)
     else:
         pred = np.asarray(fitted.predict(X)).astype(classes.dtype)  # (n,)
+    if np.array_equal(fitted.classes_, classes):
+        return pred, known
     proba = np.zeros((len(X), len(classes)), dtype=known.dtype)  # (n, classes)
     proba[:, np.searchsorted(classes, fitted.classes_)] = known
     return pred, proba
@@ -155,7 +159,8 @@ class FoldResult:
         Predicted labels.
     proba : float array of shape (n, classes), or None
         Probabilities in the order of the result's `classes`; 0 for a class that was not in the
-        training rows. None where the classifier gives none.
+        training rows. Float32 if they are more than two million. None where the classifier gives
+        none.
     metrics : dict
         See `metrics.scores`.
     fit_seconds, predict_seconds : float
@@ -226,6 +231,9 @@ def run_fold(
     pred, proba = predict_all(fitted, tested, classes)
     predicted = time.perf_counter()
     true = y[fold.test]
+    metrics = scores(true, pred, proba, classes.tolist())
+    if proba is not None and proba.size > MANY_PROBABILITIES:
+        proba = proba.astype(np.float32)
     head = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
     result = FoldResult(
         name=fold.name,
@@ -233,7 +241,7 @@ def run_fold(
         true=true,
         pred=pred,
         proba=proba,
-        metrics=scores(true, pred, proba, classes.tolist()),
+        metrics=metrics,
         fit_seconds=seconds,
         predict_seconds=predicted - trained,
         train_size=len(fold.train),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from sklearn.metrics import (
 from featcache.errors import RecipeError, UnknownName, counted, unknown
 
 _ROUNDING = 1e-20  # variances below it are those of equal values
+MANY_CLASSES = 200  # beyond it scikit-learn's curves and one-hot tables take minutes, and GBs
+_AT_ONCE = 64  # columns
 _WORST = 0.25  # degrees of freedom that the worst case counts for, see `_design_effect`
 
 
@@ -112,12 +114,15 @@ def scores(
         of the positive one; more: one against the rest, macro; NaN where a class is not in
         `true`), `log_loss` (natural logarithm) and `ece` (see `calibration_error`).
     """
-    present = np.unique(true)
-    macro = precision_recall_fscore_support(true, pred, average="macro", zero_division=0)
+    # As numbers: text is compared slowly, and each row takes as much as the longest label.
+    _, codes = np.unique(np.concatenate([classes, true, pred]), return_inverse=True)
+    code, guess = codes[len(classes) :].reshape(2, -1)  # (n,), (n,)
+    present = np.unique(code)
+    macro = precision_recall_fscore_support(code, guess, average="macro", zero_division=0)
     found = {
-        "accuracy": accuracy_score(true, pred),
+        "accuracy": accuracy_score(code, guess),
         "balanced_accuracy": recall_score(
-            true, pred, labels=present, average="macro", zero_division=0
+            code, guess, labels=present, average="macro", zero_division=0
         ),
         **dict(zip(("precision", "recall", "f1"), macro[:3], strict=True)),
     }
@@ -125,7 +130,10 @@ def scores(
         found |= positive_scores(true, pred, classes[1])
     if proba is not None:
         found["auc"] = _auc(true, proba, classes)
-        found["log_loss"] = log_loss(true, proba, labels=list(classes))
+        if len(classes) > MANY_CLASSES:
+            found["log_loss"] = row_scores("log_loss", true, pred, proba, classes).mean()
+        else:
+            found["log_loss"] = log_loss(true, proba, labels=list(classes))
         found["ece"] = calibration_error(true, proba, classes)
     return {name: float(value) for name, value in found.items()}
 
@@ -168,9 +176,23 @@ def _auc(true: NDArray[Any], proba: NDArray[Any], classes: Sequence[str]) -> flo
         return float("nan")
     if len(classes) == 2:
         return float(roc_auc_score(true == classes[1], proba[:, 1]))
+    if len(classes) > MANY_CLASSES:
+        code = np.searchsorted(classes, true)  # (n,)
+        areas = [
+            _share_below(score[code != label], score[code == label]).mean()
+            for label, score in enumerate(columns(proba))
+        ]
+        return float(np.mean(areas))
     return float(
         roc_auc_score(true, proba, multi_class="ovr", average="macro", labels=list(classes))
     )
+
+
+def columns(proba: NDArray[Any], rows: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
+    """Each column of (n, classes), or of some rows of it, in one piece of memory."""
+    for start in range(0, proba.shape[1], _AT_ONCE):
+        part = proba[:, start : start + _AT_ONCE]
+        yield from np.ascontiguousarray((part if rows is None else part[rows]).T)
 
 
 def calibration_error(
@@ -183,7 +205,7 @@ def calibration_error(
     (Guo et al. 2017, arXiv:1706.04599).
     """
     confidence = proba.max(axis=1)  # (n,)
-    right = np.asarray(classes)[proba.argmax(axis=1)] == true  # (n,)
+    right = proba.argmax(axis=1) == np.searchsorted(classes, true)  # (n,)
     # Bins are open on the left, (0, 1/15], as in the paper.
     bin_ = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (n,)
     gaps = np.bincount(bin_, weights=confidence - right, minlength=bins)  # (bins,)
@@ -548,8 +570,10 @@ def _auc_scores(code: NDArray[np.intp], proba: NDArray[Any]) -> NDArray[np.float
         return np.full(n, np.nan)
     asked = [1] if classes == 2 else range(classes)
     total, mean = np.zeros(n), 0.0
-    for label in asked:
-        of_it, score = code == label, proba[:, label]
+    for label, score in enumerate(columns(proba)):
+        if label not in asked:
+            continue
+        of_it = code == label
         one, rest = score[of_it], score[~of_it]
         above = _share_below(rest, one)  # of the others, below each of the class
         beneath = 1 - _share_below(one, rest)

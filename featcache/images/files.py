@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import DataError, UnknownData, counted, first_line
-from featcache.hashing import sha256_file
+from featcache.hashing import sha256_bytes, sha256_file
 from featcache.images.manifest import IMAGES_CSV, Images, make_images, read_images_csv
 
 log = logging.getLogger("featcache")
@@ -52,6 +52,7 @@ def from_files(
     split: Sequence[str] | None = None,
     cache: Path | None = None,
     rehash: bool = False,
+    digests: bool = True,
     source: str = "",
 ) -> Images:
     """The manifest of image files; those that can't be read are left out, with a warning.
@@ -68,6 +69,8 @@ def from_files(
         The cache folder, whose images.csv knows the digests of unchanged files.
     rehash : bool, default False
         Take every digest again.
+    digests : bool, default True
+        False: read no file, and take each for a content of its own.
     source : str
         What the user named.
     """
@@ -75,7 +78,9 @@ def from_files(
     scan_ns = time.time_ns()
     bad: dict[int, str] = {}  # row -> what is wrong with its file
     size, mtime_ns = _sizes_and_times(paths, bad)
-    digests = recall(name, ids, size, mtime_ns, None if rehash else cache)
+    known = recall(name, ids, size, mtime_ns, None if rehash else cache) if digests else [
+        sha256_bytes(id_.encode()) for id_ in ids
+    ]  # fmt: skip
 
     def digest(row: int) -> str:
         try:
@@ -84,13 +89,13 @@ def from_files(
             bad[row] = _why(error)
             return ""
 
-    take_digests(digests, digest, min(8, os.cpu_count() or 1))
+    take_digests(known, digest, min(8, os.cpu_count() or 1))
     if bad:
         _say_left_out(paths, bad)
         good = [row for row in range(len(paths)) if row not in bad]
         size, mtime_ns = size[good], mtime_ns[good]
         paths = [paths[row] for row in good]
-        digests = [digests[row] for row in good]
+        known = [known[row] for row in good]
         ids, labels = ([column[row] for row in good] for column in (ids, labels))
         groups, split = (
             None if column is None else [column[row] for row in good] for column in (groups, split)
@@ -98,7 +103,7 @@ def from_files(
     return make_images(
         name,
         ids,
-        digests,
+        known,
         labels=labels,
         groups=groups,
         split=split,
@@ -365,6 +370,8 @@ class SourceOptions:
         "path", "label", "split" or "group" -> what a table calls it.
     class_map : Path, str or None
         A file of labels and their readable names.
+    digests : bool
+        False: files are listed only, see `from_files`.
     """
 
     source: str
@@ -376,6 +383,7 @@ class SourceOptions:
     download: bool = True
     columns: Mapping[str, str] = field(default_factory=dict)
     class_map: Path | str | None = None
+    digests: bool = True
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ class Folder:
             split=split,
             cache=options.cache,
             rehash=options.rehash,
+            digests=options.digests,
             source=options.source,
         )
 

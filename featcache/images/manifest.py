@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.atomic import regular, replacing
+from featcache.csv_cells import read_cell, row_writer
 from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.hashing import sha256_array, sha256_bytes, sha256_file
@@ -265,20 +266,18 @@ def _cells(column: NDArray[Any]) -> list[Any]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table, all or nothing; `rows` are gone through twice."""
+    """Write a table, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         _write_table(temporary, header, rows)
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    # Before Python 3.13, csv leaves a carriage return unquoted, and then can't read it.
-    odd = any("\r" in cell for row in rows for cell in row if isinstance(cell, str))
-    quoting: Literal[0, 1] = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n", quoting=quoting)
-        writer.writerow(header)
-        writer.writerows(rows)
+        write = row_writer(file)
+        write(header)
+        for row in rows:
+            write(row)
         file.flush()
         os.fsync(file.fileno())
 
@@ -344,7 +343,8 @@ def _rows(path: Path) -> Iterator[list[str]]:
                     raise _unreadable(path, f"line {reader.line_num}: {row[4]!r} is no split")
                 if hashed and row[-1] and not _HEX.fullmatch(row[-1]):
                     raise _unreadable(path, f"line {reader.line_num}: {row[-1]!r} is no dhash")
-                yield row if hashed else [*row, ""]
+                cells = [read_cell(text) for text in row]
+                yield cells if hashed else [*cells, ""]
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, str(error)) from None
 

@@ -59,6 +59,7 @@ def open_images(
     download: bool = True,
     columns: Mapping[str, str] | None = None,
     class_map: str | Path | None = None,
+    digests: bool = True,
 ) -> Images:
     """Open a set of images.
 
@@ -89,6 +90,9 @@ def open_images(
         stand in its header in whatever case: {"label": "Diagnosis"}.
     class_map : str or Path, optional
         A CSV or JSON file with readable names for labels, which take their place.
+    digests : bool, default True
+        False: the files of a folder or table are listed and not read; none is known to be equal to
+        another.
 
     Returns
     -------
@@ -114,6 +118,7 @@ def open_images(
         download=download,
         columns=_checked(columns or {}),
         class_map=class_map,
+        digests=digests,
     )
     names = {} if class_map is None else read_class_map(class_map)
     images = SOURCES[kind](argument, options)

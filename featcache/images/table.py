@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 import logging
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -38,7 +39,14 @@ def table(argument: str, options: SourceOptions) -> Images:
     _need_columns(path, frame, ["path", "label", *([group] if group else [])])
     root = open_location(options.root or _parent(path))
     _refuse_urls(path, frame["path"])
-    ids = _forward(root, [Path(cell).as_posix() for cell in frame["path"]])
+    ids = [Path(cell).as_posix() for cell in frame["path"]]
+    if any(map(os.path.isabs, ids)):
+        log.warning(
+            "%s lists absolute paths: they will stand in every table of this data set. To keep "
+            "them to yourself, list them relative to a folder, and pass that with --data-root.",
+            path,
+        )
+    ids = _forward(root, ids)
     labels, split = frame["label"].str.strip().tolist(), None
     blank = [i + 2 for i, (id_, y) in enumerate(zip(frame["path"], labels, strict=True))
              if not id_.strip() or not y.strip()]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,17 @@ from featcache.errors import DataError, FeatcacheError, first_line
 from featcache.extraction.engine import open_engine
 from featcache.extraction.preprocess import Pixels, Preprocess
 from featcache.extraction.silence import silence
+from featcache.images.manifest import ORIGIN_JSON
 from featcache.prediction.bundle_reader import find_model, model_facts, whole_network
 from featcache.prediction.model import Tuned, classifier_of, open_backbones_of
 from featcache.prediction.onnx_graph import Graph, TunedGraph, as_module, described_inputs
 from featcache.reporting.bundle import write_facts
+from featcache.reporting.places import split_places
+from featcache.reporting.run_reader import find_run
+from featcache.reporting.schema import read_json, read_run
 from featcache.store.weights_folder import file_stem
+
+log = logging.getLogger("featcache")
 
 
 def copy_model(
@@ -74,6 +81,45 @@ def copy_model(
         write_facts(
             temporary, {k: v for k, v in facts.items() if k not in ("format", "files", "sha256")}
         )
+        temporary.replace(target)
+    return target
+
+
+def copy_run(run: str | Path, folder: str | Path, reports: str | Path = "reports") -> Path:
+    """Copy a run folder for others: all that it holds but origin.json, which names folders here.
+
+    Parameters
+    ----------
+    run : str or Path
+        A run folder, or its name; see `find_run`.
+    folder : str or Path
+        Must not be there yet.
+    reports : str or Path, default "reports"
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    source = Path(run) if Path(run).is_dir() else find_run(str(run), reports)
+    target = Path(folder).expanduser()
+    read_run(source)
+    refuse_existing(target)
+    shown, places = split_places(read_json(source / "run.json"))
+    left_out = {ORIGIN_JSON}
+    if places:  # of an earlier version, whose page names them too
+        left_out.add("report.html")
+        log.warning("report.html is left out, it names folders here: make it anew, featcache "
+                    "report %s", source)  # fmt: skip
+    with making_folder(target) as temporary:
+        for path in sorted(source.rglob("*")):
+            name = path.relative_to(source).as_posix()
+            inside = path.resolve().is_relative_to(source.resolve())
+            if path.is_file() and inside and name not in left_out and "/." not in f"/{name}":
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, temporary / name)
+        text = json.dumps(shown, indent=1, allow_nan=False) + "\n"
+        (temporary / "run.json").write_text(text, encoding="utf-8")
         temporary.replace(target)
     return target
 
@@ -244,7 +290,17 @@ def _write(
     onnx.helper.set_model_props(
         model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     )
+    for node in (*model.graph.node, *(one for part in model.functions for one in part.node)):
+        _without_traces(node.metadata_props)
     onnx.save_model(model, str(path))
+
+
+def _without_traces(metadata: Any) -> None:
+    """Take out where in this machine's folders the network's code lies."""
+    kept = [(one.key, one.value) for one in metadata if "stack_trace" not in one.key]
+    del metadata[:]
+    for key, value in kept:
+        metadata.add(key=key, value=value)
 
 
 def _difference(path: Path, names: Sequence[str], inputs: Sequence[Preprocess], ours: Any) -> float:

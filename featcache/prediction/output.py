@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
+from featcache.csv_cells import row_writer
 from featcache.prediction.model import Prediction
 
 Labelled = tuple[str, Prediction]
@@ -30,18 +30,18 @@ def write_csv(
     file: IO[str], predictions: Iterable[Labelled], classes: Sequence[str], top: int | None
 ) -> None:
     """Columns path, pred and p_<class>; with `top` path, label1, p1, label2, p2, …"""
-    writer = csv.writer(file, lineterminator="\n")
+    write = row_writer(file)
     header: list[str] = []
     for path, one in predictions:
         if not header:
             header = _header(one, classes, top)
-            writer.writerow(header)
+            write(header)
         if top is None:
             proba = [] if one.proba is None else [repr(float(p)) for p in one.proba]
-            writer.writerow([path, one.label, *proba])
+            write([path, one.label, *proba])
         else:
             best = ranked(one, classes, top)
-            writer.writerow([path, *(cell for label, p in best for cell in (label, p))])
+            write([path, *(cell for label, p in best for cell in (label, p))])
 
 
 def write_json(

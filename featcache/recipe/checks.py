@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from featcache.errors import RecipeError, did_you_mean, unknown
@@ -10,6 +11,7 @@ from featcache.extraction.engine import choose_device, open_engine
 from featcache.extraction.loader import count_workers
 from featcache.extraction.preprocess import VIEWS
 from featcache.extraction.registry import check_backbones
+from featcache.finetuning.data import table
 from featcache.finetuning.network import OF_THE_LOOP, check_trainable, is_trainable, make_head
 from featcache.finetuning.options import Options
 from featcache.fitting.checks import GATES
@@ -18,9 +20,11 @@ from featcache.fitting.heads import HEADS
 from featcache.fitting.metrics import metric_of
 from featcache.fitting.pipeline import make_classifier, smoke_fit
 from featcache.fitting.registry import class_of
-from featcache.fitting.splits import check_plan
+from featcache.fitting.splits import check_plan, make_folds
+from featcache.images.files import KINDS
 from featcache.images.remote import need_folder
-from featcache.recipe.schema import Recipe, honest, protocols_of, typed
+from featcache.images.table import TABLES
+from featcache.recipe.schema import Recipe, honest, images_of, protocols_of, typed
 from featcache.store.cache import Cache
 from featcache.store.features import NO_VIEW, canonical
 from featcache.store.memory_budget import parse_memory
@@ -86,6 +90,29 @@ def check_here(recipe: Recipe) -> None:
                 make_classifier(fusion, head, settings=one.set, select=one.select),
                 backbones=len(one.backbone),
             )
+
+
+def check_data(recipe: Recipe) -> None:
+    """Find what can't be split, from the labels, splits and groups of a folder or table here.
+
+    No image is read, and nothing is looked for that is elsewhere or isn't there.
+
+    Raises
+    ------
+    DataError, UnknownData
+        For a column that isn't there, a split, a class or a group that is missing or too small.
+    """
+    kind, _, path = recipe.data.rpartition(":")
+    here = Path(path).expanduser()
+    listed = here.is_dir() or (here.is_file() and here.suffix.lower() in TABLES)
+    if kind not in ("", "folder", "csv") or not listed:
+        return
+    images = images_of(recipe, digests=False)
+    for one in protocols_of(recipe).values():
+        make_folds(
+            table(images, ()), one.folds, one.test_split,
+            one.group if one.group in KINDS else None, one.seed, repeats=one.repeats,
+        )  # fmt: skip
 
 
 def check_finetune(recipe: Recipe) -> None:

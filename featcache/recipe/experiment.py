@@ -65,6 +65,7 @@ def compare_for(
     again: bool = False,
     protocol: str = "",
     crew: Executor | None = None,
+    pictures: bool = True,
 ) -> Comparison:
     """The comparison that a recipe asks for, on what `extract_for` has put into the cache.
 
@@ -81,6 +82,8 @@ def compare_for(
         One of the recipe's protocols; "" for a recipe that has none.
     crew : Executor, optional
         Who fits, in place of the recipe's `jobs`; see `compare`.
+    pictures : bool, default True
+        Show some of the test images in report.html.
     """
     tested = protocols_of(recipe)[protocol]
     # Backbones come first, in the recipe's order; their views after them.
@@ -99,6 +102,7 @@ def compare_for(
         fitted=fitted,
         protocol=protocol,
         crew=crew,
+        pictures=pictures,
         **{name: getattr(tested, name) for name in _OF_COMPARISON},
     )
 

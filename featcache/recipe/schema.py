@@ -177,8 +177,8 @@ def honest(recipe: Recipe) -> Recipe | None:
     return next((one for one in protocols_of(recipe).values() if not one.leaky), None)
 
 
-def images_of(recipe: Recipe, rehash: bool = False) -> Images:
-    """The images that a recipe is about."""
+def images_of(recipe: Recipe, rehash: bool = False, digests: bool = True) -> Images:
+    """The images that a recipe is about; without digests they are only listed."""
     images = open_images(
         recipe.data,
         name=recipe.name,
@@ -186,6 +186,7 @@ def images_of(recipe: Recipe, rehash: bool = False) -> Images:
         group=recipe.group,
         cache=recipe.cache,
         rehash=rehash,
+        digests=digests,
     )
     return images if recipe.limit is None else subsample(images, recipe.limit, recipe.seed)
 

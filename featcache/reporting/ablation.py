@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featcache.csv_cells import row_writer
 from featcache.fitting.significance import ALPHA
 from featcache.reporting.predictions import pair_outcomes
 from featcache.reporting.schema import Run
@@ -117,9 +117,10 @@ def write_ablation(folder: Path, found: Sequence[Addition]) -> Path:
     columns = ("backbone", "fusion", "head", "select", "with_it", "without", "adds", "low",
                "high", "p")  # fmt: skip
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([[getattr(one, name) for name in columns] for one in found])
+        write = row_writer(file)
+        write(columns)
+        for one in found:
+            write([getattr(one, name) for name in columns])
     return path
 
 

@@ -92,6 +92,7 @@ def compare(
     crew: Executor | None = None,
     opened: Sequence[str] = (),
     report: bool = True,
+    pictures: bool = True,
 ) -> Comparison:
     """Fit and score every candidate on the same folds.
 
@@ -182,6 +183,8 @@ def compare(
     report : bool, default True
         False: run folders, comparison.csv and .md only; nothing is drawn. Pages that show all that
         is there are not made again in either case.
+    pictures : bool, default True
+        Show some of the test images in report.html.
 
     Returns
     -------
@@ -195,6 +198,7 @@ def compare(
         settings=({} if calibrate else _RAW) | dict(settings or {}),
         reports=reports, gate=gate, again=again, cache=cache, select=select, tune=tune,
         tuner=tuner, metric=metric, positive=positive, protocol=protocol, opened=list(opened),
+        pictures=pictures,
     )  # fmt: skip
     check_plan(options.view, balance, leaky, strict, repeats)
     by = metric_of(metric)
@@ -269,6 +273,7 @@ class _Options:
     positive: str | None
     protocol: str
     opened: list[str]
+    pictures: bool
 
     def facts(self, streamed: bool) -> dict[str, Any]:
         """What run.json holds of them: mostly those that were used."""
@@ -445,25 +450,32 @@ def _finish(plan: _Plan, runs: Mapping[Candidate, Run], report: bool) -> Compari
     give_model(done.best, best, whole, plan.folds, options.seed, plan.settings(best))
     chosen = only_images(features).select(best.backbones)
     cache = None if options.cache is None else Path(options.cache)
-    folder, named = done.best.folder, options.opened
+    folder, named, shown = done.best.folder, options.opened, options.pictures
     by, page = options.metric, folder / RUN_PAGE if cache else None
     if not report:
         write_comparison(Path(options.reports), None, by, pages=False)
-    elif not is_up_to_date(Path(options.reports), by, page):
+    elif not (shown and is_up_to_date(Path(options.reports), by, page)):
         write_comparison(
             Path(options.reports),
-            None if cache is None else lambda runs: _page(folder, runs, chosen, cache, named),
+            None
+            if cache is None
+            else lambda runs: _page(folder, runs, chosen, cache, named, shown),
             by,
         )
     return done
 
 
 def _page(
-    folder: Path, runs: Sequence[Run], features: Features, cache: Path, named: Sequence[str]
+    folder: Path,
+    runs: Sequence[Run],
+    features: Features,
+    cache: Path,
+    named: Sequence[str],
+    pictures: bool,
 ) -> None:
     from featcache.reporting.run_page import quick_page  # imports matplotlib
 
-    quick_page(folder, runs, features, cache, named)
+    quick_page(folder, runs, features, cache, named, pictures)
 
 
 def _cost(candidate: Candidate, spent: Mapping[str, float]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.csv_cells import row_writer
 from featcache.display import html_table
 from featcache.errors import DataError, counted
 from featcache.fitting.metrics import metric_of
@@ -279,9 +279,10 @@ def fusion_label(run: Run) -> str:
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
+    write = row_writer(table)
+    write(columns)
+    for row in rows:
+        write(row[name] for name in columns)
     return table.getvalue()
 
 
@@ -310,7 +311,7 @@ def _row(run: Run) -> dict[str, str]:
         "tuned": str(run.tune or ""),
         "view": "+".join(run.view),
         "balance": "yes" if run.balance else "",
-        "run": str(run.folder),
+        "run": _folder(run),
     }
 
 
@@ -321,8 +322,14 @@ def _protocol_row(name: str, run: Run) -> dict[str, str]:
         "protocol": f"{name} ({_MARK})" if run.leaky else name,
         **{metric: "–" if value != value else f"{value:.4f}" for metric, value in numbers.items()},
         "tested": f"{run.tested:,}",
-        "run": str(run.folder),
+        "run": _folder(run),
     }
+
+
+def _folder(run: Run) -> str:
+    """The run folder as it was named; an absolute one from the reports folder on."""
+    folder = run.folder
+    return "/".join(folder.parts[-3:]) if folder.is_absolute() else str(folder)
 
 
 def _pairs(one: Comparison, other: Comparison) -> list[tuple[Run, Run]]:

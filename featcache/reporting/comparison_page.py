@@ -12,6 +12,7 @@ from urllib.parse import quote
 from featcache.errors import DataError, counted
 from featcache.reporting import break_even
 from featcache.reporting.html import COMPARISON_PAGE, RUN_PAGE, digest_of_all, picture, write_page
+from featcache.reporting.places import without_places
 from featcache.reporting.plots.comparison import plot_cost, run_label, trained_with
 from featcache.reporting.plots.confusion import duel, rivals
 from featcache.reporting.plots.style import draw, log
@@ -64,12 +65,12 @@ def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, A
         "verdict": verdict(runs),
         "more": break_even.verdicts(runs),
         "leaky": [run.name for run in runs if run.leaky],
-        "leaks": list(leaks),
+        "leaks": [without_places(leak) for leak in leaks],
         "cost": picture(folder, name),
         "duel": _duel(runs) if number == 0 else None,
         "extraction": any(run.extraction_seconds for run in runs),
         "question": _question(runs),
-        "command": redo_command(best),
+        "command": redo_command(best, places=False),
     }
 
 
@@ -84,7 +85,7 @@ def _beside(run: Run, newest: Run) -> str:
     try:
         mine, theirs = (
             set(zip(contents.fold.tolist(), contents.ids.tolist(), strict=True))
-            for contents in (read_contents(run.folder), read_contents(newest.folder))
+            for contents in (read_contents(run.folder, False), read_contents(newest.folder, False))
         )
     except DataError:
         return "other rows than above"
@@ -128,7 +129,7 @@ def _duel(runs: Sequence[Run]) -> dict[str, Any] | None:
     if pair is None:
         return None
     try:
-        fused, single = (read_contents(run.folder) for run in pair)
+        fused, single = (read_contents(run.folder, False) for run in pair)
     except DataError as error:
         log.warning("no comparison by class: %s", error.problem)
         return None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from featcache.atomic import regular
-from featcache.errors import DataError
+from featcache.csv_cells import read_cell
+from featcache.errors import CacheRefused, DataError
 from featcache.fitting.evaluate import Result
+from featcache.fitting.fold import MANY_PROBABILITIES
 from featcache.fitting.metrics import (
     ACCURACY,
     Metric,
@@ -28,9 +32,14 @@ from featcache.fitting.metrics import (
 )
 from featcache.fitting.significance import Differences, Winner, compare_all, fold_inflation, winner
 from featcache.fitting.splits import components, unseeded
+from featcache.images.manifest import write_csv
 from featcache.reporting.refit_command import refit_remedy
 from featcache.reporting.schema import read_folds, read_run
+from featcache.store.feature_file import plain_dataset, span
 from featcache.store.features import Features, Strings
+from featcache.store.seal import check_seal, seal
+
+PROBABILITIES = "probabilities.h5"  # beside predictions.csv, if they are many
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,22 +153,83 @@ def write_predictions(path: Path, result: Result, features: Features) -> None:
 
     If rows are linked by group or content, a column `group` after `pred` numbers what belongs
     together: linked rows tend to be right or wrong together, so a paired test has to know.
+
+    More than two million probabilities go into probabilities.h5 beside the table, in float32.
     """
     groups = _groups(features)
-    with_proba = result.folds[0].proba is not None
+    in_table = _in_table(result)
     header = ["id", "fold", "true", "pred"]
     header += [] if groups is None else ["group"]
-    header += [f"p_{name}" for name in result.classes] if with_proba else []
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
+    header += [f"p_{name}" for name in result.classes] if in_table else []
+    write_csv(path, header, _Rows(result, groups, in_table))
+    if result.folds[0].proba is not None and not in_table:
+        _write_probabilities(path.with_name(PROBABILITIES), result)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The lines of predictions.csv, made anew whenever they are gone through."""
+
+    result: Result
+    groups: dict[str, int] | None
+    in_table: bool
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for fold in self.result.folds:
+            texts = (fold.ids.tolist(), fold.true.tolist(), fold.pred.tolist())
+            for row, (id_, true, pred) in enumerate(zip(*texts, strict=True)):
+                group = [] if self.groups is None else [self.groups[id_]]
+                proba = fold.proba[row].tolist() if self.in_table and fold.proba is not None else ()
+                yield [id_, fold.name, true, pred, *group, *(f"{p:.6g}" for p in proba)]
+
+
+def _in_table(result: Result) -> bool:
+    """Whether predictions.csv holds the probabilities."""
+    rows = sum(len(fold.ids) for fold in result.folds)
+    return result.folds[0].proba is not None and rows * len(result.classes) <= MANY_PROBABILITIES
+
+
+def _write_probabilities(path: Path, result: Result) -> None:
+    """Write `proba`, float32 (n, classes), in the order of the table's rows; and `classes`."""
+    rows = sum(len(fold.ids) for fold in result.folds)
+    names = json.dumps(result.classes).encode()
+    with h5py.File(path, "w") as file:
+        proba = file.create_dataset("proba", (rows, len(result.classes)), "float32")
+        start = 0
         for fold in result.folds:
-            proba = [[]] * len(fold.ids) if fold.proba is None else fold.proba.tolist()
-            for id_, true, pred, row in zip(
-                fold.ids.tolist(), fold.true.tolist(), fold.pred.tolist(), proba, strict=True
-            ):
-                group = [] if groups is None else [groups[id_]]
-                writer.writerow([id_, fold.name, true, pred, *group, *(f"{p:.6g}" for p in row)])
+            proba[start : start + len(fold.ids)] = fold.proba
+            start += len(fold.ids)
+        file.create_dataset("classes", data=np.frombuffer(names, np.uint8))
+        between = span(proba)
+    seal(path, [*between] * 4)  # only HDF5's own bytes
+
+
+def read_probabilities(folder: Path, classes: Sequence[str]) -> NDArray[np.float32] | None:
+    """The probabilities of probabilities.h5, shape (n, classes); None if it isn't there.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or of other classes.
+    """
+    path = folder / PROBABILITIES
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        check_seal(regular(path), remove=False, needed=True)
+        with h5py.File(path, "r", locking=False) as file:
+            proba, names = (plain_dataset(path, file, name) for name in ("proba", "classes"))
+            if (proba.ndim, proba.dtype, names.dtype) != (2, np.float32, np.uint8):
+                raise ValueError("its datasets are of another shape or type")
+            if span(proba)[1] > path.stat().st_size:
+                raise ValueError("it is not all there")
+            if json.loads(names[...].tobytes()) != list(classes):
+                raise ValueError("its classes are not those of the run")
+            return np.asarray(proba[...])
+    except CacheRefused as error:
+        raise DataError(error.problem, refit_remedy(folder)) from None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} can't be read: {error}", refit_remedy(folder)) from None
 
 
 def read_predictions(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -183,6 +253,8 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> pd.Dat
             regular(path), dtype=text, keep_default_na=False, na_values={}, usecols=wanted
         )
         missing = {"id", "fold", "true", "pred"} - set(table.columns)
+        for name in {"id", "true", "pred"} & set(table.columns):
+            table[name] = [read_cell(text) for text in table[name]]
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} can't be read as predictions: {error}", refit_remedy(path.parent)

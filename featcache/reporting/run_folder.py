@@ -34,6 +34,7 @@ from featcache.reporting.bundle import (
     write_networks,
 )
 from featcache.reporting.html import write_text
+from featcache.reporting.places import split_places, write_origin
 from featcache.reporting.predictions import write_predictions
 from featcache.reporting.run_reader import read_contents
 from featcache.reporting.schema import FORMAT, Run, read_json, read_run, run_of
@@ -88,7 +89,9 @@ def save_run(
     run = run_of(folder, run_json, scores)
     with making_folder(folder) as temporary:
         temporary.mkdir(parents=True)
-        _write_json(temporary / "run.json", {"format": FORMAT, "name": run.name, **run_json})
+        shown, origin = split_places(run_json)
+        _write_json(temporary / "run.json", {"format": FORMAT, "name": run.name, **shown})
+        write_origin(temporary, origin)
         _write_json(temporary / "metrics.json", scores)
         _write_json(temporary / "splits.json", folds_to_json(folds, features))
         write_predictions(temporary / "predictions.csv", result, features)

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from featcache.atomic import regular
+from featcache.csv_cells import read_cell
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.metrics import ACCURACY, metric_intervals, refit_inflation
+from featcache.fitting.metrics import ACCURACY, MANY_CLASSES, metric_intervals, refit_inflation
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import Reader, find_reader
 from featcache.reporting.html import RUN_PAGE, digest_of, picture, shown_by, write_page
+from featcache.reporting.places import without_place, without_places
 from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.plots.confusion import (
+    ClassScore,
     class_scores,
     confusion,
     plot_confusion,
@@ -43,7 +46,7 @@ from featcache.reporting.plots.features import (
 )
 from featcache.reporting.plots.samples import right_samples, wrong_samples
 from featcache.reporting.plots.style import draw, log, only_warns
-from featcache.reporting.predictions import read_design
+from featcache.reporting.predictions import PROBABILITIES, read_design
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
 from featcache.reporting.schema import Run
@@ -96,6 +99,7 @@ def write_run_page(
     cache: Path | None = None,
     depth: Depth = FULL,
     named: Sequence[str] = (),
+    pictures: bool = True,
 ) -> Path:
     """Write report.html of a run, its plots as PNG and SVG, and per_class.csv.
 
@@ -118,6 +122,8 @@ def write_run_page(
     named : sequence of str, default ()
         Words of the command line: pictures are fetched from URLs among them only, not from any
         that a file names.
+    pictures : bool, default True
+        Show some of the test images.
 
     Returns
     -------
@@ -133,7 +139,7 @@ def write_run_page(
     place = None if cache is None else cache / contents.run.data
     manifest = _manifest(cache, contents.run.data, features) or images
     shown = images or manifest
-    reader = None if shown is None else find_reader(place or Path(), shown, named)
+    reader = None if shown is None or not pictures else find_reader(place or Path(), shown, named)
     scores = class_scores(contents)
     write_class_scores(folder, scores)
     _draw_map(contents, features, manifest, cache, depth)
@@ -146,7 +152,7 @@ def write_run_page(
         run=run,
         label=run_label(run),
         standing=standing(run, among),
-        leaks=contents.leaks,
+        leaks=[without_places(leak) for leak in contents.leaks],
         metrics=_metrics(contents),
         folds=contents.folds,
         classes=contents.classes,
@@ -155,13 +161,17 @@ def write_run_page(
         confusion=_confusion(contents),
         reliability=reliability(contents),
         attention=attention(contents),
-        scores=scores,
+        scores=_shown(scores),
+        many=MANY_CLASSES,
+        apart=(folder / PROBABILITIES).is_file(),
         wrong=int((~contents.right).sum()),
         predictions=len(contents.ids),
         samples=_samples(contents, reader),
+        pictures=pictures,
         card=data_card(contents, manifest, place),
         times=_times(contents, cache),
-        command=redo_command(run),
+        command=redo_command(run, places=False),
+        place=without_place(str(run.folder)),
     )  # fmt: skip
 
 
@@ -171,19 +181,22 @@ def quick_page(
     features: Features,
     cache: Path,
     named: Sequence[str] = (),
+    pictures: bool = True,
 ) -> None:
     """The page of a run that was just fitted: a smaller map, and only if any run has changed.
 
-    That it can't be made costs a warning only.
+    Without pictures it is made anew: the one that is there may hold some. That it can't be made
+    costs a warning only.
     """
     page = folder / RUN_PAGE
-    if shown_by(page) == digest_of(folder.parent, among[0].by.name):
+    if pictures and shown_by(page) == digest_of(folder.parent, among[0].by.name):
         return
     with only_warns(f"{folder.name}/{RUN_PAGE}"):
         try:
             write_run_page(
-                folder, among=among, features=features, cache=cache, depth=QUICK, named=named
-            )
+                folder, among=among, features=features, cache=cache, depth=QUICK, named=named,
+                pictures=pictures,
+            )  # fmt: skip
         except FeatcacheError as error:
             log.warning("no %s: %s", page, error.problem)
 
@@ -289,6 +302,14 @@ def _metrics(contents: Contents) -> list[dict[str, Any]]:
     return rows
 
 
+def _shown(scores: list[ClassScore]) -> list[ClassScore]:
+    """Of many classes those with the lowest F1, in their order."""
+    if len(scores) <= MANY_CLASSES:
+        return scores
+    lowest = sorted(range(len(scores)), key=lambda place: scores[place].f1)[:MANY_CLASSES]
+    return [scores[place] for place in sorted(lowest)]
+
+
 def _intervals(contents: Contents) -> dict[str, tuple[float, float]]:
     """Of the metrics whose interval metrics.json does not hold."""
     design = read_design(contents.run.folder)
@@ -302,11 +323,15 @@ def _intervals(contents: Contents) -> dict[str, tuple[float, float]]:
 
 
 def _confusion(contents: Contents) -> dict[str, Any]:
-    counts = confusion(contents) if len(contents.true) else None
-    if counts is None:
-        return {"counts": [], "pairs": []}
-    shown = counts.tolist() if len(contents.classes) <= 30 else []
-    return {"counts": shown, "pairs": worst_pairs(counts, contents.classes)}
+    if not len(contents.true):
+        return {"counts": [], "pairs": [], "shown": 0}
+    found = confusion(contents)
+    whole = len(found.classes) == len(contents.classes) <= 30
+    return {
+        "counts": found.counts.tolist() if whole else [],
+        "pairs": worst_pairs(contents),
+        "shown": len(found.classes),
+    }
 
 
 def _samples(contents: Contents, reader: Reader | None) -> dict[str, Any]:
@@ -384,6 +409,7 @@ def data_card(contents: Contents, images: Images | None, folder: Path | None) ->
         return DataCard(False, ["tested"], {name: [n] for name, n in sorted(tested.items())})
     failed = [] if folder is None else read_failed(folder)
     broken = {id_ for id_, _ in failed}
+    failed = [(without_place(id_), without_places(problem)) for id_, problem in failed]
     bad = np.array([id_ in broken for id_ in images.ids.tolist()], np.bool_)
     labels, split = images.labels.tolist(), images.split.tolist()
     splits = [name for name in (*SPLITS, "") if name in set(split)]
@@ -407,6 +433,8 @@ def read_failed(folder: Path) -> list[tuple[str, str]]:
     """The images of a data set's folder that could not be decoded, and why; none where unknown."""
     try:
         with regular(folder / _FAILED_CSV).open(newline="", encoding="utf-8") as file:
-            return [(row["id"], row["problem"]) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, csv.Error):
+            return [
+                (read_cell(row["id"]), read_cell(row["problem"])) for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return []

@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import DataError, UnknownName, did_you_mean
-from featcache.reporting.predictions import read_predictions
+from featcache.errors import DataError, UnknownName, counted, did_you_mean
+from featcache.reporting.predictions import (
+    PROBABILITIES,
+    read_predictions,
+    read_probabilities,
+)
 from featcache.reporting.refit_command import refit_remedy, with_reports
 from featcache.reporting.schema import Run, read_folds, read_json, read_run
 from featcache.store.features import Strings
 from featcache.store.weights_folder import file_stem
+
+_FACTS = ("id", "fold", "true", "pred", "group")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +36,7 @@ class Contents:
     ids, fold, true, pred : str arrays of shape (n,)
         predictions.csv.
     proba : float array of shape (n, classes), or None
+        Of predictions.csv, or float32 of probabilities.h5.
     attention : list of dict
         `{"classes": […], "backbones": […], "mean": [[…]]}` for each fold; empty if the fusion
         learns no weights.
@@ -46,7 +53,7 @@ class Contents:
     fold: Strings
     true: Strings
     pred: Strings
-    proba: NDArray[np.float64] | None
+    proba: NDArray[np.float64] | NDArray[np.float32] | None
     attention: list[dict[str, Any]] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     groups: Strings | None = None
@@ -64,12 +71,11 @@ class Contents:
             return None
         column = {name: place for place, name in enumerate(self.classes)}
         places = np.array([column.get(label, 0) for label in self.pred.tolist()], np.intp)
-        confidence: NDArray[np.float64] = self.proba[np.arange(len(places)), places]
-        return confidence
+        return np.asarray(self.proba[np.arange(len(places)), places], np.float64)
 
 
-def read_contents(folder: Path) -> Contents:
-    """Read a run folder.
+def read_contents(folder: Path, probabilities: bool = True) -> Contents:
+    """Read a run folder, perhaps without probabilities.
 
     Raises
     ------
@@ -78,19 +84,24 @@ def read_contents(folder: Path) -> Contents:
     """
     run = read_run(folder)
     folds = read_folds(folder)
-    table = read_predictions(folder / "predictions.csv")
+    table = read_predictions(folder / "predictions.csv", None if probabilities else _FACTS)
     used = {*table["true"], *table["pred"]}
     classes = list(run.classes) or sorted(used)
     if odd := used - set(classes):
         raise DataError(f"{folder}/predictions.csv has labels that are no classes of the run: "
                         f"{', '.join(sorted(odd)[:3])}", refit_remedy(folder))  # fmt: skip
     columns = [f"p_{name}" for name in classes]
-    proba = None
+    proba: NDArray[np.float64] | NDArray[np.float32] | None = None
     if set(columns) <= set(table.columns):
         try:
             proba = table[columns].to_numpy(np.float64)
         except ValueError as error:
             raise DataError(f"{folder}/predictions.csv: {error}", refit_remedy(folder)) from None
+    elif probabilities:
+        proba = read_probabilities(folder, classes)
+        if proba is not None and len(proba) != len(table):
+            raise DataError(f"{folder}/{PROBABILITIES} has {counted(len(proba), 'row')}, "
+                            f"predictions.csv {len(table):,}", refit_remedy(folder))  # fmt: skip
     ids, fold, true, pred = (
         table[name].to_numpy(np.str_) if len(table) else np.zeros(0, np.str_)
         for name in ("id", "fold", "true", "pred")

@@ -18,7 +18,8 @@ from featcache.fitting.metrics import ACCURACY, Metric, positive_label
 from featcache.fitting.significance import ALPHA, Winner
 from featcache.fitting.splits import Fold, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
-from featcache.images.manifest import check_name
+from featcache.images.manifest import ORIGIN_JSON, check_name
+from featcache.reporting.places import known_places
 from featcache.store.features import Features
 from featcache.store.weights_folder import file_stem
 
@@ -236,6 +237,8 @@ def read_run(folder: Path) -> Run:
         raise UnknownData(f"no run folder {folder}", "Name one below reports/.")
     try:
         facts, scores = (_load(folder / name) for name in ("run.json", "metrics.json"))
+        if isinstance(facts, dict):
+            facts |= known_places(read_json(folder / ORIGIN_JSON))
         return run_of(folder, facts, scores)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.atomic import guard_writes, regular
+from featcache.atomic import guard_writes
 from featcache.errors import (
     CacheMissing,
     CacheRefused,
@@ -27,11 +26,11 @@ from featcache.images.manifest import (
     Images,
     check_name,
     read_images_csv,
-    write_csv,
     write_images_csv,
 )
 from featcache.images.remote import is_url, without_secrets
 from featcache.images.sources import read_origin
+from featcache.store.failures import read_failures, write_failures
 from featcache.store.feature_file import (
     Digests,
     FeatureFile,
@@ -60,7 +59,6 @@ from featcache.store.spec import (
 log = logging.getLogger("featcache")
 
 FAILED_CSV = "failed.csv"
-NOT_THERE = "the file is not there"
 
 
 class Cache:
@@ -251,7 +249,7 @@ class Cache:
         ----------
         data : str
         """
-        rows = _read_failed(self.folder / data / FAILED_CSV)
+        rows = read_failures(self.folder / data / FAILED_CSV)
         return {row[1]: row[3] for row in rows if len(row) == 4 and row[2] == "decode"}
 
     def note_failed(self, images: Images, problems: Mapping[int, tuple[str, str]]) -> None:
@@ -264,18 +262,7 @@ class Cache:
             Row of the manifest -> kind, "decode" or "read", and what is wrong. Images that are
             `absent` are added, as "missing".
         """
-        path = self.folder / images.name / FAILED_CSV
-        if not problems and not images.absent:
-            path.unlink(missing_ok=True)
-            return
-        wanted = [["id", "sha256", "kind", "problem"]]
-        wanted += [
-            [str(images.ids[row]), str(images.sha256[row]), kind, problem]
-            for row, (kind, problem) in sorted(problems.items())
-        ]
-        wanted += [[id_, "", "missing", NOT_THERE] for id_ in images.absent]
-        if _read_failed(path) != wanted:  # it may be that it can't be written, and need not be
-            write_csv(path, wanted[0], wanted[1:])
+        write_failures(self.folder / images.name / FAILED_CSV, images, problems)
 
     def choose(
         self, data: str | Images, backbone: Sequence[str] = (), view: Sequence[str] = ()
@@ -580,18 +567,6 @@ def _called(entry: Entry, wanted: str, known: Sequence[str]) -> Entry:
 def _says(wanted: str) -> int:
     """How much a name says: a key all, options more than none."""
     return 1000 if split_key(wanted)[1] else len(wanted)
-
-
-def _read_failed(path: Path) -> list[list[str]]:
-    """The rows of failed.csv with its header; none if it isn't there, or damaged."""
-    if not path.is_file():
-        return []
-    try:
-        with regular(path).open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        log.warning("%s is left out, and written again by the next extract: %s", path, error)
-        return []
 
 
 def _lists(path: Path, images: Images) -> bool:

@@ -236,7 +236,7 @@ class FeatureFile:
         self._refuse_infinite()
         with guard_writes(final):
             self._file.attrs["complete"] = True
-            spans = [at for name in _OF_ROWS for at in _span(self._file[name])]
+            spans = [at for name in _OF_ROWS for at in span(self._file[name])]
             self.close()
             seal(self.path, spans)
             sync(self.path)
@@ -478,7 +478,7 @@ def _check_attributes(path: Path, file: h5py.File) -> Key:
 
 def _check_datasets(path: Path, file: h5py.File, key: Key) -> int:
     """The width of a vector, once the datasets have been found to fit the key and each other."""
-    n, dim = _dataset(path, file, "features").shape
+    n, dim = plain_dataset(path, file, "features").shape
     expected = {
         "features": ((n, dim), key.dtype),
         "sha256": ((n, 32), "uint8"),
@@ -487,20 +487,20 @@ def _check_datasets(path: Path, file: h5py.File, key: Key) -> int:
     }
     for name, row in ((TRAINED_ON, (32,)), (QUANTISED, ())):
         if file.get(name, getlink=True) is not None:
-            expected[name] = ((*_dataset(path, file, name).shape[:1], *row), "uint8")
+            expected[name] = ((*plain_dataset(path, file, name).shape[:1], *row), "uint8")
     for name, (shape, dtype) in expected.items():
-        dataset = _dataset(path, file, name)
+        dataset = plain_dataset(path, file, name)
         if dataset.shape != shape or dataset.dtype != dtype:
             raise CacheRefused(f"{path}: its dataset {name!r} is of another shape or type", _AGAIN)
         # What is read at once: other datasets whole, of the features a row.
         at_once = dataset.nbytes // max(1, n) if name == "features" else dataset.nbytes
-        beyond = dataset.nbytes and _span(dataset)[1] > path.stat().st_size
+        beyond = dataset.nbytes and span(dataset)[1] > path.stat().st_size
         if beyond or is_hollow(path, at_once):
             raise CacheRefused(f"{path}: its dataset {name!r} is not all there", _AGAIN)
     return int(dim)
 
 
-def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+def plain_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset, refused if its bytes are not in this file, in one piece, as `_lay_out` has it.
 
     A link or another layout leads to other files, or to more bytes than any memory has.
@@ -523,7 +523,7 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     return dataset
 
 
-def _span(dataset: h5py.Dataset) -> tuple[int, int]:
+def span(dataset: h5py.Dataset) -> tuple[int, int]:
     """Where in its file a dataset begins and ends."""
     begin = dataset.id.get_offset() or 0  # None for one without rows
     return begin, begin + dataset.nbytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 from filelock import Timeout
 
 from featcache.atomic import SETTLED, replacing
+from featcache.csv_cells import row_writer
 from featcache.errors import (
     CacheDenied,
     CacheMissing,
@@ -277,12 +277,12 @@ def _npz(features: Features, path: Path) -> None:
 
 def _csv(features: Features, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "label", "group", "split", *_columns(features)])
+        write = row_writer(file)
+        write(["id", "label", "group", "split", *_columns(features)])
         labels = zip(features.ids, features.y, features.groups, features.split, strict=True)
         for facts, row in zip(labels, features.X, strict=True):
             # str of a float32 is the shortest text that reads back as the same float32
-            writer.writerow([*facts, *(str(value) for value in row)])
+            write([*facts, *(str(value) for value in row)])
 
 
 def _parquet(features: Features, path: Path) -> None:

@@ -31,15 +31,18 @@ def seal(path: Path, spans: Sequence[int]) -> None:
         file.write(_SEAL.pack(_MARK, *spans, digest))
 
 
-def check_seal(path: Path, remove: bool) -> None:
-    """Refuse a file that doesn't fit its seal; before it is written to, its seal is taken off."""
+def check_seal(path: Path, remove: bool, needed: bool = False) -> None:
+    """Refuse a file that doesn't fit its seal; before it is written to, its seal is taken off.
+
+    If `needed`, one without a seal is refused too.
+    """
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END) - _SEAL.size
-        if end < 0:
-            return
-        file.seek(end)
-        mark, *spans, digest = _SEAL.unpack(file.read(_SEAL.size))
-        if mark != _MARK:
+        file.seek(max(end, 0))
+        mark, *spans, digest = _SEAL.unpack(file.read(_SEAL.size).ljust(_SEAL.size))
+        if end < 0 or mark != _MARK:
+            if needed:
+                raise CacheRefused(f"{path} is damaged: its seal is missing", _AGAIN)
             return
         outside = sum(high - low for low, high in _outside(spans, end))
         if is_hollow(path, outside) or digest != _digest_outside(file, spans, end):

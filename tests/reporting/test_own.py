@@ -210,16 +210,17 @@ def test_the_run_says_how_to_fit_it_again_in_python(tmp_path, views):
     assert facts["own"]["head"] == {
         "class": f"{module}.Centroids", "params": {"member": None, "power": 1.0, "weights": None},
     }  # fmt: skip
-    assert facts["command"].startswith("# The command line takes no objects. In Python:\n")
+    command = run.command
+    assert command.startswith("# The command line takes no objects. In Python:\n")
     assert "In Python" in (run.folder / "report.html").read_text()
     Centroids.fits = 0
     found: dict[str, Any] = {}
-    exec(facts["command"].replace("fc.compare(", "done = fc.compare("), found)
+    exec(command.replace("fc.compare(", "done = fc.compare("), found)
     assert found["done"].best.folder == run.folder
     assert Centroids.fits == 0
     with pytest.raises(fc.FeatcacheError, match="no model") as caught:
         find_model(run.folder)
-    assert facts["command"] in caught.value.remedy
+    assert command in caught.value.remedy
 
 
 @pytest.mark.parametrize(

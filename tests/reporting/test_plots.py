@@ -13,10 +13,10 @@ from featcache.fitting.metrics import calibration_error
 from featcache.reporting.comparison import sort_runs
 from featcache.reporting.plots.comparison import front, plot_comparison, plot_cost
 from featcache.reporting.plots.confusion import (
+    Confusion,
     class_scores,
     confusion,
     duel,
-    rates,
     rivals,
     worst_pairs,
 )
@@ -88,17 +88,20 @@ def contents(tmp_path):
 
 
 def test_confusion_is_sklearn_s(contents):
-    counts = confusion(contents)
+    found = confusion(contents)
+    counts = found.counts
     assert (counts == confusion_matrix(contents.true, contents.pred)).all()
-    np.testing.assert_allclose(rates(counts), counts / counts.sum(axis=1, keepdims=True))
-    pairs = worst_pairs(counts, contents.classes)
+    np.testing.assert_allclose(found.rates, counts / counts.sum(axis=1, keepdims=True))
+    pairs = worst_pairs(contents)
     i, j = np.unravel_index(np.argmax(counts - np.diag(np.diag(counts))), counts.shape)
     assert pairs[0][:3] == (contents.classes[i], contents.classes[j], counts[i, j])
     assert all(true != pred and n > 0 for true, pred, n, _ in pairs)
 
 
 def test_a_class_without_test_images_has_no_rates():
-    assert rates(np.array([[0, 0], [1, 3]])).tolist() == [[0, 0], [0.25, 0.75]]
+    counts = np.array([[0, 0], [1, 3]])
+    found = Confusion(["a", "b"], counts, counts.sum(axis=1))
+    assert found.rates.tolist() == [[0, 0], [0.25, 0.75]]
 
 
 def test_the_area_under_the_curve_on_the_grid_is_sklearn_s():

@@ -245,5 +245,5 @@ def test_many_classes(tmp_path):
     assert plot_confusion(contents) is not None
     page = Page(write_run_page(run.folder))
     assert "Confusion in numbers" not in page.text
-    assert len(worst_pairs(np.eye(100, dtype=np.int64) + 1, labels)) == 8
+    assert len(worst_pairs(contents)) == 8
     shutil.rmtree(run.folder)

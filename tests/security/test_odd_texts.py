@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from noise import noise
 
@@ -92,3 +95,72 @@ def test_odd_names_of_images_are_kept(tmp_path: Path) -> None:
     (tmp_path / "d" / "a").mkdir(parents=True)
     noise(0).save(tmp_path / "d" / "a" / "=1+2\n.png")
     assert open_images(tmp_path / "d", cache=None).ids.tolist() == ["a/=1+2\n.png"]
+
+
+FORMULA = "=cmd|' /C calc'!A0\r"
+
+
+def test_formulas_and_returns_in_ids_are_read_as_they_were(tmp_path: Path) -> None:
+    from stored import store
+
+    import featcache as fc
+    from featcache.images.manifest import read_images_csv, write_images_csv
+    from featcache.reporting.plots.features import read_map
+    from featcache.reporting.run_reader import read_contents
+
+    rng = np.random.default_rng(0)
+    y = ["-1", "=SUM(1)", "@home"] * 12
+    cache, images = store(tmp_path / "cache", rng.normal(size=(36, 4)).astype("f4"), y, (4,))
+    ids = np.array([f"{FORMULA}{number}" for number in range(36)])
+    images = dataclasses.replace(images, ids=ids)
+    write_images_csv(tmp_path / "images.csv", images)
+    read = read_images_csv(tmp_path / "images.csv", "toy")
+    assert read.ids.tolist() == ids.tolist()
+    assert read.labels.tolist() == y
+    features = cache.features(images, cache.choose("toy"))
+    (run,) = fc.compare(
+        features, head="knn", folds=2, reports=tmp_path / "r", cache=tmp_path / "cache"
+    )
+    contents = read_contents(run.folder)
+    assert sorted(contents.ids) == sorted(ids)
+    assert sorted(contents.true) == sorted(y)
+    assert contents.classes == sorted(set(y))
+    shown = read_map(run.folder)
+    assert shown is not None
+    assert set(shown.ids) <= set(ids)
+    for name in ("predictions.csv", "embedding.csv", "per_class.csv"):
+        with (run.folder / name).open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in "=@" and cell]
+
+
+def test_rows_that_are_all_equal_have_a_map(tmp_path: Path) -> None:
+    """t-SNE itself crashes on them: here, in this process, it would take the tests along."""
+    from stored import store
+
+    from featcache.reporting.plots.features import embed
+
+    cache, images = store(tmp_path, np.ones((60, 6), "f4"), ["a", "b"] * 30, (6,))
+    found = embed(cache.features(images, cache.choose("toy")), rows=60, steps=260)
+    assert (found.xy == 0).all()
+
+
+def test_a_page_that_can_t_be_made_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stored import blobs, store
+
+    from featcache.reporting import run_page
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no page today")
+
+    monkeypatch.setattr(run_page, "write_page", broken)
+    X, y = blobs(40, (4,))
+    store(tmp_path / "cache", X, y, (4,))
+    words = ["fit", "--data", "toy", "--head", "knn", "--folds", "2"]
+    where = ["--cache", str(tmp_path / "cache"), "--reports", str(tmp_path / "r")]
+    assert run([*words, *where]) == 1
+    said = capsys.readouterr()
+    assert "report.html could not be made" in said.err
+    assert len(list(tmp_path.glob("r/toy/*/metrics.json"))) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
+from featcache.csv_cells import row_writer
+from featcache.fitting.metrics import MANY_CLASSES
 from featcache.reporting.html import write_text
 from featcache.reporting.plots.style import new_figure
 from featcache.reporting.run_reader import Contents
@@ -20,45 +21,79 @@ from featcache.reporting.schema import Run
 
 _NUMBERS_UP_TO = 20  # classes: beyond it a cell has no room for text
 _NAMES_UP_TO = 60
+_SHOWN = 100  # of more than MANY_CLASSES
 
 
-def confusion(contents: Contents) -> NDArray[np.int64]:
-    """Counts of shape (classes, classes): a row for each true class."""
-    table: NDArray[np.int64] = confusion_matrix(
-        contents.true, contents.pred, labels=contents.classes
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Counts of the classes that are shown.
+
+    Attributes
+    ----------
+    classes : list of str
+        All of the run; of more than 200 the 100 with the most mistakes, in the run's order.
+    counts : int array of shape (classes, classes)
+        A row for each true class.
+    images : int array of shape (classes,)
+        Test rows of each true class, those taken for a class that isn't shown too.
+    """
+
+    classes: list[str]
+    counts: NDArray[np.int64]
+    images: NDArray[np.int64]
+
+    @property
+    def rates(self) -> NDArray[np.float64]:
+        """The shares of each true class; 0 in one without images."""
+        shares: NDArray[np.float64] = self.counts / np.maximum(self.images, 1)[:, None]
+        return shares
+
+
+def confusion(contents: Contents) -> Confusion:
+    """Of many classes only those with the most mistakes, as the true class or as the predicted."""
+    true, pred, names = *_codes(contents), contents.classes
+    images = np.bincount(true, minlength=len(names))
+    shown = np.arange(len(names))
+    if len(names) > MANY_CLASSES:
+        wrong = true != pred
+        mistakes = sum(np.bincount(code[wrong], minlength=len(names)) for code in (true, pred))
+        shown = np.sort(np.argsort(-mistakes, kind="stable")[:_SHOWN])
+    place = np.full(len(names), -1)
+    place[shown] = np.arange(len(shown))
+    both = (place[true] >= 0) & (place[pred] >= 0)
+    counts = np.zeros((len(shown), len(shown)), np.int64)
+    np.add.at(counts, (place[true[both]], place[pred[both]]), 1)
+    return Confusion([names[i] for i in shown], counts, images[shown])
+
+
+def _codes(contents: Contents) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places among the classes of each row's true and predicted label."""
+    place = {name: number for number, name in enumerate(contents.classes)}
+    true, pred = (
+        np.array([place[label] for label in labels.tolist()], np.intp)
+        for labels in (contents.true, contents.pred)
     )
-    return table
+    return true, pred
 
 
-def rates(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each row's shares; 0 in a row without images."""
-    totals = counts.sum(axis=1, keepdims=True)  # (classes, 1)
-    shares: NDArray[np.float64] = counts / np.maximum(totals, 1)
-    return shares
-
-
-def worst_pairs(
-    counts: NDArray[np.int64], classes: Sequence[str], most: int = 8
-) -> list[tuple[str, str, int, float]]:
+def worst_pairs(contents: Contents, most: int = 8) -> list[tuple[str, str, int, float]]:
     """True class, predicted class, count and share of the true class; the most frequent first."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    share = rates(counts)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    places = [divmod(int(place), len(classes)) for place in order]
-    return [
-        (classes[i], classes[j], int(wrong[i, j]), float(share[i, j]))
-        for i, j in places
-        if wrong[i, j]
-    ]
+    true, pred = _codes(contents)
+    classes, images = contents.classes, np.bincount(true, minlength=len(contents.classes))
+    wrong = true != pred
+    pairs, counts = np.unique(true[wrong] * len(classes) + pred[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    places = [(*divmod(int(pairs[k]), len(classes)), int(counts[k])) for k in order]
+    return [(classes[i], classes[j], count, float(count / images[i])) for i, j, count in places]
 
 
 def plot_confusion(contents: Contents) -> Figure | None:
     """Shade by the share of the true class; in each cell that share in per cent, and the count."""
-    counts, names = confusion(contents), contents.classes
+    found = confusion(contents)
+    counts, names, share = found.counts, found.classes, found.rates
     if not counts.sum():
         return None
-    share, n = rates(counts), len(names)
+    n = len(names)
     with_numbers = n <= _NUMBERS_UP_TO
     side = min(11.0, max(3.4, (0.62 if with_numbers else 0.2) * n + 1.8))
     figure = new_figure(side + 0.5, side)
@@ -124,8 +159,9 @@ def class_scores(contents: Contents) -> list[ClassScore]:
     """Scores of every class, in the order of the run's classes."""
     if not len(contents.true):
         return []
+    true, pred = _codes(contents)
     columns = precision_recall_fscore_support(
-        contents.true, contents.pred, labels=contents.classes, zero_division=0
+        true, pred, labels=np.arange(len(contents.classes)), zero_division=0
     )
     return [
         ClassScore(name, float(precision), float(recall), float(f1), int(images))
@@ -136,11 +172,11 @@ def class_scores(contents: Contents) -> list[ClassScore]:
 def write_class_scores(folder: Path, scores: Sequence[ClassScore]) -> None:
     """Write per_class.csv: class, precision, recall, f1, images."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("class", "precision", "recall", "f1", "images"))
+    write = row_writer(file)
+    write(("class", "precision", "recall", "f1", "images"))
     for one in scores:
         numbers = (f"{value:.6f}" for value in (one.precision, one.recall, one.f1))
-        writer.writerow((one.name, *numbers, one.images))
+        write((one.name, *numbers, one.images))
     write_text(folder / FILE, file.getvalue())
 
 

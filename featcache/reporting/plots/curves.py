@@ -11,14 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    average_precision_score,
-    precision_recall_curve,
-    roc_auc_score,
-    roc_curve,
-)
 
-from featcache.fitting.metrics import calibration_error
+from featcache.fitting.metrics import calibration_error, columns
 from featcache.reporting.plots.style import colour, legend, line, new_figure, tidy
 from featcache.reporting.run_reader import Contents
 
@@ -100,11 +94,10 @@ def _are_numbers(values: list[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-_GRID = np.linspace(0, 1, 201)
+GRID = np.linspace(0, 1, 201)
 _MOST_CLASSES = 6  # lines that can be told apart; of more classes the lowest are drawn
 
 Floats = NDArray[np.float64]
-Curve = Callable[[NDArray[np.bool_], Floats], Floats]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,26 +109,69 @@ class _Line:
     area: float
 
 
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """How the rows of a class stand among all, at each of their different scores, highest first.
+
+    Only there a curve has corners: with few rows of a class it is cheap, however many others
+    there are.
+    """
+
+    hits: Floats  # share of the class with this score or more
+    more: Floats  # rows of the rest with more
+    least: Floats  # rows of the rest with this score or more
+    rows: int  # of the class
+    rest: int
+
+    @classmethod
+    def of(cls, is_class: NDArray[np.bool_], score: NDArray[Any]) -> Ranks:
+        if np.isnan(score).any():
+            raise ValueError("probabilities that are no numbers")
+        own, rest = np.sort(score[is_class]), np.sort(score[~is_class])
+        marks = np.unique(own)[::-1]
+        hits = (len(own) - np.searchsorted(own, marks)) / len(own)
+        more = len(rest) - np.searchsorted(rest, marks, "right")
+        least = len(rest) - np.searchsorted(rest, marks, "left")
+        return cls(hits, more.astype(float), least.astype(float), len(own), len(rest))
+
+    def roc(self) -> Floats:
+        before = np.concatenate([[0.0], self.hits[:-1]])
+        false = np.stack([self.more, self.least], axis=1).ravel() / self.rest
+        true = np.stack([before, self.hits], axis=1).ravel()
+        on_grid: Floats = np.interp(GRID, [0.0, *false, 1.0], [0.0, *true, 1.0])
+        on_grid[0] = 0.0
+        return on_grid
+
+    def roc_area(self) -> float:
+        steps = np.diff(self.hits, prepend=0.0)
+        return float((steps * (1 - (self.more + self.least) / (2 * self.rest))).sum())
+
+    def precision(self) -> Floats:
+        own = self.hits * self.rows
+        best = np.maximum.accumulate((own / (own + self.least))[::-1])[::-1]
+        places = np.searchsorted(self.hits, GRID, side="left")
+        on_grid: Floats = best[np.minimum(places, len(best) - 1)]
+        on_grid[0] = 1.0
+        return on_grid
+
+    def precision_area(self) -> float:
+        own = self.hits * self.rows
+        return float((np.diff(self.hits, prepend=0.0) * own / (own + self.least)).sum())
+
+
 def roc_on_grid(is_class: NDArray[np.bool_], score: Floats) -> Floats:
     """The true positive rate at every false positive rate of the grid, shape (201,)."""
-    false, true, _ = roc_curve(is_class, score)
-    on_grid: Floats = np.interp(_GRID, false, true)
-    on_grid[0] = 0.0
-    return on_grid
+    return Ranks.of(is_class, score).roc()
 
 
 def precision_on_grid(is_class: NDArray[np.bool_], score: Floats) -> Floats:
     """The best precision at a recall of at least each value of the grid, shape (201,)."""
-    precision, recall, _ = precision_recall_curve(is_class, score)  # recall falls
-    best = np.maximum.accumulate(precision)  # at this recall or a higher one
-    places = np.searchsorted(recall[::-1], _GRID, side="left")
-    on_grid: Floats = best[::-1][np.minimum(places, len(best) - 1)]
-    return on_grid
+    return Ranks.of(is_class, score).precision()
 
 
 def plot_roc(contents: Contents) -> Figure | None:
     """ROC curves; the band spans the folds of the mean over classes."""
-    lines = _lines(contents, roc_on_grid, roc_auc_score)
+    lines = _lines(contents, Ranks.roc, Ranks.roc_area)
     if not lines:
         return None
     figure = new_figure(4.8, 4.3)
@@ -150,7 +186,7 @@ def plot_roc(contents: Contents) -> Figure | None:
 
 def plot_precision_recall(contents: Contents) -> Figure | None:
     """Precision-recall curves; the band spans the folds of the mean over classes."""
-    lines = _lines(contents, precision_on_grid, average_precision_score)
+    lines = _lines(contents, Ranks.precision, Ranks.precision_area)
     if not lines:
         return None
     figure = new_figure(4.8, 4.3)
@@ -163,7 +199,7 @@ def plot_precision_recall(contents: Contents) -> Figure | None:
 
 
 def _lines(
-    contents: Contents, curve: Curve, area: Callable[[NDArray[np.bool_], Floats], float]
+    contents: Contents, curve: Callable[[Ranks], Floats], area: Callable[[Ranks], float]
 ) -> list[_Line]:
     """Of two classes the positive one's; of more the mean over all first, then the lowest."""
     if contents.proba is None or not len(contents.true):
@@ -171,17 +207,24 @@ def _lines(
     classes = contents.classes
     positive = contents.run.positive
     wanted = [classes.index(positive)] if positive in classes else range(len(classes))
-    names, lines = sorted(set(contents.fold.tolist())), []
-    for place in wanted:
-        folds, areas = [], []
-        for name in names:
-            rows = contents.fold == name
-            is_class, score = contents.true[rows] == classes[place], contents.proba[rows, place]
-            if is_class.any() and not is_class.all():
-                folds.append(curve(is_class, score))
-                areas.append(float(area(is_class, score)))
-        if len(folds) == len(names):  # a fold without this class has no curve
-            lines.append(_Line(classes[place], np.array(folds), float(np.mean(areas))))
+    number = {label: place for place, label in enumerate(classes)}
+    code = np.array([number[label] for label in contents.true.tolist()])  # (n,)
+    names = sorted(set(contents.fold.tolist()))
+    folds: list[list[Floats]] = [[] for _ in classes]
+    areas: list[list[float]] = [[] for _ in classes]
+    for name in names:
+        rows = np.flatnonzero(contents.fold == name)
+        for place, score in enumerate(columns(contents.proba, rows)):
+            is_class = code[rows] == place
+            if place in wanted and is_class.any() and not is_class.all():
+                ranks = Ranks.of(is_class, score)
+                folds[place].append(curve(ranks))
+                areas[place].append(area(ranks))
+    lines = [
+        _Line(classes[place], np.array(folds[place]), float(np.mean(areas[place])))
+        for place in wanted
+        if len(folds[place]) == len(names)  # a fold without this class has no curve
+    ]
     if len(lines) < 2:
         return lines
     mean = np.mean([one.folds for one in lines], axis=0)  # (folds, grid)
@@ -193,12 +236,12 @@ def _draw(axes: Axes, lines: list[_Line], area: str) -> None:
     for number, one in enumerate(lines):
         style = {"color": colour(number), "linestyle": line(number)}
         width = 2.2 if number == 0 else 1.1
-        axes.plot(_GRID, one.folds.mean(axis=0), linewidth=width,
+        axes.plot(GRID, one.folds.mean(axis=0), linewidth=width,
                   label=f"{one.name} ({area} {one.area:.3f})", **style)  # fmt: skip
     first = lines[0].folds
     if len(first) > 1:
         label = f"lowest to highest of {len(first)} folds"
-        axes.fill_between(_GRID, first.min(axis=0), first.max(axis=0), color=colour(0), alpha=0.18,
+        axes.fill_between(GRID, first.min(axis=0), first.max(axis=0), color=colour(0), alpha=0.18,
                           linewidth=0, label=label)  # fmt: skip
 
 

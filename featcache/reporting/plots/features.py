@@ -12,9 +12,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from featcache.atomic import regular
+from featcache.csv_cells import read_cell, row_writer
 from featcache.errors import counted
 from featcache.reporting.html import write_text
-from featcache.reporting.plots.style import colour, legend, marker, new_figure, tidy
+from featcache.reporting.plots.style import (
+    COLOURS,
+    MARKERS,
+    colour,
+    legend,
+    marker,
+    new_figure,
+    tidy,
+)
 from featcache.reporting.run_reader import Contents
 from featcache.store.features import NO_VIEW, Features, Strings
 
@@ -84,6 +93,8 @@ def embed(features: Features, rows: int = 2000, steps: int = 750, seed: int = 0)
     scale = X.std(axis=0)
     X = (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     columns = min(_COMPONENTS, *X.shape)
+    if not X.any():  # rows that are all equal: t-SNE divides by their spread, and crashes
+        return Map(features.ids[chosen], features.y[chosen], np.zeros((len(X), 2)))
     X = PCA(columns, svd_solver="randomized", random_state=seed).fit_transform(X)  # (n, 30)
     if len(X) > 5 and columns > 2:
         near = min(30.0, (len(X) - 1) / 3)
@@ -95,12 +106,12 @@ def embed(features: Features, rows: int = 2000, steps: int = 750, seed: int = 0)
 def write_map(folder: Path, found: Map) -> None:
     """Keep a map as embedding.csv: id, label, x, y."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("id", "label", "x", "y"))
+    write = row_writer(file)
+    write(("id", "label", "x", "y"))
     for id_, label, (x, y) in zip(
         found.ids.tolist(), found.labels.tolist(), found.xy.tolist(), strict=True
     ):
-        writer.writerow((id_, label, f"{x:.5g}", f"{y:.5g}"))
+        write((id_, label, f"{x:.5g}", f"{y:.5g}"))
     write_text(folder / FILE, file.getvalue())
 
 
@@ -109,7 +120,8 @@ def read_map(folder: Path) -> Map | None:
     try:
         with regular(folder / FILE).open(newline="", encoding="utf-8") as file:
             rows = [
-                (r["id"], r["label"], float(r["x"]), float(r["y"])) for r in csv.DictReader(file)
+                (read_cell(r["id"]), read_cell(r["label"]), float(r["x"]), float(r["y"]))
+                for r in csv.DictReader(file)
             ]
         ids, labels, x, y = zip(*rows, strict=True)
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
@@ -124,8 +136,10 @@ def plot_map(found: Map | None, wrong: frozenset[str] = frozenset()) -> Figure |
     classes = sorted(set(found.labels.tolist()))
     figure = new_figure(6.6, 4.8)
     axes = figure.add_subplot()
-    for number, name in enumerate(classes):
-        x, y = found.xy[found.labels == name].T
+    looks = len(COLOURS) * len(MARKERS)  # then they come again
+    code = np.searchsorted(classes, found.labels) % looks  # (n,)
+    for number, name in enumerate(classes[:looks]):
+        x, y = found.xy[code == number].T
         axes.scatter(x, y, s=11, color=colour(number), marker=marker(number), alpha=0.75,
                      linewidths=0, rasterized=True,
                      label=name if number < _NAMED_CLASSES else None)  # fmt: skip

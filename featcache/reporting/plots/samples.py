@@ -15,6 +15,7 @@ from featcache.images.decode import BadImage, decode
 from featcache.images.manifest import Content, Images
 from featcache.images.sources import Reader
 from featcache.reporting.html import data_uri
+from featcache.reporting.places import without_place
 from featcache.reporting.predictions import read_outcomes
 from featcache.reporting.run_reader import Contents
 from featcache.reporting.schema import Run
@@ -112,7 +113,7 @@ def _make(contents: Contents, rows: Sequence[int], reader: Reader | None) -> lis
         uri, small = ("", False) if reader is None else _thumbnail(reader, str(contents.ids[row]))
         made.append(
             Sample(
-                id=str(contents.ids[row]),
+                id=without_place(str(contents.ids[row])),
                 true=str(contents.true[row]),
                 pred=str(contents.pred[row]),
                 confidence=None if confidence is None else float(confidence[row]),

@@ -69,7 +69,10 @@ def test_names_are_those_of_the_command_line() -> None:
 
     options = {p.name for command in (extract, compare) for p in command.params}
     renamed = {"settings": "set"}
-    not_of_the_experiment = {"quiet", "again", "rehash", "wait", "dask", "parts", "pictures"}
+    not_of_the_experiment = {
+        "quiet", "again", "rehash", "wait", "dask", "parts", "pictures", "report", "dhash",
+        "format", "show", "wide",
+    }  # fmt: skip
     of_recipes_only = {"limit", "protocols", "finetune"}
     known = set(Recipe.model_fields) - of_recipes_only
     assert {renamed.get(o, o) for o in options} - not_of_the_experiment == known

@@ -117,7 +117,8 @@ def status(
 
     imported = [name for name in backbone if name.startswith(IMPORTED)]
     others = [name for name in backbone if name not in imported]
-    check_specs(others, BackboneOptions.among(options))
+    if others:
+        check_specs(others, BackboneOptions.among(options))
     store = Cache(cache)
     if store.data_sets() if data is None else names_data_set(store, data):
         images = images_as_they_are(store, data or name, rehash)

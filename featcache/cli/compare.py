@@ -112,7 +112,8 @@ def compare(
     print_runs(done.runs)
     if options["ablate"]:
         show_ablation(done.runs, reports)
-    need_pages(reports, done.best)
+    if options["report"]:
+        need_pages(reports, done.best)
 
 
 def show_ablation(runs: Sequence[Run], reports: str) -> None:

@@ -29,6 +29,8 @@ def import_(
     vectors: str | None,
     ids: str | None,
     cache: str,
+    columns: dict[str, str],
+    class_map: str | None,
     quiet: bool,
 ) -> None:
     """Take vectors that another tool wrote into the cache, as a block of a data set.
@@ -58,7 +60,15 @@ def import_(
     else:
         images = images_for(
             store,
-            open_images(data, name=name, data_root=data_root, group=group, cache=cache),
+            open_images(
+                data,
+                name=name,
+                data_root=data_root,
+                group=group,
+                cache=cache,
+                columns=columns,
+                class_map=class_map,
+            ),
         )
     note(images.describe())
     done = import_vectors(store, images, found, called, origin)

@@ -18,14 +18,14 @@ from featcache.errors import FeatcacheError, did_you_mean
 # that of import, which Python keeps for itself.
 COMMANDS = {
     "extract": "Embed images with pretrained backbones, into the cache.",
-    "import": "Take vectors that another tool wrote into the cache.",
+    "import": "Take vectors that another tool wrote into the cache, as a block of a data set.",
     "fit": "Fit and score one classifier on cached features.",
     "compare": "Fit and score a grid of classifiers on the same folds.",
     "rank": "Rank backbones by their features, before any head is fitted.",
     "finetune": "Train backbones, fusion and head end to end.",
     "run": "Run a recipe: extract, fit and compare.",
     "predict": "Label new images with the model of a run.",
-    "export": "Take a run's model elsewhere: a folder, or an ONNX file.",
+    "export": "Take a run's model elsewhere: a folder, or an ONNX file; or the whole run.",
     "report": "Make the pages: comparison.html, and report.html of runs.",
     "cache": "Look after the cached features.",
     "weights": "See, check and add weight files.",

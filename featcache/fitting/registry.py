@@ -60,7 +60,10 @@ class LazyClass:
 
 @cache
 def _parameters(module: str, name: str) -> frozenset[str] | None:
-    found = importlib.util.find_spec(module) if module.startswith("featcache.") else None
+    try:
+        found = importlib.util.find_spec(module) if module.startswith("featcache.") else None
+    except ValueError:  # one that was put together at run time
+        found = None
     if found is None or not found.origin or not found.origin.endswith(".py"):
         return None
     tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))

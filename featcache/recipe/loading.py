@@ -15,7 +15,13 @@ from featcache.recipe.schema import Recipe, merge, protocols_of, typed
 
 _OF_FILES = ("extends", "quick")  # keys of a file that the recipe itself no longer has
 _LONGEST = 1 << 20  # bytes of a recipe
-_OF_DATA = ("name", "data_root", "limit")  # what says more of one set of images
+_OF_DATA = (
+    "name",
+    "data_root",
+    "columns",
+    "class_map",
+    "limit",
+)  # what says more of one set of images
 
 
 def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Recipe:

@@ -49,6 +49,8 @@ class Recipe(BaseModel):
     data: str = "digits"
     name: str | None = None
     data_root: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    class_map: str | None = None
     group: str | None = None
     limit: int | None = Field(default=None, ge=2)
 
@@ -183,6 +185,8 @@ def images_of(recipe: Recipe, rehash: bool = False, digests: bool = True) -> Ima
         recipe.data,
         name=recipe.name,
         data_root=recipe.data_root,
+        columns=recipe.columns,
+        class_map=recipe.class_map,
         group=recipe.group,
         cache=recipe.cache,
         rehash=rehash,

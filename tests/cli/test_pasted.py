@@ -5,6 +5,7 @@ All in a folder with spaces and quotes in its name, with options that are not th
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import shutil
 from pathlib import Path
@@ -44,7 +45,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (place / TABLE).write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
     for made in ("reporting.compare", "finetuning.finetune"):  # pages and plots take most of a fit
-        monkeypatch.setattr(f"featcache.{made}.write_comparison", lambda *_: None)
+        monkeypatch.setattr(f"featcache.{made}.write_comparison", lambda *_, **__: None)
+    for command in ("fit", "compare"):
+        monkeypatch.setattr(
+            importlib.import_module(f"featcache.cli.{command}"), "need_pages", lambda *_: None
+        )
     return place
 
 

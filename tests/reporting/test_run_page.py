@@ -172,7 +172,9 @@ def test_intervals_of_the_metrics_that_are_no_means_over_rows(tmp_path, folds):
     for name in ("balanced accuracy", "F1 (macro)", "AUC"):
         low, high = rows[name]["interval"]
         assert low < rows[name]["mean"] < high < low + 0.4
-    assert rows["log loss (nats)"]["interval"] is None
+    low, high = rows["log loss (nats)"]["interval"]
+    assert low < rows["log loss (nats)"]["mean"] < high
+    assert rows["calibration error (ECE)"]["interval"] is None
     (run.folder / "metrics.json").write_text(
         (run.folder / "metrics.json").read_text().replace('"train', '"was')
     )
@@ -202,7 +204,7 @@ def test_the_quick_page_is_not_made_twice(made, tmp_path, monkeypatch):
 
     def is_made_again():
         before = page.stat().st_ino if page.exists() else 0
-        quick_page(run.folder, [], features, tmp_path / "cache")
+        quick_page(run.folder, [run], features, tmp_path / "cache")
         return page.stat().st_ino != before
 
     assert is_made_again()

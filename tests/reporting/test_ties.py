@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from featcache.cli.console import show_runs
 from featcache.cli.main import cli
+from featcache.cli.tables import show_runs
 from featcache.fitting.significance import compare_all
 from featcache.fitting.splits import make_folds
 from featcache.reporting import predictions

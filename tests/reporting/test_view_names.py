@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from stored import blobs, store
 
-from featcache.cli.console import show_runs
+from featcache.cli.tables import show_runs
 from featcache.reporting import compare as module
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import Comparison, read_runs, write_comparison

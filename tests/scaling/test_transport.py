@@ -303,7 +303,7 @@ def test_a_range_that_always_comes_back_damaged_is_given_up(photos: Path, tmp_pa
     files = context.files
     merger = PartMerger(open_transport("", tmp_path, "photos"), context.unique.images, files)
     ranges = RangeScheduler(None, plan.json(), context, files, 8, merger)  # type: ignore[arg-type]
-    nothing = {"parts": [], "compute": [0.0], "seconds": {}, "problems": []}
+    nothing = {"parts": [], "compute": [0.0], "seconds": {}, "problems": [], "hashes": []}
     for _ in range(4):
         ranges._take(ranges._todo.popleft(), nothing)
     with pytest.raises(ClusterError, match="5 workers gave damaged vectors of the images cat"):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from noise import noise
 
-from featcache.cli.console import say_error, show_table, visible
+from featcache.cli.console import say_error, visible
 from featcache.cli.main import run
+from featcache.cli.tables import show_table
 from featcache.errors import DataError, RecipeError
 from featcache.images.remote import check_url, without_secrets
 from featcache.images.sources import open_images

@@ -16,7 +16,7 @@ from featcache.errors import CacheUnwritable
 from featcache.extraction.extract import fill_cache
 from featcache.images import manifest
 from featcache.images.sources import open_images
-from featcache.store import cache as store
+from featcache.store import failures
 from featcache.store.cache import Cache
 from featcache.store.maintenance import choose_victims, delete
 
@@ -82,7 +82,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(manifest, "replacing", refuse)
-    monkeypatch.setattr(store, "write_csv", refuse)
+    monkeypatch.setattr(failures, "write_csv", refuse)
 
 
 def test_what_is_cached_needs_no_right_to_write(

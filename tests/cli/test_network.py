@@ -50,12 +50,14 @@ OFFLINE = {
     "weights verify vgg16": 1,
     "weights add resnet18 no.pth": 1,
     "backbones": 0,
+    "import absent.npz --data pictures --as clip": 2,
     "doctor": 0,
 }
 if ONNX:
     OFFLINE[f"export {RUN} --onnx model.onnx"] = 1
 if importlib.util.find_spec("timm"):
     OFFLINE["backbones --timm mobilenetv3_small_050"] = 0
+    OFFLINE["backbones --search uni"] = 0
 
 
 @pytest.fixture

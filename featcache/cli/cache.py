@@ -10,6 +10,7 @@ import click
 from featcache.cli.completion import completer, data_sets
 from featcache.cli.console import note
 from featcache.cli.options import (
+    DataOptions,
     backbone_option,
     cache_option,
     data_options,
@@ -23,6 +24,10 @@ from featcache.cli.tables import say, show_table, table_options
 from featcache.errors import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featcache.images.manifest import Images
+    from featcache.store.cache import Cache
     from featcache.store.key import Key
 
 _DATA = click.option(
@@ -87,12 +92,7 @@ def ls(cache: str, quiet: bool) -> None:
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
 @with_log
 def status(
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
-    columns: dict[str, str],
-    class_map: str | None,
+    images: DataOptions,
     backbone: list[str],
     cache: str,
     rehash: bool,
@@ -110,7 +110,6 @@ def status(
     """
     from featcache.extraction.backbone import BackboneOptions
     from featcache.extraction.registry import check_specs
-    from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.maintenance import status as status_of
     from featcache.store.spec import IMPORTED, names_of
@@ -119,53 +118,51 @@ def status(
     others = [name for name in backbone if name not in imported]
     if others:
         check_specs(others, BackboneOptions.among(options))
-    store = Cache(cache)
+    store, data = Cache(cache), images.data
     if store.data_sets() if data is None else names_data_set(store, data):
-        images = images_as_they_are(store, data or name, rehash)
+        now = images_as_they_are(store, data or images.name, rehash)
     else:
-        images = open_images(
-            "digits" if data is None else data,
-            name=name,
-            data_root=data_root,
-            group=group,
-            cache=cache,
-            rehash=rehash,
-            columns=columns,
-            class_map=class_map,
-            download=False,
-        )
-    note(images.describe())
-    keys = [entry.key for entry in store.entries(images.name)]
+        now = images.open(cache, rehash=rehash, download=False)
+    note(now.describe())
+    keys = [entry.key for entry in store.entries(now.name)]
     if backbone:
-        from featcache.extraction.backbone import as_cached
-        from featcache.extraction.engine import likely_precision, open_engine
-        from featcache.extraction.extract import with_views
-        from featcache.extraction.network import INT8
-        from featcache.extraction.quantising import calibrated
-        from featcache.extraction.registry import open_backbones
-        from featcache.extraction.unique_images import UniqueImages
-        from featcache.extraction.weights import NOT_AT_HAND
-
-        found = store.choose(images.name, imported) if imported else []
-        how = ("device", "precision", "engine", "batch_size")
-        engine = open_engine(*(options[name] for name in how))
-        opened = (
-            open_backbones(others, BackboneOptions.among(options), absent="name") if others else []
-        )
-        for one in opened:
-            if one.weights_sha256.startswith(NOT_AT_HAND):
-                note(
-                    f"{one.name}: its weights {one.weights} are not at hand; extract downloads them"
-                )
-        chosen = [as_cached(one, keys) for one in opened]
-        chosen += with_views(chosen, options["view"])
-        unique = UniqueImages(images, store)
-        if engine.precision == INT8:
-            chosen = calibrated(chosen, store, unique)
-        keys = [entry.key for entry in found]
-        keys += [one.key(likely_precision(engine, one, store, unique)) for one in chosen]
+        found = store.choose(now.name, imported) if imported else []
+        keys = [*(entry.key for entry in found), *_wanted(store, now, others, keys, options)]
     for key, called in zip(keys, names_of(keys), strict=True):
-        say(str(replace(status_of(store, images, key), backbone=called)))
+        say(str(replace(status_of(store, now, key), backbone=called)))
+
+
+def _wanted(
+    store: Cache,
+    images: Images,
+    names: Sequence[str],
+    there: Sequence[Key],
+    options: dict[str, Any],
+) -> list[Key]:
+    """The keys that `extract` would fill for these backbones and options."""
+    if not names:
+        return []
+    from featcache.extraction.backbone import BackboneOptions, as_cached
+    from featcache.extraction.engine import likely_precision, open_engine
+    from featcache.extraction.extract import with_views
+    from featcache.extraction.network import INT8
+    from featcache.extraction.quantising import calibrated
+    from featcache.extraction.registry import open_backbones
+    from featcache.extraction.unique_images import UniqueImages
+    from featcache.extraction.weights import NOT_AT_HAND
+
+    how = ("device", "precision", "engine", "batch_size")
+    engine = open_engine(*(options[name] for name in how))
+    opened = open_backbones(names, BackboneOptions.among(options), absent="name")
+    for one in opened:
+        if one.weights_sha256.startswith(NOT_AT_HAND):
+            note(f"{one.name}: its weights {one.weights} are not at hand; extract downloads them")
+    chosen = [as_cached(one, there) for one in opened]
+    chosen += with_views(chosen, options["view"])
+    unique = UniqueImages(images, store)
+    if engine.precision == INT8:
+        chosen = calibrated(chosen, store, unique)
+    return [one.key(likely_precision(engine, one, store, unique)) for one in chosen]
 
 
 @cache.command()
@@ -307,10 +304,10 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
     Example:
       featcache cache export photos.parquet --data photos
     """
-    from featcache.cli.options import cached_features
+    from featcache.cli.options import DataOptions, cached_features
     from featcache.store.maintenance import export as write
 
-    features = cached_features(data, None, None, None, backbone, cache)
+    features = cached_features(DataOptions(data), backbone, cache)
     write(features, path)
     click.echo(
         f"{path}: {counted(len(features), 'row')}, {counted(features.X.shape[1], 'column')} of features"

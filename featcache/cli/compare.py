@@ -10,6 +10,7 @@ import click
 from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import need_pages, note
 from featcache.cli.options import (
+    DataOptions,
     backbone_option,
     cache_option,
     cached_features,
@@ -19,7 +20,6 @@ from featcache.cli.options import (
     executor_at,
     fit_options,
     fits_here,
-    how_opened,
     pictures_option,
     reports_option,
     several,
@@ -36,7 +36,6 @@ from featcache.cli.tables import (
 
 if TYPE_CHECKING:
     from featcache.reporting.schema import Run
-from featcache.images.files import KINDS
 
 
 @click.command()
@@ -66,12 +65,7 @@ from featcache.images.files import KINDS
 @table_options
 @with_log
 def compare(
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
-    columns: dict[str, str],
-    class_map: str | None,
+    images: DataOptions,
     backbone: list[str],
     view: list[str],
     cache: str,
@@ -97,14 +91,11 @@ def compare(
 
     check_names(options["fusion"], options["head"], options["settings"], options["select"])
 
-    options["group"] = group if group in KINDS else None
-    options["opened"] = how_opened(data, name, data_root, group, cache, columns, class_map)
+    options["group"], options["opened"] = images.kind, images.opened(cache)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "fitted": say_fitted}
     with cluster_at(dask) as cluster:
-        features = cached_features(
-            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs),
-            columns, class_map,
-        )  # fmt: skip
+        jobs_here = fits_here(cluster, jobs)
+        features = cached_features(images, backbone, cache, view, memory, jobs_here)
         from featcache import compare as run_grid
 
         done = run_grid(features, crew=executor_at(cluster), **options)

@@ -8,6 +8,7 @@ import click
 
 from featcache.cli.console import note, progress_bar
 from featcache.cli.options import (
+    DataOptions,
     backbone_option,
     cache_option,
     check_parts,
@@ -42,12 +43,7 @@ if TYPE_CHECKING:
 def extract(
     ctx: click.Context,
     /,
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
-    columns: dict[str, str],
-    class_map: str | None,
+    images: DataOptions,
     backbone: list[str],
     cache: str,
     rehash: bool,
@@ -72,32 +68,23 @@ def extract(
     from featcache.extraction.backbone import BackboneOptions
     from featcache.extraction.preprocess import check_views
     from featcache.extraction.registry import check_specs
-    from featcache.images.sources import check_source, open_images
+    from featcache.images.sources import check_source
     from featcache.store.cache import Cache
 
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18", ctx)
     check_specs(backbone, BackboneOptions.among(options))
     check_views(options["view"])
-    check_source(data or "digits")
+    check_source(images.data or "digits")
     check_parts(parts, dask)
     Cache(cache)  # refuses a URL before images are read
-    images = open_images(
-        "digits" if data is None else data,
-        name=name,
-        data_root=data_root,
-        group=group,
-        cache=cache,
-        rehash=rehash,
-        columns=columns,
-        class_map=class_map,
-    )
-    note(images.describe())
+    found = images.open(cache, rehash=rehash)
+    note(found.describe())
     from featcache.extraction.extract import fill_cache  # imports torch, for good words only
 
     with cluster_at(dask) as cluster, progress_bar("images", quiet) as progress:
-        options["embed"] = embedding(cluster, data_root, parts)
-        report = fill_cache(images, backbone=backbone, cache=cache, progress=progress, **options)
+        options["embed"] = embedding(cluster, images.data_root, parts)
+        report = fill_cache(found, backbone=backbone, cache=cache, progress=progress, **options)
     show_report(report, cache)
     if report.failed:
         ctx.exit(3)

@@ -14,6 +14,7 @@ import click
 from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
+    DataOptions,
     NumberOrAuto,
     backbone_option,
     cache_option,
@@ -23,7 +24,6 @@ from featcache.cli.options import (
     with_log,
 )
 from featcache.errors import counted
-from featcache.images.files import KINDS
 
 if TYPE_CHECKING:
     from featcache.reporting.schema import Run
@@ -95,12 +95,7 @@ def _with(command: F) -> F:
 @reports_option
 @with_log
 def finetune(
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
-    columns: dict[str, str],
-    class_map: str | None,
+    images: DataOptions,
     backbone: list[str],
     singles: bool,
     cache: str,
@@ -121,27 +116,24 @@ def finetune(
     from featcache.extraction.backbone import BackboneOptions
     from featcache.extraction.registry import check_specs
     from featcache.fitting.names import check_names
-    from featcache.images.sources import check_source, open_images
+    from featcache.images.sources import check_source
 
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18")
     check_specs(backbone, BackboneOptions(options["weights"], options["weights_dir"]))
     check_names([options["fusion"]], [options["head"]], options["settings"])
-    check_source(data or "digits")
-    images = open_images(
-        "digits" if data is None else data, name=name, data_root=data_root, group=group,
-        cache=cache, columns=columns, class_map=class_map,
-    )  # fmt: skip
-    note(images.describe())
+    check_source(images.data or "digits")
+    found = images.open(cache)
+    note(found.describe())
     from featcache.finetuning.finetune import finetune as tune
     from featcache.finetuning.options import Options
 
-    options["group"] = group if group in KINDS else None
+    options["group"] = images.kind
     training = {field.name: options.pop(field.name) for field in fields(Options)}
     together = [backbone] if len(backbone) > 1 or not singles else []
     for names in [*([name] for name in backbone if singles), *together]:
         run = tune(
-            images,
+            found,
             backbone=names,
             options=Options(**training),
             cache=cache,

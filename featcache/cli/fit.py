@@ -9,6 +9,7 @@ import click
 from featcache.cli.completion import completer, fusions, heads
 from featcache.cli.console import need_pages
 from featcache.cli.options import (
+    DataOptions,
     backbone_option,
     cache_option,
     cached_features,
@@ -18,14 +19,12 @@ from featcache.cli.options import (
     executor_at,
     fit_options,
     fits_here,
-    how_opened,
     pictures_option,
     reports_option,
     with_log,
 )
 from featcache.cli.tables import say, show_table, table_options
 from featcache.errors import counted
-from featcache.images.files import KINDS
 
 
 @click.command()
@@ -55,12 +54,7 @@ from featcache.images.files import KINDS
 @table_options
 @with_log
 def fit(
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
-    columns: dict[str, str],
-    class_map: str | None,
+    images: DataOptions,
     backbone: list[str],
     view: list[str],
     cache: str,
@@ -83,14 +77,11 @@ def fit(
 
     check_names([options["fusion"]], [options["head"]], options["settings"], options["select"])
 
-    options["group"] = group if group in KINDS else None
-    options["opened"] = how_opened(data, name, data_root, group, cache, columns, class_map)
+    options["group"], options["opened"] = images.kind, images.opened(cache)
     options |= {"jobs": jobs, "reports": reports, "cache": cache, "singles": False}
     with cluster_at(dask) as cluster:
-        features = cached_features(
-            data, name, data_root, group, backbone, cache, view, memory, fits_here(cluster, jobs),
-            columns, class_map,
-        )  # fmt: skip
+        jobs_here = fits_here(cluster, jobs)
+        features = cached_features(images, backbone, cache, view, memory, jobs_here)
         from featcache import compare
         from featcache.reporting.ties import leaky_note, seeds_note
 

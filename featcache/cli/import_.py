@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from featcache.cli.console import note
-from featcache.cli.options import cache_option, data_options, with_log
+from featcache.cli.options import DataOptions, cache_option, data_options, with_log
 from featcache.errors import counted
 
 
@@ -20,17 +20,12 @@ from featcache.errors import counted
 @with_log
 def import_(
     files: tuple[str, ...],
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
+    images: DataOptions,
     called: str,
     origin: str,
     vectors: str | None,
     ids: str | None,
     cache: str,
-    columns: dict[str, str],
-    class_map: str | None,
     quiet: bool,
 ) -> None:
     """Take vectors that another tool wrote into the cache, as a block of a data set.
@@ -48,33 +43,21 @@ def import_(
     """
     from featcache.cli.options import names_data_set
     from featcache.fitting.checks import check_features
-    from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.importing import images_for, import_vectors
     from featcache.store.vector_files import read_vectors
 
     store = Cache(cache)
     found = read_vectors(files, vectors, ids)
-    if data is None or names_data_set(store, data):
-        images = store.images(data or name)
+    if images.data is None or names_data_set(store, images.data):
+        known = store.images(images.data or images.name)
     else:
-        images = images_for(
-            store,
-            open_images(
-                data,
-                name=name,
-                data_root=data_root,
-                group=group,
-                cache=cache,
-                columns=columns,
-                class_map=class_map,
-            ),
-        )
-    note(images.describe())
-    done = import_vectors(store, images, found, called, origin)
-    entries = store.choose(images.name, [f"{done.key.backbone}@{done.key.digest}"])
-    check_features(store.features(images, entries), "warn")
+        known = images_for(store, images.open(cache))
+    note(known.describe())
+    done = import_vectors(store, known, found, called, origin)
+    entries = store.choose(known.name, [f"{done.key.backbone}@{done.key.digest}"])
+    check_features(store.features(known, entries), "warn")
     what = "imported" if done.new else "nothing to import"
     click.echo(f"{done.key.backbone}: {done.path}, {counted(done.rows, 'vector')}, {what}")
     if done.left_out:
-        note(f"{counted(done.left_out, 'vector')} of images that are not in {images.name} left out")
+        note(f"{counted(done.left_out, 'vector')} of images that are not in {known.name} left out")

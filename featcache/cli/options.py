@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -117,7 +118,7 @@ def with_log(command: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-data_options = _stack([
+_data_options = _stack([
     click.option("--data", metavar="SPEC", shell_complete=completer(data_sets, files=True), help="digits; a folder (class/*.jpg or train|val|test/class/*.jpg); a CSV or Parquet file (path,label[,split][,group]); the URL of either (s3://bucket/photos); torchvision:CIFAR10; cnmc:FOLDER, the C-NMC 2019 data; series:FILE[:method=mtf|gasf|gadf], time series as images."),
     click.option("--name", metavar="NAME", help="The data set's name in the cache; by default the folder's."),
     click.option("--data-root", metavar="FOLDER", shell_complete=folders, help="What a table's paths are relative to; where torchvision keeps its data."),
@@ -125,6 +126,64 @@ data_options = _stack([
     click.option("--class-map", metavar="FILE", shell_complete=completer(nothing, files=True), help="Readable names for labels: a CSV file of two columns, or JSON."),
     click.option("--group", metavar="COLUMN", help="Images that must stay on one side of a split: a table's column, 'parent' for an image's folder, 'subject' for the data's groups, 'image' for equal images only."),
 ])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images are meant, as the command line says it; see `open_images`."""
+
+    data: str | None = None
+    name: str | None = None
+    data_root: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    class_map: str | None = None
+    group: str | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of group, if --group names no column of a table."""
+        return self.group if self.group in KINDS else None
+
+    @property
+    def column(self) -> str | None:
+        """The table's column of groups, if --group names one."""
+        return None if self.group in KINDS else self.group
+
+    def open(self, cache: str, *, rehash: bool = False, download: bool = True) -> Images:
+        """The images; the digits if nothing is named."""
+        from featcache.images.sources import open_images
+
+        return open_images(
+            "digits" if self.data is None else self.data, name=self.name, data_root=self.data_root,
+            group=self.group, cache=cache, rehash=rehash, download=download, columns=self.columns,
+            class_map=self.class_map,
+        )  # fmt: skip
+
+    def opened(self, cache: str) -> list[str]:
+        """The options that open the images again; [] if `cached_features` asks the cache alone."""
+        from featcache.store.cache import Cache
+
+        in_cache = self.data is not None and names_data_set(Cache(cache), self.data)
+        if self.data is None or (in_cache and self.column is None):
+            return []
+        rest = SourceOptions(
+            source=self.data, root=self.data_root, group=self.group, columns=self.columns,
+            class_map=self.class_map,
+        ).words  # fmt: skip
+        return ["--data", self.data, *(["--name", self.name] if self.name else []), *rest]
+
+
+def data_options(command: F) -> F:
+    """Add the options that say which images; the command takes them as one, `images`."""
+
+    @_data_options
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        named = {one.name: kwargs.pop(one.name) for one in fields(DataOptions)}
+        return command(*args, images=DataOptions(**named), **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
 
 backbone_option = several(
     "--backbone", shell_complete=completer(backbones, commas=True), help="A backbone's name, with options of its own as in vit_b_16:size=384:colour=hsv (size, layer, pool, layers, weights, colour, filter, scale); repeat it, or separate by commas. See: featcache backbones."
@@ -236,26 +295,20 @@ def check_parts(parts: str | None, dask: str | None) -> None:
 
 
 def cached_features(
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
+    images: DataOptions,
     backbone: Sequence[str],
     cache: str,
     view: Sequence[str] = (),
     memory: str | None = None,
     jobs: int = 1,
-    columns: Mapping[str, str] | None = None,
-    class_map: str | None = None,
 ) -> Features:
     """Load features from the cache.
 
-    Without `data`, of the one data set that is there; with it, of that one, with labels, splits
+    Without --data, of the one data set that is there; with it, of that one, with labels, splits
     and groups as they are now. With `memory`, what they would not fit into stays on disk, see
     `store.memory_budget`; without it they are loaded.
     """
     from featcache.extraction.preprocess import check_views
-    from featcache.images.sources import open_images
     from featcache.store.cache import Cache
     from featcache.store.memory_budget import load, parse_memory
 
@@ -264,46 +317,26 @@ def cached_features(
         check_views(view)
     if memory is not None:
         parse_memory(memory)
-    store = Cache(cache)
-    column = None if group in KINDS else group
-    if data is None or (names_data_set(store, data) and column is None):
+    store, column = Cache(cache), images.column
+    if images.data is None or (names_data_set(store, images.data) and column is None):
         if column is not None:
             raise RecipeError(
-                f"--group {group} needs the table that has this column", "Pass it with --data."
+                f"--group {column} needs the table that has this column", "Pass it with --data."
             )
-        images = store.images(data or name)
+        known = store.images(images.data or images.name)
     else:
-        images = open_images(
-            data, name=name, data_root=data_root, group=group, cache=cache, download=False,
-            columns=columns, class_map=class_map,
-        )  # fmt: skip
+        known = images.open(cache, download=False)
     try:
-        entries = store.choose(images, backbone, view)
+        entries = store.choose(known, backbone, view)
     except CacheMissing:
         _refuse_unknown(backbone)
         raise
-    note(images.describe())
+    note(known.describe())
     for entry in entries:
         note(f"{entry.selector}: {entry.path}, {entry.dim} wide")
     if memory is None:
-        return store.features(images, entries, view)
-    return load(store, images, entries, view, memory, jobs)
-
-
-def how_opened(
-    data: str | None, name: str | None, data_root: str | None, group: str | None, cache: str,
-    columns: Mapping[str, str], class_map: str | None,
-) -> list[str]:  # fmt: skip
-    """The options that open the images again; [] where `cached_features` asks the cache alone."""
-    from featcache.store.cache import Cache
-
-    column = None if group in KINDS else group
-    if data is None or (names_data_set(Cache(cache), data) and column is None):
-        return []
-    rest = SourceOptions(
-        source=data, root=data_root, group=group, columns=columns, class_map=class_map
-    ).words
-    return ["--data", data, *(["--name", name] if name else []), *rest]
+        return store.features(known, entries, view)
+    return load(store, known, entries, view, memory, jobs)
 
 
 def names_data_set(store: Cache, data: str) -> bool:

@@ -11,6 +11,7 @@ import click
 
 from featcache.cli.console import note
 from featcache.cli.options import (
+    DataOptions,
     backbone_option,
     cache_option,
     cached_features,
@@ -56,12 +57,7 @@ if TYPE_CHECKING:
 @table_options
 @with_log
 def rank(
-    data: str | None,
-    name: str | None,
-    data_root: str | None,
-    group: str | None,
-    columns: dict[str, str],
-    class_map: str | None,
+    images: DataOptions,
     backbone: list[str],
     k: int,
     queries: int,
@@ -81,9 +77,7 @@ def rank(
       featcache rank
       featcache rank --backbone resnet18,mobilenet_v2 --k 20
     """
-    features = cached_features(
-        data, name, data_root, group, backbone, cache, columns=columns, class_map=class_map
-    )
+    features = cached_features(images, backbone, cache)
     from featcache.fitting.transferability import rank as rank_backbones
 
     found = rank_backbones(features, k, queries, seed)

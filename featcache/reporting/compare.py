@@ -201,22 +201,9 @@ def compare(
         pictures=pictures,
     )  # fmt: skip
     check_plan(options.view, balance, leaky, strict, repeats)
-    by = metric_of(metric)
-    if not 1 <= seeds <= _MOST_SEEDS or (seeds > 1 and seed + seeds > SEEDS):
-        raise RecipeError(f"seeds is {seeds}", f"Give 1 to {_MOST_SEEDS}.")
     grid = candidates(features.names, _several(fusion), _several(head), singles, ablate)
     grid = [replace(one, select=select, tune=tune, tuner=tuner) for one in grid]
-    if metric == "f1_positive" and len(np.unique(features.y)) != 2:
-        raise RecipeError(f"metric is {metric}, of one of two classes", "Rank by f1, the macro F1.")
-    made = [classifier_of(one, seed, options.settings) for one in grid if by.proba]
-    if made and not any(hasattr(one, "predict_proba") for one in made):
-        raise RecipeError(
-            f"metric is {metric}, and no candidate gives probabilities",
-            "Add a head that does, for instance logreg; or rank by the accuracy.",
-        )
-    if isinstance(features.X, LazyRows):
-        for candidate in grid:
-            check_streams(classifier_of(candidate, seed, options.settings))
+    _refuse(grid, features, options)
     check_features(features, gate)
     split = make_folds(
         features, folds, test_split, group, seed, repeats=repeats, balance=balance, leaky=leaky
@@ -229,19 +216,51 @@ def compare(
     todo = plan.todo()
     need_writable(Path(reports) / features.data)
     leaks = check_leakage(features, split, plan.searched(), Path(reports), near_duplicates, strict)
-    runs: dict[Candidate, Run] = {}
     executor = crew or executor_of(jobs, len(split))
-    with (
-        notebook_progress("candidates") as progress,
-        closing(_runs(plan, todo, executor, leaks)) as results,
-    ):
+    runs = _all_runs(_runs(plan, todo, executor, leaks), len(grid), fitted)
+    return _finish(plan, runs, report)
+
+
+def _all_runs(
+    found: Generator[tuple[Candidate, Run]],
+    count: int,
+    fitted: Callable[[int, int, Run], None] | None,
+) -> dict[Candidate, Run]:
+    """Those that `_runs` finds or makes, each told of as it comes."""
+    runs: dict[Candidate, Run] = {}
+    with notebook_progress("candidates") as progress, closing(found) as results:
         for candidate, run in results:
             runs[candidate] = run
             if progress is not None:
-                progress(len(runs), len(grid))
+                progress(len(runs), count)
             if fitted is not None:
-                fitted(len(runs), len(grid), run)
-    return _finish(plan, runs, report)
+                fitted(len(runs), count, run)
+    return runs
+
+
+def _refuse(grid: Sequence[Candidate], features: Features, options: _Options) -> None:
+    """What can't be fitted or ranked as asked for, before anything is fitted.
+
+    Raises
+    ------
+    RecipeError
+    """
+    by, seed, seeds = metric_of(options.metric), options.seed, options.seeds
+    if not 1 <= seeds <= _MOST_SEEDS or (seeds > 1 and seed + seeds > SEEDS):
+        raise RecipeError(f"seeds is {seeds}", f"Give 1 to {_MOST_SEEDS}.")
+    if by.name == "f1_positive" and len(np.unique(features.y)) != 2:
+        raise RecipeError(
+            f"metric is {by.name}, of one of two classes", "Rank by f1, the macro F1."
+        )
+    made = [classifier_of(one, seed, options.settings) for one in grid if by.proba]
+    if made and not any(hasattr(one, "predict_proba") for one in made):
+        raise RecipeError(
+            f"metric is {by.name}, and no candidate gives probabilities",
+            "Add a head that does, for instance logreg; or rank by the accuracy.",
+        )
+    if isinstance(features.X, LazyRows):
+        for candidate in grid:
+            check_streams(classifier_of(candidate, seed, options.settings))
 
 
 _MOST_SEEDS = 1000

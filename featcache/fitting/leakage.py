@@ -347,7 +347,7 @@ def _say_searched(features: Features, images: NDArray[np.bool_], known: int) -> 
         flat = known - int(telling(features.dhash[images]).sum())
         if flat:
             log.info(
-                "near duplicates: %s nearly flat, so that dHash can't tell them apart",
+                "near duplicates: %s too even for dHash to tell them apart",
                 counted(flat, "image is", "images are"),
             )
 

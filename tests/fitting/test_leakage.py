@@ -152,7 +152,7 @@ def test_how_many_images_only_their_features_were_looked_at(caplog):
     with caplog.at_level(logging.INFO, "featcache"):
         assert found(features) == {}
     assert "30 of 120 images have no dHash" in caplog.text
-    assert "2 images are nearly flat" in caplog.text
+    assert "2 images are too even" in caplog.text
     assert count_hashed(features) == 90
     assert count_hashed(make_features()) == 0
 

@@ -162,7 +162,7 @@ def _kind(file: WeightFile) -> str:
         return "unclear" if file.problem else "missing"
     if file.package:
         return f"package, {file.package.licence}"
-    return "published" if file.official else "own"
+    return "published" if file.official else "local"
 
 
 def _size(file: WeightFile) -> str:

@@ -278,12 +278,18 @@ def read_outcomes(path: Path, metric: Metric = ACCURACY) -> Outcomes:
     table = read_predictions(path, None if metric.proba else text)
     if not len(table) or table.isna().to_numpy().any() or (table["pred"] == "").any():
         raise DataError(f"{path} is no whole table of predictions", refit_remedy(path.parent))
-    table = table.sort_values(["fold", "id"], ignore_index=True)
+    table = table.sort_values(["fold", "id"])
+    order = table.index.to_numpy()  # of its rows in the file
     true, pred, fold = (table[name].to_numpy(np.str_) for name in ("true", "pred", "fold"))
     columns = [name for name in table.columns if name.startswith("p_")]
     classes = [name.removeprefix("p_") for name in columns] or np.union1d(true, pred).tolist()
     try:
         proba = _to_the_last_digit(table[columns].to_numpy(np.float64)) if columns else None
+        if metric.proba and not columns:  # there may be too many for the table
+            known = list(read_run(path.parent).classes)
+            many = read_probabilities(path.parent, known)
+            if many is not None:
+                classes, proba = known, _to_the_last_digit(many[order].astype(np.float64))
         positive = read_positive(path.parent) if metric.name == "f1_positive" else ""
         score = scores_in_folds(metric.name, true, pred, proba, classes, fold, positive)
     except (ValueError, IndexError) as error:  # no number, or a label that is no class

@@ -24,11 +24,11 @@ from stored import store
 import featcache as fc
 from featcache.errors import DataError
 from featcache.fitting import fold, metrics
-from featcache.fitting.metrics import scores
+from featcache.fitting.metrics import METRICS, scores
 from featcache.reporting import predictions
 from featcache.reporting.plots import confusion as plots
 from featcache.reporting.plots.curves import GRID, Ranks
-from featcache.reporting.predictions import PROBABILITIES
+from featcache.reporting.predictions import PROBABILITIES, read_outcomes
 from featcache.reporting.run_page import write_run_page
 from featcache.reporting.run_reader import read_contents
 
@@ -95,6 +95,15 @@ def test_many_have_a_file_and_say_the_same(small: Path, many: Path) -> None:
     assert (more.pred == few.pred).all()
     for name, value in few.run.metrics.items():
         assert more.run.metrics[name] == pytest.approx(value, abs=1e-12), name
+
+
+@pytest.mark.parametrize("metric", ["auc", "log_loss"])
+def test_they_are_ranked_and_tested_by_what_the_file_says(
+    small: Path, many: Path, metric: str
+) -> None:
+    few, more = (read_outcomes(one / "predictions.csv", METRICS[metric]) for one in (small, many))
+    assert (more.ids == few.ids).all()
+    np.testing.assert_allclose(more.score, few.score, rtol=1e-4, atol=1e-5)
 
 
 def test_the_page_says_what_it_leaves_out(many: Path) -> None:

@@ -22,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "csv", "json", "markdown")
 _META = "featcache.table"
 _GAP = 2  # between columns
+_PATH = 24  # of a path, at least, on one line
 _TIE = "="  # beside the place of a run that can't be told from the best
 _DROP = ("balanced", "AUC", "F1", "accuracy", "one fit")  # columns, as a terminal gets narrower
 
@@ -247,10 +248,11 @@ def _natural(cells: Sequence[str]) -> int:
 
 
 def _least(cells: Sequence[str]) -> int:
-    """How narrow a column can be: numbers don't wrap, text wraps between words."""
+    """How narrow a column can be: numbers don't wrap, text wraps between words, paths anywhere."""
     whole = cells[1:] if _is_numeric(cells[1:]) else []
     words = [word for cell in cells for word in cell.split()]
-    return _natural([*whole, *words, ""])
+    names = [word for word in words if word.count("/") < 2]
+    return max(_natural([*whole, *names, ""]), min(_natural([*words, ""]), _PATH))
 
 
 def _print(

@@ -100,3 +100,16 @@ def test_csv_json_and_markdown_hold_every_cell(monkeypatch: pytest.MonkeyPatch) 
 )  # fmt: skip
 def test_columns_of_numbers_are_told_from_text(cell: str, numeric: bool) -> None:
     assert _is_numeric([cell]) is numeric
+
+
+@click.command()
+@table_options
+def paths() -> None:
+    show_table(("backbone", "where"), [("timm:tf_efficientnet_lite0", "/a/long/way/down" * 9)])
+
+
+def test_paths_wrap_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_terminal_width", lambda: 60)
+    text = CliRunner().invoke(paths).stdout
+    assert max(map(len, text.splitlines())) <= 60
+    assert "timm:tf_efficientnet_lite0" in text

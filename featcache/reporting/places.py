@@ -46,8 +46,8 @@ def split_places(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
         value = facts.get(name)
         if isinstance(value, str):
             shown[name] = _command(value) if name == "command" else without_place(value)
-        elif value is not None:
-            shown[name] = [without_place(word) for word in value]
+        elif isinstance(value, list | tuple):  # in a run.json of somebody else it may be anything
+            shown[name] = [without_place(w) if isinstance(w, str) else w for w in value]
     return shown, {name: facts[name] for name in _FACTS if shown.get(name) != facts.get(name)}
 
 

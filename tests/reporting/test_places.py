@@ -43,6 +43,11 @@ def test_facts_without_absolute_paths_are_kept_as_they_are() -> None:
     assert split_places(facts) == (facts, {})
 
 
+@pytest.mark.parametrize("odd", [3, {"a": "/home/me"}, ["--data", 3, None], None, True])
+def test_facts_of_another_kind_are_left(odd: object) -> None:
+    assert split_places({"opened": odd}) == ({"opened": odd}, {})
+
+
 def test_python_has_its_texts_shortened() -> None:
     shown, origin = split_places({"command": "import x\nx.Cache('/home/me/cache', 'a/b')"})
     assert shown == {"command": "import x\nx.Cache('cache', 'a/b')"}

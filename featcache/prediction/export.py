@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,11 +115,12 @@ def copy_run(run: str | Path, folder: str | Path, reports: str | Path = "reports
     with making_folder(target) as temporary:
         for path in sorted(source.rglob("*")):
             name = path.relative_to(source).as_posix()
-            inside = path.resolve().is_relative_to(source.resolve())
+            # realpath, since resolve raises for a link to itself
+            inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
             if path.is_file() and inside and name not in left_out and "/." not in f"/{name}":
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, temporary / name)
-        text = json.dumps(shown, indent=1, allow_nan=False) + "\n"
+        text = json.dumps(shown, indent=1) + "\n"
         (temporary / "run.json").write_text(text, encoding="utf-8")
         temporary.replace(target)
     return target

@@ -53,6 +53,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -154,7 +155,7 @@ def _digest(facts: Mapping[str, Any]) -> str:
 def _check_file(folder: Path, name: str, listed: Any) -> None:
     path = folder / name
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    if not inside or not path.resolve().is_relative_to(folder.resolve()):
+    if not inside or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"{folder / FACTS} names a file outside its folder: {name!r}")
     if not path.is_file():
         raise DataError(f"{path} is missing", "Copy the whole folder, or fit it again.")

@@ -113,7 +113,10 @@ def test_of_an_older_run_the_copy_has_no_place_either(home: Path, tmp_path: Path
     (old / ORIGIN_JSON).unlink()
     (old / "run.json").write_text(json.dumps(facts))
     (old / "link").symlink_to(home / "photos")
+    (old / "splits.json").unlink()
+    (old / "splits.json").symlink_to("splits.json")  # to itself
     call("export", old, "--run", "-o", tmp_path / "sent")
+    assert not (tmp_path / "sent" / "splits.json").is_symlink()
     assert not (tmp_path / "sent" / "report.html").exists()
     assert not (tmp_path / "sent" / "link").exists()
     assert SECRET.encode() not in b"".join(data for _, data in contents(tmp_path / "sent"))

@@ -207,7 +207,11 @@ def watch(box: Path) -> None:
         else:
             return
         for path in changed:
-            real = os.path.realpath(os.fsdecode(path))
+            # A link that is removed or replaced is itself what changes, not what it leads to.
+            above, name = os.path.split(os.fsdecode(path))
+            itself = event in ("os.remove", "os.rename", "os.symlink")
+            real = os.path.join(os.path.realpath(above), name) if itself else os.path.realpath(path)
+            real = os.fsdecode(real)
             if not real.startswith(inside) and not real.startswith(("/dev/null", "/proc/self")):
                 os.write(2, f"OUTSIDE {event} {real}\n".encode())
                 os._exit(OUTSIDE)

@@ -218,6 +218,16 @@ def test_the_quick_page_is_not_made_twice(made, tmp_path, monkeypatch):
     assert is_made_again()
 
 
+@pytest.mark.parametrize("odd", [[], [1], "text", 3, None])
+def test_folds_without_metrics_have_dashes(tmp_path, odd):
+    run, _ = make_odd_run(tmp_path, folds=3)
+    path = run.folder / "metrics.json"
+    plain = json.loads(path.read_text())
+    plain["folds"][0]["metrics"] = odd
+    path.write_text(json.dumps(plain))
+    assert "Each fold" in Page(write_run_page(run.folder)).text
+
+
 @pytest.mark.parametrize("damage", ["", "id,fold\na,b\n", "id,fold,true,pred,p_cat\n1,2,3,4,x,y\n"])
 def test_a_damaged_folder_is_one_clear_error(made, damage):
     run, _ = made

@@ -78,9 +78,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         columns = [name for name in self.columns if name not in _NOT_IN_NOTEBOOK]
         rows = [[row[name] for name in columns] for row in self.rows()]
-        notes = [leaky_note(self.runs)] * bool(leaky_note(self.runs))
-        notes += [*verdicts(self.runs), *break_even.verdicts(self.runs)]
-        return html_table(columns, rows, repr(self), notes)
+        return html_table(columns, rows, repr(self), [*self._warning(), *self._sentences()])
 
     def to_frame(self) -> pandas.DataFrame:
         """One row for each run, under the names in `columns`; numbers as numbers.
@@ -110,11 +108,18 @@ class Comparison:
 
         Above it, in the first line, whether any run is of a leaky protocol.
         """
-        note = leaky_note(self.runs)
-        lines = [note, ""] if note else []
+        lines = [line for note in self._warning() for line in (note, "")]
         lines += _markdown(self.columns, self.rows())
-        sentences = [*verdicts(self.runs), *break_even.verdicts(self.runs)]
-        return "\n".join([*lines, *(f"\n{sentence}" for sentence in sentences)])
+        return "\n".join([*lines, *(f"\n{sentence}" for sentence in self._sentences())])
+
+    def _warning(self) -> list[str]:
+        """What stands above the table: that runs are of a leaky protocol, if any are."""
+        note = leaky_note(self.runs)
+        return [note] if note else []
+
+    def _sentences(self) -> list[str]:
+        """What stands below it."""
+        return [*verdicts(self.runs), *break_even.verdicts(self.runs)]
 
 
 def sort_runs(runs: Sequence[Run], metric: str = "accuracy") -> Comparison:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from featcache.cli.completion import completer, fusions, heads
+from featcache.cli.completion import fusions, heads
 from featcache.cli.console import note
 from featcache.cli.options import (
     DataOptions,
@@ -19,6 +19,7 @@ from featcache.cli.options import (
     backbone_option,
     cache_option,
     data_options,
+    one_of,
     reports_option,
     set_option,
     with_log,
@@ -80,15 +81,8 @@ def _with(command: F) -> F:
 @click.command()
 @data_options
 @backbone_option
-@click.option("--fusion", shell_complete=completer(fusions), default="concat", show_default=True, metavar="NAME", help="concat, attention, gated or hadamard.")  # fmt: skip
-@click.option(
-    "--head",
-    shell_complete=completer(heads),
-    default="mlp",
-    show_default=True,
-    metavar="NAME",
-    help="mlp.",
-)
+@one_of("--fusion", fusions, "concat", "concat, attention, gated or hadamard.")
+@one_of("--head", heads, "mlp", "mlp.")
 @click.option("--singles", is_flag=True, help="Each backbone alone first, one after another.")
 @_with
 @cache_option

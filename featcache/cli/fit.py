@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from featcache.cli.completion import completer, fusions, heads
+from featcache.cli.completion import fusions, heads
 from featcache.cli.console import need_pages
 from featcache.cli.options import (
     DataOptions,
@@ -19,6 +19,7 @@ from featcache.cli.options import (
     executor_at,
     fit_options,
     fits_here,
+    one_of,
     pictures_option,
     reports_option,
     with_log,
@@ -30,22 +31,8 @@ from featcache.errors import counted
 @click.command()
 @data_options
 @backbone_option
-@click.option(
-    "--fusion",
-    shell_complete=completer(fusions),
-    default="concat",
-    show_default=True,
-    metavar="NAME",
-    help="How the backbones' vectors become one.",
-)
-@click.option(
-    "--head",
-    shell_complete=completer(heads),
-    default="mlp",
-    show_default=True,
-    metavar="NAME",
-    help="The classifier.",
-)
+@one_of("--fusion", fusions, "concat", "How the backbones' vectors become one.")
+@one_of("--head", heads, "mlp", "The classifier.")
 @fit_options
 @cache_option
 @reports_option

@@ -95,6 +95,14 @@ def several(*names: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, multiple=True, callback=_names, metavar="NAME", **attributes)
 
 
+def one_of(option: str, names: Callable[..., Any], default: str, help: str) -> Callable[[F], F]:
+    """An option that takes one name, completed from `names`."""
+    return click.option(
+        option, shell_complete=completer(names), default=default, show_default=True,
+        metavar="NAME", help=help,
+    )  # fmt: skip
+
+
 def _stack(options: list[Callable[[F], F]]) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         for option in reversed(options):

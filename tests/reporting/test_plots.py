@@ -21,14 +21,13 @@ from featcache.reporting.plots.confusion import (
     worst_pairs,
 )
 from featcache.reporting.plots.curves import (
+    Ranks,
     histories,
     plot_learning_curves,
     plot_precision_recall,
     plot_reliability,
     plot_roc,
-    precision_on_grid,
     reliability,
-    roc_on_grid,
 )
 from featcache.reporting.plots.features import (
     attention,
@@ -108,7 +107,7 @@ def test_the_area_under_the_curve_on_the_grid_is_sklearn_s():
     rng = np.random.default_rng(0)
     is_class = rng.random(2000) < 0.3
     score = rng.normal(size=2000) + is_class
-    area = np.trapezoid(roc_on_grid(is_class, score), GRID)
+    area = np.trapezoid(Ranks.of(is_class, score).roc(), GRID)
     assert area == pytest.approx(roc_auc_score(is_class, score), abs=2e-3)
 
 
@@ -120,7 +119,7 @@ def test_precision_on_the_grid_is_the_best_at_that_recall_or_more():
     for threshold in np.unique(score):
         said = score >= threshold
         points.append((recall_score(is_class, said), precision_score(is_class, said)))
-    for recall, found in zip(GRID[1:], precision_on_grid(is_class, score)[1:], strict=True):
+    for recall, found in zip(GRID[1:], Ranks.of(is_class, score).precision()[1:], strict=True):
         assert found == pytest.approx(max(p for r, p in points if r >= recall - 1e-12))
 
 

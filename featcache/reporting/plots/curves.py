@@ -135,6 +135,7 @@ class Ranks:
         return cls(hits, more.astype(float), least.astype(float), len(own), len(rest))
 
     def roc(self) -> Floats:
+        """The true positive rate at every false positive rate of the grid, shape (201,)."""
         before = np.concatenate([[0.0], self.hits[:-1]])
         false = np.stack([self.more, self.least], axis=1).ravel() / self.rest
         true = np.stack([before, self.hits], axis=1).ravel()
@@ -147,6 +148,7 @@ class Ranks:
         return float((steps * (1 - (self.more + self.least) / (2 * self.rest))).sum())
 
     def precision(self) -> Floats:
+        """The best precision at a recall of at least each value of the grid, shape (201,)."""
         own = self.hits * self.rows
         best = np.maximum.accumulate((own / (own + self.least))[::-1])[::-1]
         places = np.searchsorted(self.hits, GRID, side="left")
@@ -157,16 +159,6 @@ class Ranks:
     def precision_area(self) -> float:
         own = self.hits * self.rows
         return float((np.diff(self.hits, prepend=0.0) * own / (own + self.least)).sum())
-
-
-def roc_on_grid(is_class: NDArray[np.bool_], score: Floats) -> Floats:
-    """The true positive rate at every false positive rate of the grid, shape (201,)."""
-    return Ranks.of(is_class, score).roc()
-
-
-def precision_on_grid(is_class: NDArray[np.bool_], score: Floats) -> Floats:
-    """The best precision at a recall of at least each value of the grid, shape (201,)."""
-    return Ranks.of(is_class, score).precision()
 
 
 def plot_roc(contents: Contents) -> Figure | None:

@@ -38,7 +38,7 @@ class Options:
     schedule : {"constant", "cosine"}, default "constant"
         "cosine" falls along half a cosine to 0 at the end.
     warmup : float, default 0.0
-        Epochs in which the rate rises from 0.
+        Epochs in which the rate rises from 0; that of the backbones rises once they are let go.
     ema : float, default 0.0
         Decay of a moving average of the weights, which is what is validated and kept; 0: none.
     mixup, cutmix : float, default 0.0
@@ -118,7 +118,7 @@ class Options:
         return asdict(self)
 
     def factor(self, step: int, steps: int) -> float:
-        """What the rate is multiplied by.
+        """What the rate of the fusion and the head is multiplied by.
 
         Parameters
         ----------
@@ -134,6 +134,14 @@ class Options:
             return 1.0
         whole = max(1.0, self.epochs * steps - rising)
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / whole))
+
+    def backbone_factor(self, step: int, steps: int) -> float:
+        """What the backbones' rate is multiplied by; see `factor`."""
+        since, rising = step - self.freeze_epochs * steps, self.warmup * steps
+        factor = self.factor(step, steps)
+        if not self.freeze_epochs or not 0 <= since < rising:
+            return factor
+        return factor * (since + 1) / math.ceil(rising)
 
 
 _WHOLE = {"epochs": 1, "freeze_epochs": 0, "batch_size": 1, "accumulate": 1, "patience": 0}

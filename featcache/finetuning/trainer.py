@@ -221,8 +221,11 @@ class Trainer:
         progress.step, progress.rng = 0, {}
 
     def _set_rate(self, steps: int) -> None:
-        factor = self.options.factor(self.progress.epoch * steps + self.progress.step, steps)
-        for group in self.optimiser.param_groups:
+        step = self.progress.epoch * steps + self.progress.step
+        joint, *backbones = self.optimiser.param_groups
+        joint["lr"] = joint["base"] * self.options.factor(step, steps)
+        factor = self.options.backbone_factor(step, steps)
+        for group in backbones:
             group["lr"] = group["base"] * factor
 
     def _count(self, loss: Tensor, images: int, last: bool) -> None:

@@ -47,3 +47,11 @@ def test_cosine_falls_to_zero_after_the_warm_up() -> None:
     assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     expected = [(1 + math.cos(math.pi * i / 30)) / 2 for i in range(30)]
     assert factors[10:] == pytest.approx(expected)
+
+
+def test_backbones_warm_up_when_they_are_let_go() -> None:
+    options = Options(warmup=1.0, freeze_epochs=2)
+    factors = [options.backbone_factor(step, 4) for step in range(8, 16)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    never_frozen = Options(warmup=1.0, freeze_epochs=0)
+    assert [never_frozen.backbone_factor(step, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]

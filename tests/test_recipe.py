@@ -342,7 +342,9 @@ def test_a_limit_makes_a_data_set_of_its_own(tmp_path: Path, pictures: Path) -> 
     [
         ({"epoch": 3}, {}, "(?s)unknown key 'epoch'.*epochs"),
         ({"epochs": 0}, {}, "epochs is 0"),
-        ({"epochs": 2}, {}, "3 of 2 epochs are frozen"),
+        ({"epochs": 2, "protocol": "study"}, {}, "3 of 2 epochs are frozen"),
+        ({"protocol": ["default", "std"]}, {}, "(?s)unknown protocol of fine-tuning 'std'.*study"),
+        ({"networks": ["resnet18+vgg16"]}, {}, "networks names vgg16, which backbone doesn't"),
         ({"lr": "high"}, {}, "lr is 'high'"),
         ({"flip": "yes"}, {}, "finetune.flip is 'yes'"),
         ({"image_size": True}, {}, "finetune.image_size is True"),
@@ -367,7 +369,10 @@ def test_fine_tuning_joins_the_comparison_when_asked(
         "image_size": 32, "head": ["mlp", "ridge"], "folds": 2, "near_duplicates": False,
         "set": {"mlp.epochs": 1, "mlp.hidden": 8, "ridge.alpha": 10.0},
         "cache": str(tmp_path / "cache"), "reports": str(tmp_path / "reports"),
-        "finetune": {"epochs": 1, "freeze_epochs": 0, "device": "cpu", "precision": "fp32"},
+        "finetune": {
+            "epochs": 1, "freeze_epochs": 0, "device": "cpu", "precision": "fp32",
+            "protocol": ["study", "default"], "networks": ["squeezenet1_1"],
+        },
     }  # fmt: skip
     path = _write(tmp_path, study=plain)
     assert command(["run", "-q", str(path)]) == 0
@@ -375,8 +380,12 @@ def test_fine_tuning_joins_the_comparison_when_asked(
     assert command(["run", "-q", str(path), "--finetune"]) == 0
     said = capsys.readouterr().out
     assert "mlp.finetuned" in said
-    tuned = next((tmp_path / "reports" / "pictures").glob("*finetuned*/run.json"))
-    facts = json.loads(tuned.read_text())
+    tuned = (tmp_path / "reports" / "pictures").glob("*finetuned*/run.json")
+    facts, other = sorted(
+        (json.loads(one.read_text()) for one in tuned), key=lambda one: len(one["settings"])
+    )
+    assert "protocol" not in facts["settings"]
+    assert other["settings"]["protocol"] == "study"
     assert facts["command"].endswith("study.yaml --finetune")
     ridge = next((tmp_path / "reports" / "pictures").glob("*ridge*/run.json"))
     assert json.loads(ridge.read_text())["rows"] == facts["rows"]  # the same images and folds

@@ -25,34 +25,59 @@ from featcache.cli.options import (
     with_log,
 )
 from featcache.errors import counted
+from featcache.finetuning.options import PROTOCOLS, SCHEDULES, Options
 
 if TYPE_CHECKING:
     from featcache.reporting.schema import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _of_training(*names: str, help: str, **how: Any) -> Callable[[F], F]:
+    """An option of the training; if it is not typed, the protocol says what it is."""
+    field = names[-1].partition("/")[0].removeprefix("--").replace("-", "_")
+    usual = getattr(Options(), field)
+    if not isinstance(usual, bool):
+        how.setdefault("type", type(usual))
+    others = "".join(
+        f"; {protocol}: {_word(changes[field])}"
+        for protocol, changes in PROTOCOLS.items()
+        if field in changes
+    )
+    help = f"{help}  [default: {_word(usual)}{others}]"
+    return click.option(*names, default=None, help=help, **how)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "as --lr" if value is None else str(value)
+
+
 _TRAINING = (
-    click.option("--epochs", type=int, default=8, show_default=True, metavar="N", help="Passes over the training images, the frozen ones included."),
-    click.option("--freeze-epochs", type=int, default=3, show_default=True, metavar="N", help="First epochs in which the backbones don't change."),
-    click.option("--freeze-bn/--no-freeze-bn", default=False, show_default=True, help="Keep the backbones' batch statistics after that too."),
-    click.option("-b", "--batch-size", type=int, default=64, show_default=True, metavar="N", help="Images in a step, over all processes."),
-    click.option("--accumulate", type=int, default=1, show_default=True, metavar="N", help="Cut each batch into N parts to save memory; its gradient stays whole."),
-    click.option("--lr", type=float, default=3e-4, show_default=True, help="Learning rate of fusion and head."),
-    click.option("--backbone-lr", type=float, default=None, metavar="LR", help="Of the backbones.  [default: --lr]"),
-    click.option("--layer-decay", type=float, default=1.0, show_default=True, metavar="SHARE", help="What each stage of a backbone has of the rate of the next."),
-    click.option("--weight-decay", type=float, default=1e-4, show_default=True, help="How strongly weights are pulled to 0."),
-    click.option("--label-smoothing", type=float, default=0.1, show_default=True, help="Share of each label that is spread over the other classes."),
-    click.option("--schedule", type=click.Choice(["constant", "cosine"]), default="constant", show_default=True, help="How the learning rate falls."),
-    click.option("--warmup", type=float, default=0.0, show_default=True, metavar="EPOCHS", help="In which the learning rate rises from 0."),
-    click.option("--ema", type=float, default=0.0, show_default=True, metavar="DECAY", help="Keep a moving average of the weights; 0: none."),
-    click.option("--mixup", type=float, default=0.0, show_default=True, metavar="ALPHA", help="0: none."),
-    click.option("--cutmix", type=float, default=0.0, show_default=True, metavar="ALPHA", help="0: none."),
-    click.option("--clip", type=float, default=0.0, show_default=True, metavar="NORM", help="Limit of the gradient's norm; 0: none."),
-    click.option("--patience", type=int, default=0, show_default=True, metavar="N", help="Stop after N epochs without a better validation accuracy; 0: never."),
-    click.option("--validation", type=float, default=0.1, show_default=True, metavar="SHARE", help="Of the training rows, where the data has no val split."),
-    click.option("--crop-scale", type=float, default=0.5, show_default=True, metavar="SHARE", help="Least share of the image that a random crop has."),
-    click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images."),
-    click.option("--jitter", type=float, default=0.2, show_default=True, metavar="SHARE", help="Change of brightness, contrast and saturation."),
+    _of_training("--epochs", metavar="N", help="Passes over the training images, the frozen ones included."),
+    _of_training("--freeze-epochs", metavar="N", help="First epochs in which the backbones don't change."),
+    _of_training("--freeze-bn/--no-freeze-bn", help="Keep the backbones' batch statistics after that too."),
+    _of_training("-b", "--batch-size", metavar="N", help="Images in a step, over all processes."),
+    _of_training("--accumulate", metavar="N", help="Cut each batch into N parts to save memory; its gradient stays whole."),
+    _of_training("--lr", help="Learning rate of fusion and head."),
+    _of_training("--backbone-lr", metavar="LR", help="Of the backbones."),
+    _of_training("--layer-decay", metavar="SHARE", help="What each stage of a backbone has of the rate of the next."),
+    _of_training("--weight-decay", help="How strongly weights are pulled to 0."),
+    _of_training("--label-smoothing", help="Share of each label that is spread over the other classes."),
+    _of_training("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate falls."),
+    _of_training("--warmup", metavar="EPOCHS", help="In which the learning rate rises from 0, the backbones' once they are let go."),
+    _of_training("--ema", metavar="DECAY", help="Keep a moving average of the weights; 0: none."),
+    _of_training("--mixup", metavar="ALPHA", help="0: none."),
+    _of_training("--cutmix", metavar="ALPHA", help="0: none."),
+    _of_training("--clip", metavar="NORM", help="Limit of the gradient's norm; 0: none."),
+    _of_training("--patience", metavar="N", help="Stop after N epochs without a better validation accuracy; 0: never."),
+    _of_training("--validation", metavar="SHARE", help="Of the training rows, where the data has no val split."),
+    _of_training("--crop-scale", metavar="SHARE", help="Least share of the image that a random crop has."),
+    _of_training("--flip/--no-flip", help="Mirror half of the training images."),
+    _of_training("--jitter", metavar="SHARE", help="Change of brightness, contrast and saturation."),
 )  # fmt: skip
 
 _RUNNING = (
@@ -84,6 +109,7 @@ def _with(command: F) -> F:
 @one_of("--fusion", fusions, "concat", "concat, attention, gated or hadamard.")
 @one_of("--head", heads, "mlp", "mlp.")
 @click.option("--singles", is_flag=True, help="Each backbone alone first, one after another.")
+@click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="default", show_default=True, help="What the options of the training are that are not typed; study: as the published studies trained.")  # fmt: skip
 @_with
 @cache_option
 @reports_option
@@ -92,6 +118,7 @@ def finetune(
     images: DataOptions,
     backbone: list[str],
     singles: bool,
+    protocol: str,
     cache: str,
     quiet: bool,
     **options: Any,
@@ -112,6 +139,8 @@ def finetune(
     from featcache.fitting.names import check_names
     from featcache.images.sources import check_source
 
+    typed = {field.name: options.pop(field.name) for field in fields(Options)}
+    trained = Options.of(protocol, **{name: one for name, one in typed.items() if one is not None})
     if not backbone:
         raise click.UsageError("Missing option '--backbone'. For instance --backbone resnet18")
     check_specs(backbone, BackboneOptions(options["weights"], options["weights_dir"]))
@@ -120,16 +149,14 @@ def finetune(
     found = images.open(cache)
     note(found.describe())
     from featcache.finetuning.finetune import finetune as tune
-    from featcache.finetuning.options import Options
 
     options["group"] = images.kind
-    training = {field.name: options.pop(field.name) for field in fields(Options)}
     together = [backbone] if len(backbone) > 1 or not singles else []
     for names in [*([name] for name in backbone if singles), *together]:
         run = tune(
             found,
             backbone=names,
-            options=Options(**training),
+            options=trained,
             cache=cache,
             command=shlex.join(["featcache", *_words()]),
             **options,

@@ -212,15 +212,19 @@ class _Study:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What was set besides the defaults, for run.json."""
-        training = self.training
-        settings = {**self.model.settings, **_changed(training.options)}
-        settings["precision"] = precision_of(training.accelerator)
-        return settings | ({"warm_start": True} if training.warm_start else {})
+        return self._settings(self.training.options.named())
+
+    def _settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        settings = {**self.model.settings, **options}
+        settings["precision"] = precision_of(self.training.accelerator)
+        return settings | ({"warm_start": True} if self.training.warm_start else {})
 
     def folder(self, reports: Path) -> Path:
         """The run folder, which says by its name what was trained, how, and on what."""
         features, model = self.features, self.model
-        settings = self.settings | {"options": self.training.options.plain()}
+        options = self.training.options
+        # Counted from the study's protocol, once the default: so equal runs keep their digests.
+        settings = self._settings(options.besides("study")) | {"options": options.plain()}
         digest = run_digest(features, self.rows, model.fusion, HEAD, model.seed, settings)
         name = folder_name(f"{'+'.join(features.names)}.{model.fusion}.{HEAD}", digest)
         return reports / features.data / name
@@ -340,9 +344,3 @@ class _Study:
                 "extraction_seconds": extraction,
             },
         }
-
-
-def _changed(options: Options) -> dict[str, Any]:
-    """The options that are not the defaults."""
-    default = Options().plain()
-    return {name: value for name, value in options.plain().items() if value != default[name]}

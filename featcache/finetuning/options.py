@@ -1,4 +1,7 @@
-"""Options: how a network is fine-tuned; the defaults are the protocol of the published studies."""
+"""Options: how a network is fine-tuned, and the protocols that fix all of them at once.
+
+The defaults are what won by validation on several data sets (`docs/fine-tuning.md`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,13 @@ from typing import Any
 from featcache.errors import RecipeError, unknown
 
 SCHEDULES = ("constant", "cosine")
+PROTOCOLS: dict[str, dict[str, Any]] = {  # what each has in place of the defaults
+    "default": {},
+    "study": {  # the two studies that this project redoes, to the letter
+        "freeze_epochs": 3, "freeze_bn": False, "lr": 3e-4, "backbone_lr": None,
+        "schedule": "constant", "warmup": 0.0,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,25 +29,25 @@ class Options:
     ----------
     epochs : int, default 8
         Passes over the training rows, the frozen ones included.
-    freeze_epochs : int, default 3
+    freeze_epochs : int, default 1
         The first epochs, in which the backbones don't change: neither weights nor batch statistics.
-    freeze_bn : bool, default False
+    freeze_bn : bool, default True
         Whether the backbones' batch statistics stay as they are after that too.
     batch_size : int, default 64
         Images in one step of the optimiser, over all processes together.
     accumulate : int, default 1
         Into how many parts a batch is cut to save memory. The gradient is that of the whole batch.
-    lr : float, default 3e-4
+    lr : float, default 1e-3
         Of the fusion and the head.
-    backbone_lr : float or None, default None
+    backbone_lr : float or None, default 1e-4
         Of the backbones; None means `lr`.
     layer_decay : float, default 1.0
         What each stage of a backbone has of the rate of the stage above it.
     weight_decay : float, default 1e-4
     label_smoothing : float, default 0.1
-    schedule : {"constant", "cosine"}, default "constant"
+    schedule : {"constant", "cosine"}, default "cosine"
         "cosine" falls along half a cosine to 0 at the end.
-    warmup : float, default 0.0
+    warmup : float, default 0.5
         Epochs in which the rate rises from 0; that of the backbones rises once they are let go.
     ema : float, default 0.0
         Decay of a moving average of the weights, which is what is validated and kept; 0: none.
@@ -67,17 +77,17 @@ class Options:
     """
 
     epochs: int = 8
-    freeze_epochs: int = 3
-    freeze_bn: bool = False
+    freeze_epochs: int = 1
+    freeze_bn: bool = True
     batch_size: int = 64
     accumulate: int = 1
-    lr: float = 3e-4
-    backbone_lr: float | None = None
+    lr: float = 1e-3
+    backbone_lr: float | None = 1e-4
     layer_decay: float = 1.0
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
-    schedule: str = "constant"
-    warmup: float = 0.0
+    schedule: str = "cosine"
+    warmup: float = 0.5
     ema: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -113,9 +123,33 @@ class Options:
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", str(self.schedule), SCHEDULES)
 
+    @classmethod
+    def of(cls, protocol: str = "default", **changes: Any) -> Options:
+        """The options of a protocol, but for some.
+
+        Raises
+        ------
+        UnknownName
+            If there is no such protocol.
+        """
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol of fine-tuning", protocol, PROTOCOLS)
+        return cls(**PROTOCOLS[protocol] | changes)
+
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return asdict(self)
+
+    def besides(self, protocol: str) -> dict[str, Any]:
+        """The options that are not as in a protocol."""
+        usual = Options.of(protocol).plain()
+        return {name: value for name, value in self.plain().items() if value != usual[name]}
+
+    def named(self) -> dict[str, Any]:
+        """The shortest way to say them: the nearest protocol, and what is not as in it."""
+        protocol = min(PROTOCOLS, key=lambda name: len(self.besides(name)))
+        changed = self.besides(protocol)
+        return changed if protocol == "default" else {"protocol": protocol, **changed}
 
     def factor(self, step: int, steps: int) -> float:
         """What the rate of the fusion and the head is multiplied by.

@@ -32,7 +32,7 @@ from featcache.store.memory_budget import parse_memory
 # Beside the options of the training itself. What is not given is the recipe's own.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "fusion": str, "singles": bool, "warm_start": bool, "minutes": (int, float),
-    "device": str, "precision": str, "image_size": int,
+    "device": str, "precision": str, "image_size": int, "protocol": (str, list), "networks": list,
 }  # fmt: skip
 _PLAIN = {"layer": "penultimate", "colour": None, "filter": None, "scale": None, "pool": "own",
           "layers": "last"}  # fmt: skip
@@ -138,6 +138,12 @@ def check_finetune(recipe: Recipe) -> None:
         ):
             raise RecipeError(f"finetune.{name} is {value!r}", "See: featcache finetune --help")
     options_of(recipe)
+    unlisted = set().union(*map(_parts, recipe.finetune.get("networks", ()))) - set(recipe.backbone)
+    if unlisted:
+        raise RecipeError(
+            f"finetune.networks names {', '.join(sorted(unlisted))}, which backbone doesn't",
+            f"Name some of {', '.join(recipe.backbone)}, joined by +.",
+        )
     odd = [name for name, usual in _PLAIN.items() if getattr(recipe, name) != usual]
     if odd:
         raise RecipeError(f"a recipe with {odd[0]!r} can't be fine-tuned",
@@ -159,15 +165,24 @@ def fusion_of(recipe: Recipe, tested: Recipe) -> str:
 
 def sets_of(recipe: Recipe, tested: Recipe) -> list[list[str]]:
     """The backbones of each network that is trained."""
-    alone = [[name] for name in tested.backbone] if (recipe.finetune or {}).get("singles") else []
+    wishes = recipe.finetune or {}
+    if wishes.get("networks"):
+        return [_parts(one) for one in wishes["networks"]]
+    alone = [[name] for name in tested.backbone] if wishes.get("singles") else []
     together = list(canonical(tested.backbone))
     return [*alone, together] if len(together) > 1 else [together]
 
 
-def options_of(recipe: Recipe) -> Options:
-    """How the network is trained."""
+def _parts(network: object) -> list[str]:
+    return str(network).split("+")
+
+
+def options_of(recipe: Recipe) -> list[Options]:
+    """How each network is trained: once by each protocol."""
     wishes = recipe.finetune or {}
-    return Options(**{f.name: wishes[f.name] for f in fields(Options) if f.name in wishes})
+    changes = {f.name: wishes[f.name] for f in fields(Options) if f.name in wishes}
+    named = wishes.get("protocol", "default")
+    return [Options.of(one, **changes) for one in ([named] if isinstance(named, str) else named)]
 
 
 def settings_of(recipe: Recipe, fusion: str) -> dict[str, Any]:

@@ -132,7 +132,8 @@ def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list
     Returns
     -------
     list of Run
-        Each backbone alone first, where `singles` is asked for; then all together.
+        For each protocol in turn: each of `networks`; or each backbone alone, where `singles` is
+        asked for, and all together.
 
     Raises
     ------
@@ -162,7 +163,7 @@ def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list
             weights_dir=recipe.weights_dir,
             fusion=fusion,
             settings=settings_of(tested, fusion),
-            options=options_of(recipe),
+            options=options,
             folds=tested.folds,
             test_split=tested.test_split,
             group=tested.group if tested.group in KINDS else None,
@@ -174,6 +175,7 @@ def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list
             command=command,
             **keywords,
         )
+        for options in options_of(recipe)
         for names in sets_of(recipe, tested)
     ]
 
@@ -240,10 +242,13 @@ def _fits(name: str, recipe: Recipe) -> str:
 
 def _training(recipe: Recipe) -> str:
     tested = honest(recipe) or recipe
-    options = options_of(recipe)
     sets = sets_of(recipe, tested)
+    lengths = [
+        f"{counted(one.epochs, 'epoch')}, {one.freeze_epochs} of them frozen"
+        for one in options_of(recipe)
+    ]
     return (
         f"fine-tune, if --finetune is given (it takes a GPU): "
         f"{', '.join('+'.join(names) for names in sets)} with {fusion_of(recipe, tested)}, "
-        f"{counted(options.epochs, 'epoch')}, {options.freeze_epochs} of them frozen"
+        f"{'; then '.join(lengths)}"
     )

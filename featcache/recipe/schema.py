@@ -41,7 +41,8 @@ class Recipe(BaseModel):
         `protocols_of`.
     finetune : dict or None
         Fine-tuning after the fits on cached vectors: options of `finetuning.options.Options`, and
-        `fusion`, `singles`, `warm_start`, `minutes`, `device`, `precision`, `image_size`.
+        `protocol` (one, or several in turn), `networks` (backbones joined by +), `singles`,
+        `fusion`, `warm_start`, `minutes`, `device`, `precision`, `image_size`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

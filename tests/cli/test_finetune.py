@@ -39,7 +39,7 @@ def test_what_is_wrong_is_said_in_one_line(
     assert run(["finetune", "--data", "pictures"]) == 2
     assert "--backbone" in capsys.readouterr().err
     words = ["finetune", "--data", "pictures", "--backbone", "squeezenet1_1", *SMALL]
-    assert run([*words, "--epochs", "2"]) == 2
+    assert run([*words, "--epochs", "2", "--protocol", "study"]) == 2
     assert "--freeze-epochs" in capsys.readouterr().err
     assert run([*words, "--head", "svm"]) == 2
     assert "end to end" in capsys.readouterr().err

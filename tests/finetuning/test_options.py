@@ -8,13 +8,20 @@ from featcache.errors import RecipeError, UnknownName
 from featcache.finetuning.options import Options
 
 
-def test_defaults_are_the_study() -> None:
-    plain = Options().plain()
+def test_the_study_to_the_letter() -> None:
+    plain = Options.of("study").plain()
     study = {
         "lr": 3e-4, "weight_decay": 1e-4, "label_smoothing": 0.1, "batch_size": 64, "epochs": 8,
         "freeze_epochs": 3, "freeze_bn": False, "schedule": "constant",
+        "backbone_lr": None, "warmup": 0.0, "layer_decay": 1.0, "ema": 0.0,
     }  # fmt: skip
     assert {name: plain[name] for name in study} == study
+
+
+def test_options_are_named_by_the_nearest_protocol() -> None:
+    assert Options().named() == {}
+    assert Options(lr=0.1).named() == {"lr": 0.1}
+    assert Options.of("study", ema=0.9).named() == {"protocol": "study", "ema": 0.9}
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ def test_unknown_schedule() -> None:
 
 
 def test_constant_rate_with_warm_up() -> None:
-    options = Options(warmup=2.0)
+    options = Options.of("study", warmup=2.0)
     assert [options.factor(step, 2) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
@@ -50,8 +57,8 @@ def test_cosine_falls_to_zero_after_the_warm_up() -> None:
 
 
 def test_backbones_warm_up_when_they_are_let_go() -> None:
-    options = Options(warmup=1.0, freeze_epochs=2)
+    options = Options(warmup=1.0, freeze_epochs=2, schedule="constant")
     factors = [options.backbone_factor(step, 4) for step in range(8, 16)]
     assert factors == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
-    never_frozen = Options(warmup=1.0, freeze_epochs=0)
+    never_frozen = Options(warmup=1.0, freeze_epochs=0, schedule="constant")
     assert [never_frozen.backbone_factor(step, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]

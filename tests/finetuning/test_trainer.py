@@ -32,7 +32,9 @@ def make_trainer(
     images = coloured(60, side)
     backbone = small_backbone(norm=norm)
     pixels = Pixels(images, [backbone.preprocess], accelerator.device, workers)
-    made = Options(**{"epochs": 3, "freeze_epochs": 1, "batch_size": 8, "lr": 1e-2, **options})
+    made = Options.of(
+        "study", **{"epochs": 3, "freeze_epochs": 1, "batch_size": 8, "lr": 1e-2, **options}
+    )
     head = make_head("concat", "mlp", {"head.hidden": [6], "head.dropout": dropout}, 0)
     with seeded(0):
         network, _ = build([backbone], head, 3, made.freeze_bn)

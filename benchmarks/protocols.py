@@ -25,30 +25,23 @@ from featcache.finetuning.options import Options
 from featcache.images.manifest import Images, strings, subsample
 from featcache.reporting.schema import Run
 
-STUDY: dict[str, Any] = {
-    "lr": 3e-4, "backbone_lr": None, "schedule": "constant", "warmup": 0.0, "freeze_epochs": 3,
-    "freeze_bn": False, "layer_decay": 1.0, "ema": 0.0, "weight_decay": 1e-4,
-}  # fmt: skip
 LOW = {"backbone_lr": 1e-4, "schedule": "cosine", "warmup": 0.5}
+FROZEN_1 = {**LOW, "freeze_bn": True, "freeze_epochs": 1, "lr": 1e-3}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "study": {},
     "study, batch norms frozen": {"freeze_bn": True},
     "backbones 3e-5, cosine, bn frozen": {**LOW, "backbone_lr": 3e-5, "freeze_bn": True},
     "backbones 1e-4, cosine": LOW,
     "backbones 1e-4, cosine, bn frozen": {**LOW, "freeze_bn": True},
-    "… frozen for 1, head 1e-3": {**LOW, "freeze_bn": True, "freeze_epochs": 1, "lr": 1e-3},
-    "… 3e-4": {**LOW, "freeze_bn": True, "freeze_epochs": 1, "lr": 1e-3, "backbone_lr": 3e-4},
-    "… 3e-4, layer decay 0.7": {
-        **LOW, "freeze_bn": True, "freeze_epochs": 1, "lr": 1e-3, "backbone_lr": 3e-4,
-        "layer_decay": 0.7,
-    },
-    "… 3e-4, average of weights": {
-        **LOW, "freeze_bn": True, "freeze_epochs": 1, "lr": 1e-3, "backbone_lr": 3e-4, "ema": 0.98,
-    },
-    "… 3e-4, bn moving": {
-        **LOW, "freeze_epochs": 1, "lr": 1e-3, "backbone_lr": 3e-4,
-    },
-}  # fmt: skip
+    "… frozen for 1, head 1e-3": FROZEN_1,
+    "… 3e-4": {**FROZEN_1, "backbone_lr": 3e-4},
+    "… 3e-4, layer decay 0.7": {**FROZEN_1, "backbone_lr": 3e-4, "layer_decay": 0.7},
+    "… 3e-4, average of weights": {**FROZEN_1, "backbone_lr": 3e-4, "ema": 0.98},
+    "… 3e-4, bn moving": {**FROZEN_1, "freeze_bn": False, "backbone_lr": 3e-4},
+    "… frozen for 1, head 1e-3, warm-up 1, clip 1": {**FROZEN_1, "warmup": 1.0, "clip": 1.0},
+    "… the same, 2e-4": {**FROZEN_1, "warmup": 1.0, "clip": 1.0, "backbone_lr": 2e-4},
+    "… the same, frozen for 3": {**FROZEN_1, "warmup": 1.0, "clip": 1.0, "freeze_epochs": 3},
+}
 
 
 def main() -> None:
@@ -77,7 +70,7 @@ def main() -> None:
                 runs = [
                     finetune(
                         images, backbone=backbone, image_size=int(side), seed=seed,
-                        options=Options(**STUDY | PROTOCOLS[name], validation=1 / 3),
+                        options=Options.of("study", **PROTOCOLS[name], validation=1 / 3),
                         weights_dir=asked.weights_dir, device=asked.device,
                         precision="bf16" if backbone == "resnet18" else "fp32",
                         workers=1, reports=asked.reports, test_split=True,

@@ -343,7 +343,7 @@ def test_a_limit_makes_a_data_set_of_its_own(tmp_path: Path, pictures: Path) -> 
         ({"epoch": 3}, {}, "(?s)unknown key 'epoch'.*epochs"),
         ({"epochs": 0}, {}, "epochs is 0"),
         ({"epochs": 2, "protocol": "study"}, {}, "3 of 2 epochs are frozen"),
-        ({"protocol": ["default", "std"]}, {}, "(?s)unknown protocol of fine-tuning 'std'.*study"),
+        ([{}, {"protocol": "std"}], {}, "(?s)unknown protocol of fine-tuning 'std'.*study"),
         ({"networks": ["resnet18+vgg16"]}, {}, "networks names vgg16, which backbone doesn't"),
         ({"lr": "high"}, {}, "lr is 'high'"),
         ({"flip": "yes"}, {}, "finetune.flip is 'yes'"),
@@ -354,7 +354,7 @@ def test_a_limit_makes_a_data_set_of_its_own(tmp_path: Path, pictures: Path) -> 
     ],
 )
 def test_fine_tuning_is_checked_before_anything_is_done(
-    finetune: dict[str, Any], more: dict[str, Any], part: str
+    finetune: Any, more: dict[str, Any], part: str
 ) -> None:
     with pytest.raises(FeatcacheError, match=part):
         make_recipe({"backbone": "resnet18", "finetune": finetune, **more})
@@ -369,10 +369,10 @@ def test_fine_tuning_joins_the_comparison_when_asked(
         "image_size": 32, "head": ["mlp", "ridge"], "folds": 2, "near_duplicates": False,
         "set": {"mlp.epochs": 1, "mlp.hidden": 8, "ridge.alpha": 10.0},
         "cache": str(tmp_path / "cache"), "reports": str(tmp_path / "reports"),
-        "finetune": {
-            "epochs": 1, "freeze_epochs": 0, "device": "cpu", "precision": "fp32",
-            "protocol": ["study", "default"], "networks": ["squeezenet1_1"],
-        },
+        "finetune": [
+            {"epochs": 1, "freeze_epochs": 0, "device": "cpu", "precision": "fp32", **more}
+            for more in ({"protocol": "study"}, {"networks": ["squeezenet1_1"]})
+        ],
     }  # fmt: skip
     path = _write(tmp_path, study=plain)
     assert command(["run", "-q", str(path)]) == 0

@@ -57,6 +57,12 @@ if TYPE_CHECKING:
 @click.option("--positive", metavar="LABEL", help="The positive one of two classes.")
 @set_option
 @click.option("--cache", metavar="FOLDER", help="The cache folder.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Side of the square that networks see.",
+)
 @click.option("--reports", metavar="FOLDER", help="The reports folder.")
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
 @click.option("--wait", is_flag=True, help="Wait while another process writes the same file.")

@@ -192,6 +192,7 @@ class _Done:
     parts: int
     joules: float | None
     epochs: list[float]  # seconds
+    images: int  # trained on in these epochs, one after another
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +275,8 @@ class _Study:
         network.cpu()  # the next fold needs the room on the device
         best = int(progress.best[2]) + 1 if progress.best else progress.epoch
         joules = None if resumed else meter.joules
-        return _Done(result, network, blocks, best, progress.parts, joules, progress.epochs)
+        seen = len(train) * progress.epoch
+        return _Done(result, network, blocks, best, progress.parts, joules, progress.epochs, seen)
 
     def _begin(self, trainer: Trainer, vectors: Tensor | None) -> None:
         """Fix the vectors' scale, on cached vectors or a sample of the images."""
@@ -326,6 +328,7 @@ class _Study:
         accelerator = self.training.accelerator
         device, processes = accelerator.device, accelerator.num_processes
         seconds = sum(one.result.fit_seconds for one in done) / len(done)
+        trained = sum(one.images for one in done)
         joules = [one.joules for one in done if one.joules is not None]
         return {
             "stage": "finetuned",
@@ -340,6 +343,7 @@ class _Study:
                 "wall_seconds": seconds,
                 "gpu_seconds": seconds * processes if device.type == "cuda" else None,
                 "joules": sum(joules) / len(done) if len(joules) == len(done) else None,
+                "images_per_second": trained / sum(sum(one.epochs) for one in done),
                 "parts": max(one.parts for one in done),
                 "extraction_seconds": extraction,
             },

@@ -16,7 +16,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {  # what each has in place of the defaul
     "default": {},
     "study": {  # the two studies that this project redoes, to the letter
         "freeze_epochs": 3, "freeze_bn": False, "lr": 3e-4, "backbone_lr": None,
-        "schedule": "constant", "warmup": 0.0,
+        "schedule": "constant", "warmup": 0.0, "clip": 0.0,
     },
 }  # fmt: skip
 
@@ -47,13 +47,13 @@ class Options:
     label_smoothing : float, default 0.1
     schedule : {"constant", "cosine"}, default "cosine"
         "cosine" falls along half a cosine to 0 at the end.
-    warmup : float, default 0.5
+    warmup : float, default 1.0
         Epochs in which the rate rises from 0; that of the backbones rises once they are let go.
     ema : float, default 0.0
         Decay of a moving average of the weights, which is what is validated and kept; 0: none.
     mixup, cutmix : float, default 0.0
         The alpha of each; 0: none. With both, one of them is drawn for each batch.
-    clip : float, default 0.0
+    clip : float, default 1.0
         Most that the gradient's norm may be; 0: no limit.
     patience : int, default 0
         Epochs without a better validation accuracy before training stops; 0: never.
@@ -87,11 +87,11 @@ class Options:
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
     schedule: str = "cosine"
-    warmup: float = 0.5
+    warmup: float = 1.0
     ema: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    clip: float = 0.0
+    clip: float = 1.0
     patience: int = 0
     validation: float = 0.1
     crop_scale: float = 0.5

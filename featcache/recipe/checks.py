@@ -32,7 +32,7 @@ from featcache.store.memory_budget import parse_memory
 # Beside the options of the training itself. What is not given is the recipe's own.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "fusion": str, "singles": bool, "warm_start": bool, "minutes": (int, float),
-    "device": str, "precision": str, "image_size": int, "protocol": (str, list), "networks": list,
+    "device": str, "precision": str, "image_size": int, "protocol": str, "networks": list,
 }  # fmt: skip
 _PLAIN = {"layer": "penultimate", "colour": None, "filter": None, "scale": None, "pool": "own",
           "layers": "last"}  # fmt: skip
@@ -78,7 +78,8 @@ def check_here(recipe: Recipe) -> None:
     """
     open_engine(recipe.device, recipe.precision, recipe.engine, recipe.batch_size)
     count_workers(recipe.workers)
-    choose_device((recipe.finetune or {}).get("device", "auto"))
+    for training in trainings_of(recipe):
+        choose_device(wishes_of(training).get("device", "auto"))
     for one in protocols_of(recipe).values():
         # Each fusion and each head once; each fusion also with a head that may train it along.
         joint = [head for head in one.head if hasattr(class_of(HEADS.get(head)), "joint_network")]
@@ -116,7 +117,7 @@ def check_data(recipe: Recipe) -> None:
 
 
 def check_finetune(recipe: Recipe) -> None:
-    """Find what is wrong with a recipe's `finetune`, if it has any.
+    """Find what is wrong with each of a recipe's fine-tunings, if it has any.
 
     Raises
     ------
@@ -124,21 +125,37 @@ def check_finetune(recipe: Recipe) -> None:
         For a key that fine-tuning has not, a value of the wrong kind or out of range, or a recipe
         that can't be fine-tuned.
     """
-    if recipe.finetune is None:
-        return
+    for training in trainings_of(recipe):
+        _check_training(training)
+
+
+def trainings_of(recipe: Recipe) -> list[Recipe]:
+    """The recipe once for each mapping of its `finetune`, which then is that one alone."""
+    wishes = [] if recipe.finetune is None else recipe.finetune
+    each = wishes if isinstance(wishes, list) else [wishes]
+    return [recipe.model_copy(update={"finetune": one}) for one in each]
+
+
+def wishes_of(training: Recipe) -> dict[str, Any]:
+    """What one of `trainings_of` says of fine-tuning."""
+    return training.finetune if isinstance(training.finetune, dict) else {}
+
+
+def _check_training(recipe: Recipe) -> None:
+    wishes = wishes_of(recipe)
     known = [*(field.name for field in fields(Options)), *_KINDS]
-    for name in [str(key) for key in recipe.finetune if key not in known]:
+    for name in [str(key) for key in wishes if key not in known]:
         raise RecipeError(f"finetune has an unknown key {name!r}", did_you_mean(name, known))
     truths = [field.name for field in fields(Options) if field.type in (bool, "bool")]
     kinds = _KINDS | dict.fromkeys(truths, bool)
     for name, kind in kinds.items():
-        value = recipe.finetune.get(name)
-        if name in recipe.finetune and (
+        value = wishes.get(name)
+        if name in wishes and (
             not isinstance(value, kind) or (kind is not bool and isinstance(value, bool))
         ):
             raise RecipeError(f"finetune.{name} is {value!r}", "See: featcache finetune --help")
     options_of(recipe)
-    unlisted = set().union(*map(_parts, recipe.finetune.get("networks", ()))) - set(recipe.backbone)
+    unlisted = set().union(*map(_parts, wishes.get("networks", ()))) - set(recipe.backbone)
     if unlisted:
         raise RecipeError(
             f"finetune.networks names {', '.join(sorted(unlisted))}, which backbone doesn't",
@@ -160,12 +177,12 @@ def check_finetune(recipe: Recipe) -> None:
 def fusion_of(recipe: Recipe, tested: Recipe) -> str:
     """The fusion that is fine-tuned: the one named, else the first that can be."""
     possible = [name for name in tested.fusion if is_trainable(name)]
-    return str((recipe.finetune or {}).get("fusion") or (possible or ["concat"])[0])
+    return str(wishes_of(recipe).get("fusion") or (possible or ["concat"])[0])
 
 
 def sets_of(recipe: Recipe, tested: Recipe) -> list[list[str]]:
     """The backbones of each network that is trained."""
-    wishes = recipe.finetune or {}
+    wishes = wishes_of(recipe)
     if wishes.get("networks"):
         return [_parts(one) for one in wishes["networks"]]
     alone = [[name] for name in tested.backbone] if wishes.get("singles") else []
@@ -177,12 +194,11 @@ def _parts(network: object) -> list[str]:
     return str(network).split("+")
 
 
-def options_of(recipe: Recipe) -> list[Options]:
-    """How each network is trained: once by each protocol."""
-    wishes = recipe.finetune or {}
+def options_of(recipe: Recipe) -> Options:
+    """How the network is trained."""
+    wishes = wishes_of(recipe)
     changes = {f.name: wishes[f.name] for f in fields(Options) if f.name in wishes}
-    named = wishes.get("protocol", "default")
-    return [Options.of(one, **changes) for one in ([named] if isinstance(named, str) else named)]
+    return Options.of(wishes.get("protocol", "default"), **changes)
 
 
 def settings_of(recipe: Recipe, fusion: str) -> dict[str, Any]:

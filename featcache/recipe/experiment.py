@@ -21,6 +21,8 @@ from featcache.recipe.checks import (
     options_of,
     sets_of,
     settings_of,
+    trainings_of,
+    wishes_of,
 )
 from featcache.recipe.loading import load_recipe
 from featcache.recipe.schema import Recipe, honest, images_of, missing_path, protocols_of
@@ -132,8 +134,8 @@ def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list
     Returns
     -------
     list of Run
-        For each protocol in turn: each of `networks`; or each backbone alone, where `singles` is
-        asked for, and all together.
+        For each mapping of `finetune` in turn: its `networks`; or each backbone alone, where
+        `singles` is asked for, and all together.
 
     Raises
     ------
@@ -148,36 +150,38 @@ def finetune_for(recipe: Recipe, again: bool = False, command: str = "") -> list
         raise RecipeError(
             "the recipe says nothing of fine-tuning", "Add for instance finetune: {epochs: 8}"
         )
-    fusion = fusion_of(recipe, tested)
-    keywords: dict[str, Any] = {
-        name: recipe.finetune.get(name, getattr(recipe, name))
-        for name in ("device", "precision", "image_size")
-    }
-    keywords |= {n: recipe.finetune[n] for n in ("warm_start", "minutes") if n in recipe.finetune}
     images = images_of(recipe)
-    return [
-        finetune(
-            images,
-            backbone=names,
-            weights=recipe.weights,
-            weights_dir=recipe.weights_dir,
-            fusion=fusion,
-            settings=settings_of(tested, fusion),
-            options=options,
-            folds=tested.folds,
-            test_split=tested.test_split,
-            group=tested.group if tested.group in KINDS else None,
-            seed=tested.seed,
-            workers=recipe.workers,
-            cache=recipe.cache,
-            reports=recipe.reports,
-            again=again,
-            command=command,
-            **keywords,
-        )
-        for options in options_of(recipe)
-        for names in sets_of(recipe, tested)
-    ]
+    done: list[Run] = []
+    for training in trainings_of(recipe):
+        wishes, fusion = wishes_of(training), fusion_of(training, tested)
+        keywords: dict[str, Any] = {
+            name: wishes.get(name, getattr(recipe, name))
+            for name in ("device", "precision", "image_size")
+        }
+        keywords |= {name: wishes[name] for name in ("warm_start", "minutes") if name in wishes}
+        done += [
+            finetune(
+                images,
+                backbone=names,
+                weights=recipe.weights,
+                weights_dir=recipe.weights_dir,
+                fusion=fusion,
+                settings=settings_of(tested, fusion),
+                options=options_of(training),
+                folds=tested.folds,
+                test_split=tested.test_split,
+                group=tested.group if tested.group in KINDS else None,
+                seed=tested.seed,
+                workers=recipe.workers,
+                cache=recipe.cache,
+                reports=recipe.reports,
+                again=again,
+                command=command,
+                **keywords,
+            )
+            for names in sets_of(training, tested)
+        ]
+    return done
 
 
 def run(recipe: Recipe | str | Path) -> Comparison:
@@ -215,8 +219,7 @@ def plan(recipe: Recipe) -> list[str]:
     views = f", each image also as {', '.join(recipe.view)}" if recipe.view else ""
     lines = [f"extract: {', '.join(recipe.backbone)}{views}"]
     lines += [_fits(name, one) for name, one in protocols_of(recipe).items()]
-    if recipe.finetune is not None:
-        lines.append(_training(recipe))
+    lines += [_training(one) for one in trainings_of(recipe)]
     missing = missing_path(recipe)
     if missing:
         lines.append(f"NOT HERE: {missing}. Say where it is with --data, or try --quick.")
@@ -242,13 +245,9 @@ def _fits(name: str, recipe: Recipe) -> str:
 
 def _training(recipe: Recipe) -> str:
     tested = honest(recipe) or recipe
-    sets = sets_of(recipe, tested)
-    lengths = [
-        f"{counted(one.epochs, 'epoch')}, {one.freeze_epochs} of them frozen"
-        for one in options_of(recipe)
-    ]
+    options, sets = options_of(recipe), sets_of(recipe, tested)
     return (
         f"fine-tune, if --finetune is given (it takes a GPU): "
         f"{', '.join('+'.join(names) for names in sets)} with {fusion_of(recipe, tested)}, "
-        f"{'; then '.join(lengths)}"
+        f"{counted(options.epochs, 'epoch')}, {options.freeze_epochs} of them frozen"
     )

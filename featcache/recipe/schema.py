@@ -39,10 +39,10 @@ class Recipe(BaseModel):
     protocols : dict of str to dict
         Name -> what it changes: each is compared on its own, over the same vectors; see
         `protocols_of`.
-    finetune : dict or None
+    finetune : dict, list of dicts or None
         Fine-tuning after the fits on cached vectors: options of `finetuning.options.Options`, and
-        `protocol` (one, or several in turn), `networks` (backbones joined by +), `singles`,
-        `fusion`, `warm_start`, `minutes`, `device`, `precision`, `image_size`.
+        `protocol`, `networks` (a list of backbones joined by +), `singles`, `fusion`,
+        `warm_start`, `minutes`, `device`, `precision`, `image_size`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -99,7 +99,7 @@ class Recipe(BaseModel):
     positive: str | None = None
 
     protocols: dict[str, dict[str, Any]] = {}
-    finetune: dict[str, Any] | None = None
+    finetune: dict[str, Any] | list[dict[str, Any]] | None = None
 
     cache: str = "cache"
     reports: str = "reports"

@@ -13,7 +13,7 @@ def test_the_study_to_the_letter() -> None:
     study = {
         "lr": 3e-4, "weight_decay": 1e-4, "label_smoothing": 0.1, "batch_size": 64, "epochs": 8,
         "freeze_epochs": 3, "freeze_bn": False, "schedule": "constant",
-        "backbone_lr": None, "warmup": 0.0, "layer_decay": 1.0, "ema": 0.0,
+        "backbone_lr": None, "warmup": 0.0, "layer_decay": 1.0, "ema": 0.0, "clip": 0.0,
     }  # fmt: skip
     assert {name: plain[name] for name in study} == study
 

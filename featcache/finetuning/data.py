@@ -86,6 +86,7 @@ class Pixels:
         self.side = max(preprocess.crop for preprocess in preprocesses)
         self._at_least = max(preprocess.at_least for preprocess in preprocesses)
         self.device = device
+        self._moments = {p: _moments(p, device) for p in self.preprocesses}
         self.bad: dict[int, str] = {}
         self.sizes = torch.zeros(len(images), 2, dtype=torch.int64)
         self._images = images
@@ -132,33 +133,54 @@ class Pixels:
         return self._images
 
     def train_batches(
-        self, batches: Sequence[NDArray[np.intp]], draws: Sequence[Draws]
-    ) -> Iterator[Tensor]:
-        """Augmented images of each batch: float32 (b, 3, side, side), 0 … 1, on the device."""
+        self, rows: NDArray[np.intp], draws: Draws, batches: Sequence[slice]
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What `augment` takes for each batch, on the device.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+            All rows of an epoch, in its order: they and what is drawn go to the device once.
+        draws : Draws
+            For each of them.
+        batches : sequence of slice
+            Of these rows.
+        """
+        there = draws.to(self.device)
         if self._stack is not None:
-            for rows, drawn in zip(batches, draws, strict=True):
-                images = self._stack[torch.from_numpy(rows).to(self.device)]  # (b, 3, h, w)
-                yield jitter(crop_batch(images, drawn, self.side), drawn.colour)
+            places = torch.from_numpy(rows).to(self.device)  # (n,)
+            for batch in batches:
+                yield places[batch], there.box[batch], there.flip[batch], there.colour[batch]
             return
-        work: list[list[Any]] = [
-            [(int(row), drawn.box[i], drawn.flip[i]) for i, row in enumerate(rows)]
-            for rows, drawn in zip(batches, draws, strict=True)
-        ]
 
-        def one(task: tuple[int, Tensor, Tensor]) -> Tensor:
-            row, box, flip = task
-            image = torch.from_numpy(self._decoded(row).transpose(2, 0, 1).copy())
-            return crop_one(image, box, flip, self.side)
+        def one(i: int) -> Tensor:
+            image = torch.from_numpy(self._decoded(int(rows[i])).transpose(2, 0, 1).copy())
+            return crop_one(image, draws.box[i], draws.flip[i], self.side)
 
-        for cropped, drawn in zip(self._ahead(one, work), draws, strict=True):
-            batch = torch.stack(cropped).to(self.device).float().div_(255)  # (b, 3, side, side)
-            yield jitter(batch, drawn.colour)
+        work = [range(len(rows))[batch] for batch in batches]
+        for cropped, batch in zip(self._ahead(one, work), batches, strict=True):
+            yield self._upload(cropped), there.colour[batch]
+
+    def _upload(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (3, h, w) as one tensor on the device, which need not be waited for."""
+        memory = torch.empty(
+            (len(images), *images[0].shape), dtype=images[0].dtype,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        return torch.stack(list(images), out=memory).to(self.device, non_blocking=True)
+
+    def augment(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        """A batch of `train_batches` as float32 (b, 3, side, side), 0 … 1."""
+        if self._stack is None:  # (b, 3, side, side), cropped by threads
+            return jitter(images.float().div_(255), *drawn)
+        draws = Draws(*drawn)
+        return jitter(crop_batch(self._stack[images], draws, self.side), draws.colour)
 
     def eval_batches(self, rows: NDArray[np.intp]) -> Iterator[list[Tensor]]:
         """Batches of `rows` as extraction sees them, normalised, one tensor for each backbone."""
         distinct = list(dict.fromkeys(self.preprocesses))
         for cut in self._cut_on_device(rows) if self.cuts_on_device else self._cut_here(rows):
-            ready = {p: p.normalise(cut[p]) for p in distinct}  # (b, 3, crop, crop)
+            ready = {p: self._normalised(cut[p].float().div_(255), p) for p in distinct}
             yield [ready[preprocess] for preprocess in self.preprocesses]
 
     def _cut_here(self, rows: NDArray[np.intp]) -> Iterator[dict[Preprocess, Tensor]]:
@@ -204,11 +226,13 @@ class Pixels:
             x, crop = batch, preprocess.crop
             if crop != self.side:
                 x = functional.interpolate(x, (crop, crop), mode="bilinear", antialias=True)
-            mean, std = (
-                x.new_tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std)
-            )
-            seen.append((x - mean) / std)  # (b, 3, crop, crop)
+            seen.append(self._normalised(x, preprocess))
         return seen
+
+    def _normalised(self, images: Tensor, preprocess: Preprocess) -> Tensor:
+        """Images (b, 3, crop, crop), 0 … 1, as the network takes them, channels last in memory."""
+        mean, std = self._moments[preprocess]
+        return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def _ahead(self, one: Callable[[Any], T], work: Sequence[Sequence[Any]]) -> Iterator[list[T]]:
         """`one` of each task, batch by batch, by threads that run ahead."""
@@ -275,6 +299,15 @@ class Pixels:
             return None
         stack = np.stack([self._kept[row] for row in range(len(self._kept))])  # (n, h, w, 3)
         return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().to(self.device)
+
+
+def _moments(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the channels, (1, 3, 1, 1) each."""
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        for v in (preprocess.mean, preprocess.std)
+    )
+    return mean, std
 
 
 Rows = NDArray[np.intp]

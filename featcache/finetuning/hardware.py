@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -65,6 +66,19 @@ def precision_of(accelerator: Any) -> str:
     """ "fp32", "bf16" or "fp16"."""
     names = {theirs: ours for ours, theirs in PRECISIONS.items()}
     return names[str(accelerator.mixed_precision)]
+
+
+def optimiser_kernels(accelerator: Any) -> dict[str, Any]:
+    """How AdamW runs: on CUDA in one kernel, which a graph can hold; not with scaled gradients."""
+    fused = accelerator.device.type == "cuda" and accelerator.scaler is None
+    return {"fused": fused or None, "capturable": fused}
+
+
+def fastest_kernels(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, cuDNN tries once for each shape which of its kernels is the fastest."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True)
 
 
 def _choose(device: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,6 +19,7 @@ from featcache.errors import FeatcacheError
 from featcache.extraction.network import no_memory
 from featcache.finetuning.augment import mixer
 from featcache.finetuning.data import Pixels
+from featcache.finetuning.hardware import fastest_kernels
 from featcache.finetuning.network import FusedNetwork
 from featcache.finetuning.options import Options
 
@@ -66,14 +68,15 @@ class Stepper:
         bare = self._accelerator.unwrap_model(self._network, keep_fp32_wrapper=False)
         self._model = self._accelerator.prepare_model(bare)
 
-    def step(self, x: Tensor, y: Tensor, whole: int) -> Tensor:
+    def step(self, batch: Sequence[Tensor], y: Tensor, whole: int) -> Tensor:
         """Learn from one batch.
 
         Parameters
         ----------
-        x : float32 tensor of shape (b, 3, side, side), 0 … 1
-            This process's part of the batch.
+        batch : sequence of Tensor
+            This process's part of a batch of `Pixels.train_batches`.
         y : int64 tensor of shape (b,)
+            Its classes.
         whole : int
             Images in the batch over all processes.
 
@@ -87,11 +90,13 @@ class Stepper:
         FeatcacheError
             If not even one image at a time fits into the memory.
         """
+        x = self._pixels.augment(*batch)
         if self._mix is not None:
             x, y = self._mix(x, y)  # (b, 3, side, side), (b, classes)
         while True:
             try:
-                return self._attempt(x, y, whole)
+                with fastest_kernels(self._accelerator.device):
+                    return self._attempt(x, y, whole)
             except (RuntimeError, MemoryError) as error:
                 if not no_memory(error):
                     raise
@@ -134,10 +139,22 @@ class Stepper:
             accelerator.clip_grad_norm_(self._model.parameters(), options.clip)
         self._optimiser.step()
         if self._average is not None:
-            self._average.update_parameters(self._network)
+            self._move_average(self._average)
         if accelerator.num_processes > 1:
             total = accelerator.reduce(total, "sum")
         return total
+
+    @torch.no_grad()
+    def _move_average(self, average: AveragedModel) -> None:
+        """What `AveragedModel.update_parameters` does, without a wait for the device."""
+        mean: list[Tensor] = list(average.module.parameters())
+        new: list[Tensor] = list(self._network.parameters())
+        if average.n_averaged == 0:  # it is counted on the processor
+            torch._foreach_copy_(mean, new)
+        else:
+            torch._foreach_lerp_(mean, new, 1 - self._options.ema)
+        torch._foreach_copy_(list(average.module.buffers()), list(self._network.buffers()))
+        average.n_averaged += 1
 
 
 def infer(

@@ -25,7 +25,7 @@ SEEN = Preprocess(resize=10, crop=8)
 
 def _train(pixels: Pixels, rows: np.ndarray) -> torch.Tensor:
     draws = draw(pixels.sizes[torch.from_numpy(rows)], Options(), torch.Generator().manual_seed(0))
-    return next(pixels.train_batches([rows], [draws]))
+    return pixels.augment(*next(pixels.train_batches(rows, draws, [slice(len(rows))])))
 
 
 @pytest.mark.parametrize("budget", [0, 500, 1 << 30])

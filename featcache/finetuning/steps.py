@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,19 +15,26 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from featcache.errors import FeatcacheError
+from featcache.errors import FeatcacheError, first_line
 from featcache.extraction.network import no_memory
 from featcache.finetuning.augment import mixer
 from featcache.finetuning.data import Pixels
-from featcache.finetuning.hardware import fastest_kernels
+from featcache.finetuning.hardware import beside, capture, fastest_kernels, may_capture
 from featcache.finetuning.network import FusedNetwork
 from featcache.finetuning.options import Options
 
 log = logging.getLogger("featcache")
 
+_BEFORE = 3  # steps before a capture
+_RATE = torch.float32  # what AdamW's kernel on CUDA reads
+
 
 class Stepper:
     """Takes steps with one batch each.
+
+    On CUDA the first are taken operation by operation; then all of a step, from what
+    `Pixels.train_batches` gives to the weights that it moves, is replayed as one graph, in which no
+    kernel waits for the processor. A last, smaller batch and the parts of one that was cut are not.
 
     Parameters
     ----------
@@ -61,9 +68,15 @@ class Stepper:
         self._options, self._accelerator, self._average = options, accelerator, average
         self._mix = mixer(options.mixup, options.cutmix, classes)
         self._model: Any = None
+        self._captures, self._taken = may_capture(accelerator), 0
+        self._replay: Callable[..., Tensor] | None = None
+        self._rates = [
+            torch.zeros((), dtype=_RATE, device=accelerator.device) for _ in optimiser.param_groups
+        ]
 
     def wrap(self) -> None:
         """Let accelerate take the network anew, after it was frozen or let go."""
+        self.release()
         self._accelerator._models.clear()
         bare = self._accelerator.unwrap_model(self._network, keep_fp32_wrapper=False)
         self._model = self._accelerator.prepare_model(bare)
@@ -90,34 +103,87 @@ class Stepper:
         FeatcacheError
             If not even one image at a time fits into the memory.
         """
-        x = self._pixels.augment(*batch)
-        if self._mix is not None:
-            x, y = self._mix(x, y)  # (b, 3, side, side), (b, classes)
+        inputs = (*batch, y)
+        if self._mix is not None:  # what it draws differs from batch to batch: not in a graph
+            inputs = self._mix(self._pixels.augment(*batch), y)  # (b, 3, side, side), (b, classes)
         while True:
             try:
                 with fastest_kernels(self._accelerator.device):
-                    return self._attempt(x, y, whole)
+                    loss = self._attempt(inputs, whole)
+                break
             except (RuntimeError, MemoryError) as error:
                 if not no_memory(error):
                     raise
-                self._cut(len(x))
+                if self._replay is None:
+                    self._cut(len(y))
+                self._captures = False  # a graph has memory of its own
+                self.release()
+        if self._average is not None:
+            if self._average.n_averaged == 0:  # it is counted on the processor
+                self._average.module.load_state_dict(self._network.state_dict())
+            self._average.n_averaged += 1
+        return loss
+
+    def release(self) -> None:
+        """Forget the graph, and give its memory back."""
+        self._replay, self._taken = None, 0
+        self._optimiser.zero_grad(set_to_none=True)  # they lie there
+        if self._accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _cut(self, images: int) -> None:
-        self._optimiser.zero_grad(set_to_none=True)
         if self.parts >= images:
             raise FeatcacheError(
                 f"out of memory with one image of {self._pixels.side} px at a time",
                 "Give a smaller --image-size, or smaller backbones.",
             )
         self.parts = min(2 * self.parts, images)
-        if self._accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
         log.warning(
             "out of memory: each batch is now cut into %d parts; the batch stays %d",
             self.parts, self._options.batch_size,
         )  # fmt: skip
 
-    def _attempt(self, x: Tensor, y: Tensor, whole: int) -> Tensor:
+    def _attempt(self, inputs: Sequence[Tensor], whole: int) -> Tensor:
+        """One step, by the graph if there is one, or if it is time for one."""
+        fits = self.parts == 1 and len(inputs[-1]) == self._options.batch_size
+        if not self._captures or not fits:
+            return self._learn(whole, *inputs)
+        if self._taken < _BEFORE:
+            self._taken += 1
+            with beside(self._accelerator.device):
+                return self._learn(whole, *inputs)
+        for rate, group in zip(self._rates, self._optimiser.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        if self._replay is None:
+            self._replay = self._capture(inputs, whole)
+        return self._learn(whole, *inputs) if self._replay is None else self._replay(*inputs)
+
+    def _capture(self, inputs: Sequence[Tensor], whole: int) -> Callable[..., Tensor] | None:
+        groups = self._optimiser.param_groups
+
+        def work(*fixed: Tensor) -> Tensor:
+            given = [group["lr"] for group in groups]
+            for group, rate in zip(groups, self._rates, strict=True):
+                group["lr"] = rate  # a number would stay what it is now
+            try:
+                return self._learn(whole, *fixed)
+            finally:
+                for group, lr in zip(groups, given, strict=True):
+                    group["lr"] = lr
+
+        self._optimiser.zero_grad(set_to_none=True)  # so that gradients lie in the graph's memory
+        try:
+            return capture(work, inputs)
+        except RuntimeError as error:
+            log.warning("steps are no CUDA graph, and slower: %s", first_line(error))
+        self._captures = False
+        self.release()
+        return None
+
+    def _learn(self, whole: int, *inputs: Tensor) -> Tensor:
+        """Move the weights; the loss, summed over the whole batch."""
+        *batch, y = inputs
+        x = self._pixels.augment(*batch) if self._mix is None else batch[0]
         accelerator, options = self._accelerator, self._options
         self._optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), device=x.device)
@@ -146,15 +212,11 @@ class Stepper:
 
     @torch.no_grad()
     def _move_average(self, average: AveragedModel) -> None:
-        """What `AveragedModel.update_parameters` does, without a wait for the device."""
+        """What `AveragedModel.update_parameters` does after its first time, in a few kernels."""
         mean: list[Tensor] = list(average.module.parameters())
         new: list[Tensor] = list(self._network.parameters())
-        if average.n_averaged == 0:  # it is counted on the processor
-            torch._foreach_copy_(mean, new)
-        else:
-            torch._foreach_lerp_(mean, new, 1 - self._options.ema)
+        torch._foreach_lerp_(mean, new, 1 - self._options.ema)
         torch._foreach_copy_(list(average.module.buffers()), list(self._network.buffers()))
-        average.n_averaged += 1
 
 
 def infer(

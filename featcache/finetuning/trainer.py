@@ -141,6 +141,7 @@ class Trainer:
         if not progress.done:
             progress.done = True
             self._save()
+        self._stepper.release()
         self.network.load_state_dict(progress.kept)
         self.network.eval()
         return progress

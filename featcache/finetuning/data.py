@@ -22,8 +22,16 @@ from torch.nn import functional
 
 from featcache.errors import CacheMissing, DataError, RecipeError, counted
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.batch import NO_MEMORY, DecodeBudget, Decoded, Part, in_turn, lay_out
-from featcache.extraction.loader import count_workers
+from featcache.extraction.batch import (
+    NO_MEMORY,
+    Batch,
+    DecodeBudget,
+    Decoded,
+    Part,
+    in_turn,
+    lay_out,
+)
+from featcache.extraction.loader import choose_loading, load_batches
 from featcache.extraction.network import PRECISIONS
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.resizing import resizes, takes
@@ -58,7 +66,7 @@ class Pixels:
         Of each backbone.
     device : torch.device
     workers : int or "auto"
-        Threads.
+        Threads; for a GPU also worker processes, which decode what is in files.
     budget : int, default 4 GiB
         Bytes of decoded images to keep.
 
@@ -90,7 +98,8 @@ class Pixels:
         self.bad: dict[int, str] = {}
         self.sizes = torch.zeros(len(images), 2, dtype=torch.int64)
         self._images = images
-        self._threads = count_workers(workers)
+        self._loading = replace(choose_loading(images, str(device), workers), pin=False)
+        self._threads = self._loading.workers
         self._budget = DecodeBudget()
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._read_all(budget)
@@ -249,25 +258,35 @@ class Pixels:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_all(self, budget: int) -> None:
-        rows = list(range(len(self._images)))
-        step = 64 * self._threads
-        work = [rows[i : i + step] for i in range(0, len(rows), step)]
-        used, row = 0, 0
-        for done in self._ahead(self._try, work):
-            for found in done:
-                if isinstance(found, str):
-                    self.bad[row] = found
-                else:
-                    self.sizes[row] = torch.tensor(found.shape[:2])
-                    used += found.nbytes
-                    if used <= budget:
-                        self._kept[row] = found
-                row += 1
+        used = 0
+        for row, found in enumerate(self._decode_all()):
+            if isinstance(found, str):
+                self.bad[row] = found
+                continue
+            self.sizes[row] = torch.tensor(found.shape[:2])
+            used += found.nbytes
+            if used <= budget:
+                self._kept[row] = found
         if used > budget:
             log.info(
                 "%.1f GB of decoded images: %d of %d stay in memory, the others are decoded again "
-                "each epoch", used / 1e9, len(self._kept), len(rows),
+                "each epoch", used / 1e9, len(self._kept), len(self._images),
             )  # fmt: skip
+
+    def _decode_all(self) -> Iterator[NDArray[np.uint8] | str]:
+        """Each image, or why it can't be decoded: by threads, or processes as for an extraction."""
+        rows, step = range(len(self._images)), 64 * self._threads
+        parts = [rows[i : i + step] for i in range(0, len(rows), step)]
+        largest = max(self.preprocesses, key=lambda preprocess: preprocess.at_least)
+        if not (self._loading.processes and resizes(largest)):
+            for done in self._ahead(self._try, parts):
+                yield from done
+            return
+        with load_batches(self._images, np.array(rows), [largest], step, self._loading) as batches:
+            for part, batch in zip(parts, batches, strict=True):
+                found = _decoded_images(batch, largest)
+                # Some they have cut: those that no device can.
+                yield from (found[row] if row in found else self._try(row) for row in part)
 
     def _try(self, row: int) -> NDArray[np.uint8] | str:
         try:
@@ -299,6 +318,22 @@ class Pixels:
             return None
         stack = np.stack([self._kept[row] for row in range(len(self._kept))])  # (n, h, w, 3)
         return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().to(self.device)
+
+
+def _decoded_images(batch: Batch, preprocess: Preprocess) -> dict[int, NDArray[np.uint8] | str]:
+    """By row: images (h, w, 3) of a batch that are not cut, and why some can't be decoded."""
+    found: dict[int, NDArray[np.uint8] | str] = {
+        row: problem.text for row, problem in batch.problems.items()
+    }
+    decoded = batch.pixels[preprocess]
+    for part in decoded.parts if isinstance(decoded, Decoded) else ():
+        if part.sizes is None:
+            continue
+        sizes = part.sizes.expand(len(part.places), 2).tolist()
+        for place, pixels, (h, w) in zip(part.places.tolist(), part.pixels, sizes, strict=True):
+            # A copy: the memory is shared with the process.
+            found[int(batch.rows[place])] = pixels[:h, :w].numpy().copy()
+    return found
 
 
 def _moments(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:

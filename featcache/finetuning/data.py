@@ -49,7 +49,8 @@ log = logging.getLogger("featcache")
 
 T = TypeVar("T")
 _AHEAD = 2  # batches that threads prepare while the network is at work
-_EVAL = 128  # images in a batch without gradients
+_EVAL = {"cpu": 128, "cuda": 256}  # images in a batch without gradients
+_FREE = 8  # one part in so many of a card's free memory may hold what is validated on
 KEPT_BYTES = 4 << 30
 
 
@@ -104,6 +105,9 @@ class Pixels:
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._read_all(budget)
         self._stack = self._stacked()
+        self._eval = _EVAL.get(device.type, _EVAL["cpu"])
+        self._keeps = True
+        self._lying: tuple[NDArray[np.intp], list[dict[Preprocess, Tensor]]] | None = None
         self.cuts_on_device = (
             device.type != "cpu"
             and all(map(resizes, preprocesses))
@@ -185,12 +189,36 @@ class Pixels:
         draws = Draws(*drawn)
         return jitter(crop_batch(self._stack[images], draws, self.side), draws.colour)
 
-    def eval_batches(self, rows: NDArray[np.intp]) -> Iterator[list[Tensor]]:
-        """Batches of `rows` as extraction sees them, normalised, one tensor for each backbone."""
+    def eval_batches(self, rows: NDArray[np.intp], keep: bool = False) -> Iterator[list[Tensor]]:
+        """Batches of `rows` as extraction sees them, normalised, one tensor for each backbone.
+
+        With `keep` the cut pixels of these rows, in place of others, stay on a card that has room.
+        """
         distinct = list(dict.fromkeys(self.preprocesses))
-        for cut in self._cut_on_device(rows) if self.cuts_on_device else self._cut_here(rows):
+        for cut in self._cut(rows, keep):
             ready = {p: self._normalised(cut[p].float().div_(255), p) for p in distinct}
             yield [ready[preprocess] for preprocess in self.preprocesses]
+
+    def forget(self) -> bool:
+        """Give back what validation keeps on the device, for good; whether there was something."""
+        kept, self._keeps, self._lying = self._lying, False, None
+        return kept is not None
+
+    def _cut(self, rows: NDArray[np.intp], keep: bool) -> Iterator[dict[Preprocess, Tensor]]:
+        if self._lying is not None and np.array_equal(self._lying[0], rows):
+            yield from self._lying[1]
+            return
+        done = []
+        if keep:
+            self._lying = None
+            needed = len(rows) * sum(3 * p.crop**2 for p in set(self.preprocesses))
+            keep = self._keeps and needed <= _room(self.device)
+        for cut in self._cut_on_device(rows) if self.cuts_on_device else self._cut_here(rows):
+            yield cut
+            if keep:
+                done.append(cut)
+        if keep:
+            self._lying = rows, done
 
     def _cut_here(self, rows: NDArray[np.intp]) -> Iterator[dict[Preprocess, Tensor]]:
         distinct = list(dict.fromkeys(self.preprocesses))
@@ -199,7 +227,7 @@ class Pixels:
             image = Image.fromarray(self._decoded(row))
             return [preprocess.cut(image) for preprocess in distinct]
 
-        work = [rows[i : i + _EVAL].tolist() for i in range(0, len(rows), _EVAL)]
+        work = [some.tolist() for some in self._parts(rows)]
         for cut in self._ahead(one, work):
             stacks = [torch.from_numpy(np.stack(same)) for same in zip(*cut, strict=True)]
             yield {p: stack.to(self.device) for p, stack in zip(distinct, stacks, strict=True)}
@@ -212,7 +240,7 @@ class Pixels:
             }
 
     def _decoded_batches(self, rows: NDArray[np.intp]) -> Iterator[Decoded]:
-        parts = [rows[i : i + _EVAL] for i in range(0, len(rows), _EVAL)]
+        parts = self._parts(rows)
         if self._stack is not None:  # it lies on the device already
             for some in parts:
                 images = self._stack[torch.from_numpy(some).to(self.device)]  # (b, 3, h, w)
@@ -227,6 +255,9 @@ class Pixels:
 
         for decoded in self._ahead(one, [some.tolist() for some in parts]):
             yield lay_out(decoded)
+
+    def _parts(self, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        return [rows[i : i + self._eval] for i in range(0, len(rows), self._eval)]
 
     def as_seen(self, batch: Tensor) -> list[Tensor]:
         """An augmented batch (b, 3, side, side) as each backbone takes it."""
@@ -334,6 +365,11 @@ def _decoded_images(batch: Batch, preprocess: Preprocess) -> dict[int, NDArray[n
             # A copy: the memory is shared with the process.
             found[int(batch.rows[place])] = pixels[:h, :w].numpy().copy()
     return found
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of a card that may hold what is validated on; none of the processor."""
+    return torch.cuda.mem_get_info(device)[0] // _FREE if device.type == "cuda" else 0
 
 
 def _moments(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:

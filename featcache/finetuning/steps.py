@@ -106,17 +106,19 @@ class Stepper:
         inputs = (*batch, y)
         if self._mix is not None:  # what it draws differs from batch to batch: not in a graph
             inputs = self._mix(self._pixels.augment(*batch), y)  # (b, 3, side, side), (b, classes)
+        full = whole == self._options.batch_size
         while True:
             try:
-                with fastest_kernels(self._accelerator.device):
+                with fastest_kernels(self._accelerator.device) if full else nullcontext():
                     loss = self._attempt(inputs, whole)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not no_memory(error):
                     raise
-                if self._replay is None:
+                if self._replay is not None:
+                    self._captures = False  # a graph has memory of its own
+                elif not self._pixels.forget():
                     self._cut(len(y))
-                self._captures = False  # a graph has memory of its own
                 self.release()
         if self._average is not None:
             if self._average.n_averaged == 0:  # it is counted on the processor
@@ -145,7 +147,7 @@ class Stepper:
 
     def _attempt(self, inputs: Sequence[Tensor], whole: int) -> Tensor:
         """One step, by the graph if there is one, or if it is time for one."""
-        fits = self.parts == 1 and len(inputs[-1]) == self._options.batch_size
+        fits = self.parts == 1 and whole == self._options.batch_size
         if not self._captures or not fits:
             return self._learn(whole, *inputs)
         if self._taken < _BEFORE:
@@ -220,18 +222,40 @@ class Stepper:
 
 
 def infer(
-    network: FusedNetwork, pixels: Pixels, rows: NDArray[np.intp], accelerator: Any
+    network: FusedNetwork,
+    pixels: Pixels,
+    rows: NDArray[np.intp],
+    accelerator: Any,
+    keep: bool = False,
 ) -> Tensor:
-    """Logits (n, classes), float32 on the CPU, in evaluation mode; processes share the work."""
+    """Logits (n, classes), float32 on the CPU, in evaluation mode; processes share the work.
+
+    With `keep` these rows will be asked for again, see `Pixels.eval_batches`.
+    """
     was = network.training
     rank, world = accelerator.process_index, accelerator.num_processes
     padded = np.resize(rows, math.ceil(len(rows) / world) * world)  # (m * world,)
     network.eval()
     with torch.inference_mode(), accelerator.autocast():
-        parts = [network(*seen).float() for seen in pixels.eval_batches(padded[rank::world])]
+        batches = pixels.eval_batches(padded[rank::world], keep)
+        parts = [_forward(network, seen) for seen in batches]
     logits = torch.cat(parts)  # (m, classes)
     if world > 1:
         gathered = accelerator.gather(logits)  # (world * m, classes), process by process
         logits = gathered.view(world, len(logits), -1).transpose(0, 1).flatten(0, 1)
     network.train(was)
     return logits[: len(rows)].clone().cpu()
+
+
+def _forward(network: FusedNetwork, seen: Sequence[Tensor]) -> Tensor:
+    """Logits (b, classes), float32; of half the batch at a time if memory is short."""
+    try:
+        logits: Tensor = network(*seen).float()
+        return logits
+    except (RuntimeError, MemoryError) as error:
+        if not no_memory(error) or len(seen[0]) == 1:
+            raise
+    if seen[0].device.type == "cuda":
+        torch.cuda.empty_cache()
+    halves = zip(*(x.tensor_split(2) for x in seen), strict=True)
+    return torch.cat([_forward(network, half) for half in halves])

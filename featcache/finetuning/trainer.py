@@ -184,11 +184,14 @@ class Trainer:
             self.progress.loss, self.progress.seen = total.item() / len(order), 1
             self._close_epoch(math.nan, logits)
 
-    def logits(self, rows: Rows) -> Tensor:
-        """Logits (n, classes), float32 on the CPU, of images as extraction sees them."""
+    def logits(self, rows: Rows, keep: bool = False) -> Tensor:
+        """Logits (n, classes), float32 on the CPU, of images as extraction sees them.
+
+        With `keep` they will be asked for again.
+        """
         averaged = self.average is not None and not self.progress.done
         model: Any = self.average.module if averaged and self.average else self.network
-        return infer(model, self.pixels, rows, self.accelerator)
+        return infer(model, self.pixels, rows, self.accelerator, keep)
 
     def _epoch(self) -> None:
         """The steps of an epoch that are not done yet."""
@@ -276,7 +279,7 @@ class Trainer:
     def _validate(self, logits: Tensor | None) -> tuple[float, float]:
         """Mean cross entropy and accuracy on the validation rows."""
         if logits is None:
-            logits = self.logits(self.validation_rows)  # (n, classes)
+            logits = self.logits(self.validation_rows, keep=True)  # (n, classes)
         truth = self.codes.cpu()[torch.from_numpy(self.validation_rows)]
         loss = functional.cross_entropy(logits, truth).item()
         return loss, (logits.argmax(1) == truth).float().mean().item()

@@ -65,6 +65,41 @@ def test_what_a_device_cuts_for_validation_is_what_extraction_sees(side: int) ->
             assert (x - y).abs().max() < 2.1 / 255 / 0.22  # two levels
 
 
+def test_what_is_validated_on_is_cut_once_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, others, room = np.arange(30), np.arange(30, 60), 30 * 3 * 8 * 8
+    pixels = Pixels(coloured(60, 20), [SEEN, SEEN], CPU, 1)
+    decoded = Pixels._decoded
+    monkeypatch.setattr(data, "_room", lambda device: room)
+    looked: list[int] = []
+
+    def spy(self: Pixels, row: int) -> np.ndarray:
+        looked.append(row)
+        return decoded(self, row)
+
+    monkeypatch.setattr(Pixels, "_decoded", spy)
+
+    (first,) = list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 30
+    (again,) = list(pixels.eval_batches(rows, keep=True))
+    list(pixels.eval_batches(others))  # does not take its place
+    list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 60
+    assert torch.equal(first[0], again[0])
+    list(pixels.eval_batches(others, keep=True))
+    list(pixels.eval_batches(rows))
+    assert len(looked) == 120
+    assert pixels.forget()
+    assert not pixels.forget()
+    for _ in range(2):
+        list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 180
+    room -= 1
+    pixels = Pixels(coloured(60, 20), [SEEN], CPU, 1)
+    for _ in range(2):
+        list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 240
+
+
 def test_batches_come_in_order_and_whole() -> None:
     images = coloured(300, 8)
     pixels = Pixels(images, [Preprocess(resize=8, crop=8)], CPU, 3)

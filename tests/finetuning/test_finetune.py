@@ -92,9 +92,9 @@ def test_test_rows_are_looked_at_once_at_the_end(
         looked.append(set(rows.tolist()))
         return train(self, rows, draws, batches)
 
-    def spy_test(self, rows):
+    def spy_test(self, rows, keep=False):
         looked.append(set(rows.tolist()))
-        return test(self, rows)
+        return test(self, rows, keep)
 
     monkeypatch.setattr(Pixels, "train_batches", spy_train)
     monkeypatch.setattr(Pixels, "eval_batches", spy_test)

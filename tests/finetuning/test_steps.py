@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from featcache.finetuning import hardware, steps, trainer
+from featcache.finetuning import data, hardware, steps, trainer
 
 from .test_trainer import Trainer, make_trainer, run_and_kill, same, state
 
@@ -200,3 +200,36 @@ def test_what_may_be_a_graph(device: str, processes: int, scaler: object, expect
     assert hardware.may_capture(accelerator) == expected
     kernels = hardware.optimiser_kernels(accelerator)
     assert kernels["capturable"] == (device == "cuda" and scaler is None)
+
+
+def test_a_forward_pass_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = make_trainer()
+    whole, forward = trained.logits(trained.train_rows), trained.network.forward
+
+    def small_only(*pixels: Tensor) -> Tensor:
+        if len(pixels[0]) > 11:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*pixels)
+
+    monkeypatch.setattr(trained.network, "forward", small_only)
+    torch.testing.assert_close(trained.logits(trained.train_rows), whole)
+
+
+def test_memory_is_taken_from_validation_before_a_batch_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = make_trainer()
+    whole.run()
+    monkeypatch.setattr(data, "_room", lambda device: 1 << 20)
+    short = make_trainer()
+    forward = short.network.forward
+
+    def beside_pixels(*pixels: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and short.pixels._lying is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*pixels)
+
+    monkeypatch.setattr(short.network, "forward", beside_pixels)
+    assert short.run().parts == 1
+    assert not short.pixels.forget()
+    assert short.progress.history["val_loss"] == whole.progress.history["val_loss"]

@@ -35,6 +35,7 @@ State = dict[str, Any]
 
 FILE = "checkpoint.pt"
 _SAY_EVERY = 30.0  # seconds between lines within an epoch
+_SAVE_EVERY = 30.0  # seconds between checkpoints at the ends of epochs: on a GPU these are short
 _LOOK_EVERY = 20  # steps between looks at the loss on a GPU, which wait for it
 _EPOCH_SEED = 1_000_003
 
@@ -137,7 +138,9 @@ class Trainer:
             self._close_epoch(speed)
             if options.patience and progress.best:
                 progress.done = progress.epoch - progress.best[2] > options.patience
-            self._save()
+            waited = time.monotonic() - self._saved
+            if progress.done or waited > min(60 * self._minutes, _SAVE_EVERY):
+                self._save()
         if not progress.done:
             progress.done = True
             self._save()

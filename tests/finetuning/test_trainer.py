@@ -176,6 +176,21 @@ def test_what_a_card_has_begun_goes_on_here(
     assert same(state(again), state(whole))
 
 
+@pytest.mark.parametrize(("minutes", "written"), [(10.0, 1), (1e-9, 2 * 5 + 2 + 1)])
+def test_short_epochs_are_not_each_written(
+    minutes: float, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [], trainer.save_checkpoint
+
+    def spy(folder: Path, progress: trainer.Progress) -> None:
+        saved.append(progress.epoch)
+        save(folder, progress)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", spy)
+    make_trainer(tmp_path, minutes=minutes, epochs=2).run()
+    assert len(saved) == written
+
+
 def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
     (tmp_path / trainer.FILE).write_bytes(b"no zip")
     with pytest.raises(FeatcacheError, match="Delete"):

@@ -49,7 +49,7 @@ log = logging.getLogger("featcache")
 
 T = TypeVar("T")
 _AHEAD = 2  # batches that threads prepare while the network is at work
-_EVAL = {"cpu": 128, "cuda": 256}  # images in a batch without gradients
+_EVAL, _EVAL_ON_CARD = 128, 256  # images in a batch without gradients
 _FREE = 8  # one part in so many of a card's free memory may hold what is validated on
 KEPT_BYTES = 4 << 30
 
@@ -105,7 +105,7 @@ class Pixels:
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._read_all(budget)
         self._stack = self._stacked()
-        self._eval = _EVAL.get(device.type, _EVAL["cpu"])
+        self._eval = _EVAL_ON_CARD if device.type == "cuda" else _EVAL
         self._keeps = True
         self._lying: tuple[NDArray[np.intp], list[dict[Preprocess, Tensor]]] | None = None
         self.cuts_on_device = (
@@ -306,7 +306,8 @@ class Pixels:
 
     def _decode_all(self) -> Iterator[NDArray[np.uint8] | str]:
         """Each image, or why it can't be decoded: by threads, or processes as for an extraction."""
-        rows, step = range(len(self._images)), 64 * self._threads
+        # No more at once: processes hand them over in shared memory.
+        rows, step = range(len(self._images)), min(256, 64 * self._threads)
         parts = [rows[i : i + step] for i in range(0, len(rows), step)]
         largest = max(self.preprocesses, key=lambda preprocess: preprocess.at_least)
         if not (self._loading.processes and resizes(largest)):

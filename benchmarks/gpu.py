@@ -1,4 +1,4 @@
-"""Stage 1 on a GPU: from files and from memory, how exact, and killed; one command.
+"""Stage 1 on a GPU: from files and from memory, how exact, and killed; fine-tuning; one command.
 
     python benchmarks/gpu.py > gpu.md
     python benchmarks/gpu.py --device cpu --images 96 --seconds 0.2   # a trial without a card
@@ -10,6 +10,8 @@ worker processes have decoded some images ahead, so that the last half of the im
 Unless a folder of weights is named they are random, scaled so that vectors are about as large as
 trained ones: others of MobileNetV2 are too small for fp16. Their vectors of all images are much
 alike, so that cosines say little: those that matter take `--weights-dir`.
+Fine-tuning, all weights free, is set against an eager loop by hand: images of 32 px on the device,
+random crops and mirrors, autocast to bf16, channels last, fused AdamW. Ours changes colours too.
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ TARGETS = (
       for name in NETWORKS.split(",")),
     ("given weights, fp32, resized on the device: least cosine", "least cosine", ">=", 0.9999),
     ("rows that differ after kills", "differing", "<=", 0),
+    ("ResNet18, fine-tuned, over an eager loop", "resnet18 tuned / eager", ">=", 1.0),
+    ("MobileNetV2, the same", "mobilenet_v2 tuned / eager", ">=", 1.5),
+    ("validation of a tenth of the images: most of an epoch's time", "validation", "<=", 0.05),
 )  # fmt: skip
 
 
@@ -352,9 +357,116 @@ def difference(one: str, other: str) -> None:
     say(rows=len(a.X), differing=int((a.X.view(np.uint8) != b.X.view(np.uint8)).any(axis=1).sum()))
 
 
+def tuning(networks: list[str], device: str, images: int, seconds: float) -> None:
+    """Images a second of fine-tuning, ours and by hand, and what validation takes of an epoch."""
+    # A trial is to be quick.
+    how = {"side": 224, "batch": 64} if device != "cpu" else {"side": 32, "batch": 8}
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    for name in networks:
+        try:
+            eager = _tuned_by_hand(name, pixels, device, seconds=seconds, **how)
+            say(network=name, eager=eager, **_tuned(name, pixels, device, **how))
+        except Exception as error:
+            say(network=name, failed=_first_line(error))
+
+
+def _tuned_by_hand(
+    name: str, pixels: np.ndarray, device: str, side: int, batch: int, seconds: float
+) -> float:
+    import torch
+    from torch.nn import functional
+    from torchvision import models
+
+    gpu = device != "cpu"
+    module = models.get_model(name, weights=None, num_classes=10)
+    module.to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-4, weight_decay=1e-4, fused=gpu)
+    X = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).contiguous()  # (n, 3, h, w)
+    y = torch.randint(10, (len(X),), device=device)
+    at = 0
+
+    def step() -> None:
+        nonlocal at
+        at = at + batch if at + 2 * batch <= len(X) else 0
+        images, target = X[at : at + batch], y[at : at + batch]
+        share = torch.empty(len(images), device=device).uniform_(0.7, 1)
+        mirror = torch.where(torch.rand(len(images), device=device) < 0.5, -1.0, 1.0)
+        theta = torch.zeros(len(images), 2, 3, device=device)
+        theta[:, 0, 0], theta[:, 1, 1] = share * mirror, share
+        theta[:, :, 2] = (2 * torch.rand(len(images), 2, device=device) - 1) * (1 - share[:, None])
+        grid = functional.affine_grid(theta, (len(images), 3, side, side), align_corners=False)
+        x = functional.grid_sample(
+            images.float().div(255), grid, padding_mode="border", align_corners=False
+        ).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=gpu):
+            loss = functional.cross_entropy(module(x), target, label_smoothing=0.1)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        return _rate(step, min(batch, len(X)), seconds, gpu)
+
+
+def _tuned(
+    name: str, pixels: np.ndarray, device: str, side: int, batch: int
+) -> dict[str, float | bool]:
+    import torch
+
+    from featcache.extraction.registry import open_backbone
+    from featcache.finetuning.data import Pixels
+    from featcache.finetuning.hardware import open_accelerator
+    from featcache.finetuning.network import build, make_head
+    from featcache.finetuning.options import Options
+    from featcache.finetuning.trainer import Trainer
+    from featcache.images.manifest import from_arrays
+
+    accelerator = open_accelerator(device, "fp32" if device == "cpu" else "bf16")
+    backbone = open_backbone(name, weights="random:0", image_size=side)
+    labels = [str(i % 10) for i in range(len(pixels))]
+    images = from_arrays(DATA, list(pixels), ids=[f"{i:06d}" for i in range(len(pixels))],
+                         labels=labels)  # fmt: skip
+    ready = Pixels(images, [backbone.preprocess], accelerator.device)
+    network, _ = build([backbone], make_head("concat", "mlp", {}, 0), 10)
+    rows = np.arange(len(pixels))
+    trainer = Trainer(
+        network, ready, torch.from_numpy(rows % 10), rows[len(rows) // 10 :],
+        rows[: len(rows) // 10], 10, Options(epochs=3, freeze_epochs=0, batch_size=batch),
+        accelerator, seed=0,
+    )  # fmt: skip
+    trained: list[float] = []
+    validated: list[float] = []
+    graph = False
+
+    def epoch() -> None:
+        nonlocal graph
+        run_epoch()
+        graph = trainer._stepper._replay is not None
+
+    run_epoch = trainer._epoch
+    trainer._epoch = _timed(epoch, trained)  # type: ignore[method-assign]
+    trainer._validate = _timed(trainer._validate, validated)  # type: ignore[method-assign]
+    trainer.run()
+    return {
+        "ours": len(trainer.train_rows) / trained[-1], "graph": graph, "began": trained[0],
+        "validation": validated[-1] / (trained[-1] + validated[-1]),
+    }  # fmt: skip
+
+
+def _timed(work: Callable[..., T], seconds: list[float]) -> Callable[..., T]:
+    def timed(*args: Any) -> T:
+        start = time.perf_counter()
+        done = work(*args)
+        seconds.append(time.perf_counter() - start)
+        return done
+
+    return timed
+
+
 PROCESSES = {
     work.__name__: work
-    for work in (machine, weights, extraction, plain, memory, fidelity, difference)
+    for work in (machine, weights, extraction, plain, memory, fidelity, difference, tuning)
 }
 
 
@@ -661,6 +773,29 @@ class Table:
         row(same["rows"], kills, kept, same["differing"])
         self._note("differing", same["differing"])
 
+    def finetuning(self) -> None:
+        """Fine-tuning against an eager loop by hand."""
+        heading(
+            "Fine-tuning, images/s", "network", "an eager loop by hand", "featcache",
+            "as a CUDA graph", "/ eager", "validation's part of an epoch",
+            "its first epoch, s",
+        )  # fmt: skip
+        count = max(40, 2 * self.options.images)
+        with Child.of(
+            tuning, networks=self.two, device=self.options.device, images=count,
+            seconds=2 * self.options.seconds,
+        ) as child:  # fmt: skip
+            for line in child:
+                name = line["network"]
+                if "failed" in line:
+                    row(name, f"failed: {line['failed']}")
+                    continue
+                over, part = _ratio(line["ours"], line["eager"]), line["validation"]
+                row(name, line["eager"], line["ours"], "yes" if line["graph"] else "no", over,
+                    f"{part:.1%}", line["began"])  # fmt: skip
+                self._note(f"{name} tuned / eager", over)
+                self._note("validation", max(part, self.found.get("validation", 0.0)))
+
     def targets(self) -> None:
         """What was to be reached, and what was."""
         heading("Targets", "target", "reached", "aim", "")
@@ -676,7 +811,7 @@ class Table:
             self.found[key] = value
 
 
-SECTIONS = ("files", "together", "memory", "fidelity", "kill")
+SECTIONS = ("files", "together", "memory", "fidelity", "kill", "finetuning")
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
@@ -706,7 +841,8 @@ def main() -> None:
     start, here = time.perf_counter(), run(machine, device=options.device)
     if not (trial or here["card"]):
         parser.error("no CUDA device; a trial: --device cpu --images 96 --seconds 0.2")
-    print(f"# Stage 1 on a GPU\n\n{here['card'] or platform.machine()}, {CORES} cores, Python "
+    print("# Stage 1 and fine-tuning on a GPU\n")
+    print(f"{here['card'] or platform.machine()}, {CORES} cores, Python "
           f"{platform.python_version()}, torch {here['torch']}, torchvision "
           f"{here['torchvision']}.")  # fmt: skip
     if trial:

@@ -27,7 +27,17 @@ def test_a_network_that_fails_is_a_row_and_others_are_measured():
     assert "| no_such | failed: UnknownName" in found
     row = next(line for line in found.splitlines() if line.startswith("| squeezenet1_1 |"))
     assert len(row.split("|")) == 9
-    assert found.count("| not measured |") == 13
+    assert found.count("| not measured |") == 16
+
+
+def test_fine_tuning_beside_a_loop_by_hand():
+    found = table("--only", "finetuning", "--networks", "no_such,squeezenet1_1", "--images", "20")
+    assert "| no_such | failed: " in found
+    row = next(line for line in found.splitlines() if line.startswith("| squeezenet1_1 |"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert len(cells) == 7
+    assert cells[3] == "no"
+    assert cells[5].endswith("%")
 
 
 @pytest.mark.slow
@@ -44,4 +54,4 @@ def test_every_section_on_a_few_images(tmp_path):
 def test_no_section_of_that_name():
     done = subprocess.run([sys.executable, str(SCRIPT), "--only", "x"], capture_output=True)
     assert done.returncode == 2
-    assert b"there are files, together, memory, fidelity, kill" in done.stderr
+    assert b"there are files, together, memory, fidelity, kill, finetuning" in done.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,6 +44,10 @@ class Draws:
 
     def __getitem__(self, rows: Tensor) -> Draws:
         return Draws(self.box[rows], self.flip[rows], self.colour[rows])
+
+    def to(self, device: torch.device) -> Draws:
+        """The same on a device."""
+        return Draws(self.box.to(device), self.flip.to(device), self.colour.to(device))
 
 
 def draw(sizes: Tensor, options: Options, generator: torch.Generator) -> Draws:
@@ -132,8 +137,12 @@ def jitter(images: Tensor, colour: Tensor) -> Tensor:
 
 def _grey(images: Tensor) -> Tensor:
     """Luminance, (b, 1, h, w)."""
-    weights = images.new_tensor((0.2989, 0.587, 0.114)).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
+    return (images * _grey_weights(images.device)).sum(1, keepdim=True)
+
+
+@cache
+def _grey_weights(device: torch.device) -> Tensor:
+    return torch.tensor((0.2989, 0.587, 0.114), device=device).view(1, 3, 1, 1)
 
 
 def mixer(mixup: float, cutmix: float, classes: int) -> Mix | None:

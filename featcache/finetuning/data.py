@@ -22,8 +22,16 @@ from torch.nn import functional
 
 from featcache.errors import CacheMissing, DataError, RecipeError, counted
 from featcache.extraction.backbone import Backbone
-from featcache.extraction.batch import NO_MEMORY, DecodeBudget, Decoded, Part, in_turn, lay_out
-from featcache.extraction.loader import count_workers
+from featcache.extraction.batch import (
+    NO_MEMORY,
+    Batch,
+    DecodeBudget,
+    Decoded,
+    Part,
+    in_turn,
+    lay_out,
+)
+from featcache.extraction.loader import choose_loading, load_batches
 from featcache.extraction.network import PRECISIONS
 from featcache.extraction.preprocess import Preprocess
 from featcache.extraction.resizing import resizes, takes
@@ -41,7 +49,8 @@ log = logging.getLogger("featcache")
 
 T = TypeVar("T")
 _AHEAD = 2  # batches that threads prepare while the network is at work
-_EVAL = 128  # images in a batch without gradients
+_EVAL, _EVAL_ON_CARD = 128, 256  # images in a batch without gradients
+_FREE = 8  # one part in so many of a card's free memory may hold what is validated on
 KEPT_BYTES = 4 << 30
 
 
@@ -58,7 +67,7 @@ class Pixels:
         Of each backbone.
     device : torch.device
     workers : int or "auto"
-        Threads.
+        Threads; for a GPU also worker processes, which decode what is in files.
     budget : int, default 4 GiB
         Bytes of decoded images to keep.
 
@@ -86,14 +95,19 @@ class Pixels:
         self.side = max(preprocess.crop for preprocess in preprocesses)
         self._at_least = max(preprocess.at_least for preprocess in preprocesses)
         self.device = device
+        self._moments = {p: _moments(p, device) for p in self.preprocesses}
         self.bad: dict[int, str] = {}
         self.sizes = torch.zeros(len(images), 2, dtype=torch.int64)
         self._images = images
-        self._threads = count_workers(workers)
+        self._loading = replace(choose_loading(images, str(device), workers), pin=False)
+        self._threads = self._loading.workers
         self._budget = DecodeBudget()
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._read_all(budget)
         self._stack = self._stacked()
+        self._eval = _EVAL_ON_CARD if device.type == "cuda" else _EVAL
+        self._keeps = True
+        self._lying: tuple[NDArray[np.intp], list[dict[Preprocess, Tensor]]] | None = None
         self.cuts_on_device = (
             device.type != "cpu"
             and all(map(resizes, preprocesses))
@@ -132,34 +146,79 @@ class Pixels:
         return self._images
 
     def train_batches(
-        self, batches: Sequence[NDArray[np.intp]], draws: Sequence[Draws]
-    ) -> Iterator[Tensor]:
-        """Augmented images of each batch: float32 (b, 3, side, side), 0 … 1, on the device."""
+        self, rows: NDArray[np.intp], draws: Draws, batches: Sequence[slice]
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What `augment` takes for each batch, on the device.
+
+        Parameters
+        ----------
+        rows : int array of shape (n,)
+            All rows of an epoch, in its order: they and what is drawn go to the device once.
+        draws : Draws
+            For each of them.
+        batches : sequence of slice
+            Of these rows.
+        """
+        there = draws.to(self.device)
         if self._stack is not None:
-            for rows, drawn in zip(batches, draws, strict=True):
-                images = self._stack[torch.from_numpy(rows).to(self.device)]  # (b, 3, h, w)
-                yield jitter(crop_batch(images, drawn, self.side), drawn.colour)
+            places = torch.from_numpy(rows).to(self.device)  # (n,)
+            for batch in batches:
+                yield places[batch], there.box[batch], there.flip[batch], there.colour[batch]
             return
-        work: list[list[Any]] = [
-            [(int(row), drawn.box[i], drawn.flip[i]) for i, row in enumerate(rows)]
-            for rows, drawn in zip(batches, draws, strict=True)
-        ]
 
-        def one(task: tuple[int, Tensor, Tensor]) -> Tensor:
-            row, box, flip = task
-            image = torch.from_numpy(self._decoded(row).transpose(2, 0, 1).copy())
-            return crop_one(image, box, flip, self.side)
+        def one(i: int) -> Tensor:
+            image = torch.from_numpy(self._decoded(int(rows[i])).transpose(2, 0, 1).copy())
+            return crop_one(image, draws.box[i], draws.flip[i], self.side)
 
-        for cropped, drawn in zip(self._ahead(one, work), draws, strict=True):
-            batch = torch.stack(cropped).to(self.device).float().div_(255)  # (b, 3, side, side)
-            yield jitter(batch, drawn.colour)
+        work = [range(len(rows))[batch] for batch in batches]
+        for cropped, batch in zip(self._ahead(one, work), batches, strict=True):
+            yield self._upload(cropped), there.colour[batch]
 
-    def eval_batches(self, rows: NDArray[np.intp]) -> Iterator[list[Tensor]]:
-        """Batches of `rows` as extraction sees them, normalised, one tensor for each backbone."""
+    def _upload(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (3, h, w) as one tensor on the device, which need not be waited for."""
+        memory = torch.empty(
+            (len(images), *images[0].shape), dtype=images[0].dtype,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        return torch.stack(list(images), out=memory).to(self.device, non_blocking=True)
+
+    def augment(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        """A batch of `train_batches` as float32 (b, 3, side, side), 0 … 1."""
+        if self._stack is None:  # (b, 3, side, side), cropped by threads
+            return jitter(images.float().div_(255), *drawn)
+        draws = Draws(*drawn)
+        return jitter(crop_batch(self._stack[images], draws, self.side), draws.colour)
+
+    def eval_batches(self, rows: NDArray[np.intp], keep: bool = False) -> Iterator[list[Tensor]]:
+        """Batches of `rows` as extraction sees them, normalised, one tensor for each backbone.
+
+        With `keep` the cut pixels of these rows, in place of others, stay on a card that has room.
+        """
         distinct = list(dict.fromkeys(self.preprocesses))
-        for cut in self._cut_on_device(rows) if self.cuts_on_device else self._cut_here(rows):
-            ready = {p: p.normalise(cut[p]) for p in distinct}  # (b, 3, crop, crop)
+        for cut in self._cut(rows, keep):
+            ready = {p: self._normalised(cut[p].float().div_(255), p) for p in distinct}
             yield [ready[preprocess] for preprocess in self.preprocesses]
+
+    def forget(self) -> bool:
+        """Give back what validation keeps on the device, for good; whether there was something."""
+        kept, self._keeps, self._lying = self._lying, False, None
+        return kept is not None
+
+    def _cut(self, rows: NDArray[np.intp], keep: bool) -> Iterator[dict[Preprocess, Tensor]]:
+        if self._lying is not None and np.array_equal(self._lying[0], rows):
+            yield from self._lying[1]
+            return
+        done = []
+        if keep:
+            self._lying = None
+            needed = len(rows) * sum(3 * p.crop**2 for p in set(self.preprocesses))
+            keep = self._keeps and needed <= _room(self.device)
+        for cut in self._cut_on_device(rows) if self.cuts_on_device else self._cut_here(rows):
+            yield cut
+            if keep:
+                done.append(cut)
+        if keep:
+            self._lying = rows, done
 
     def _cut_here(self, rows: NDArray[np.intp]) -> Iterator[dict[Preprocess, Tensor]]:
         distinct = list(dict.fromkeys(self.preprocesses))
@@ -168,7 +227,7 @@ class Pixels:
             image = Image.fromarray(self._decoded(row))
             return [preprocess.cut(image) for preprocess in distinct]
 
-        work = [rows[i : i + _EVAL].tolist() for i in range(0, len(rows), _EVAL)]
+        work = [some.tolist() for some in self._parts(rows)]
         for cut in self._ahead(one, work):
             stacks = [torch.from_numpy(np.stack(same)) for same in zip(*cut, strict=True)]
             yield {p: stack.to(self.device) for p, stack in zip(distinct, stacks, strict=True)}
@@ -181,7 +240,7 @@ class Pixels:
             }
 
     def _decoded_batches(self, rows: NDArray[np.intp]) -> Iterator[Decoded]:
-        parts = [rows[i : i + _EVAL] for i in range(0, len(rows), _EVAL)]
+        parts = self._parts(rows)
         if self._stack is not None:  # it lies on the device already
             for some in parts:
                 images = self._stack[torch.from_numpy(some).to(self.device)]  # (b, 3, h, w)
@@ -197,6 +256,9 @@ class Pixels:
         for decoded in self._ahead(one, [some.tolist() for some in parts]):
             yield lay_out(decoded)
 
+    def _parts(self, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        return [rows[i : i + self._eval] for i in range(0, len(rows), self._eval)]
+
     def as_seen(self, batch: Tensor) -> list[Tensor]:
         """An augmented batch (b, 3, side, side) as each backbone takes it."""
         seen = []
@@ -204,11 +266,13 @@ class Pixels:
             x, crop = batch, preprocess.crop
             if crop != self.side:
                 x = functional.interpolate(x, (crop, crop), mode="bilinear", antialias=True)
-            mean, std = (
-                x.new_tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std)
-            )
-            seen.append((x - mean) / std)  # (b, 3, crop, crop)
+            seen.append(self._normalised(x, preprocess))
         return seen
+
+    def _normalised(self, images: Tensor, preprocess: Preprocess) -> Tensor:
+        """Images (b, 3, crop, crop), 0 … 1, as the network takes them, channels last in memory."""
+        mean, std = self._moments[preprocess]
+        return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def _ahead(self, one: Callable[[Any], T], work: Sequence[Sequence[Any]]) -> Iterator[list[T]]:
         """`one` of each task, batch by batch, by threads that run ahead."""
@@ -225,25 +289,36 @@ class Pixels:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_all(self, budget: int) -> None:
-        rows = list(range(len(self._images)))
-        step = 64 * self._threads
-        work = [rows[i : i + step] for i in range(0, len(rows), step)]
-        used, row = 0, 0
-        for done in self._ahead(self._try, work):
-            for found in done:
-                if isinstance(found, str):
-                    self.bad[row] = found
-                else:
-                    self.sizes[row] = torch.tensor(found.shape[:2])
-                    used += found.nbytes
-                    if used <= budget:
-                        self._kept[row] = found
-                row += 1
+        used = 0
+        for row, found in enumerate(self._decode_all()):
+            if isinstance(found, str):
+                self.bad[row] = found
+                continue
+            self.sizes[row] = torch.tensor(found.shape[:2])
+            used += found.nbytes
+            if used <= budget:
+                self._kept[row] = found
         if used > budget:
             log.info(
                 "%.1f GB of decoded images: %d of %d stay in memory, the others are decoded again "
-                "each epoch", used / 1e9, len(self._kept), len(rows),
+                "each epoch", used / 1e9, len(self._kept), len(self._images),
             )  # fmt: skip
+
+    def _decode_all(self) -> Iterator[NDArray[np.uint8] | str]:
+        """Each image, or why it can't be decoded: by threads, or processes as for an extraction."""
+        # No more at once: processes hand them over in shared memory.
+        rows, step = range(len(self._images)), min(256, 64 * self._threads)
+        parts = [rows[i : i + step] for i in range(0, len(rows), step)]
+        largest = max(self.preprocesses, key=lambda preprocess: preprocess.at_least)
+        if not (self._loading.processes and resizes(largest)):
+            for done in self._ahead(self._try, parts):
+                yield from done
+            return
+        with load_batches(self._images, np.array(rows), [largest], step, self._loading) as batches:
+            for part, batch in zip(parts, batches, strict=True):
+                found = _decoded_images(batch, largest)
+                # Some they have cut: those that no device can.
+                yield from (found[row] if row in found else self._try(row) for row in part)
 
     def _try(self, row: int) -> NDArray[np.uint8] | str:
         try:
@@ -275,6 +350,36 @@ class Pixels:
             return None
         stack = np.stack([self._kept[row] for row in range(len(self._kept))])  # (n, h, w, 3)
         return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().to(self.device)
+
+
+def _decoded_images(batch: Batch, preprocess: Preprocess) -> dict[int, NDArray[np.uint8] | str]:
+    """By row: images (h, w, 3) of a batch that are not cut, and why some can't be decoded."""
+    found: dict[int, NDArray[np.uint8] | str] = {
+        row: problem.text for row, problem in batch.problems.items()
+    }
+    decoded = batch.pixels[preprocess]
+    for part in decoded.parts if isinstance(decoded, Decoded) else ():
+        if part.sizes is None:
+            continue
+        sizes = part.sizes.expand(len(part.places), 2).tolist()
+        for place, pixels, (h, w) in zip(part.places.tolist(), part.pixels, sizes, strict=True):
+            # A copy: the memory is shared with the process.
+            found[int(batch.rows[place])] = pixels[:h, :w].numpy().copy()
+    return found
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of a card that may hold what is validated on; none of the processor."""
+    return torch.cuda.mem_get_info(device)[0] // _FREE if device.type == "cuda" else 0
+
+
+def _moments(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the channels, (1, 3, 1, 1) each."""
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        for v in (preprocess.mean, preprocess.std)
+    )
+    return mean, std
 
 
 Rows = NDArray[np.intp]

@@ -22,7 +22,7 @@ from featcache.errors import FeatcacheError, WeightsError, first_line
 from featcache.extraction.state_dict import read_pickled
 from featcache.finetuning.augment import draw
 from featcache.finetuning.data import Pixels
-from featcache.finetuning.hardware import Meter
+from featcache.finetuning.hardware import Meter, optimiser_kernels
 from featcache.finetuning.network import FusedNetwork, groups
 from featcache.finetuning.options import Options
 from featcache.finetuning.steps import Stepper, infer
@@ -35,6 +35,7 @@ State = dict[str, Any]
 
 FILE = "checkpoint.pt"
 _SAY_EVERY = 30.0  # seconds between lines within an epoch
+_SAVE_EVERY = 30.0  # seconds between checkpoints at the ends of epochs: on a GPU these are short
 _LOOK_EVERY = 20  # steps between looks at the loss on a GPU, which wait for it
 _EPOCH_SEED = 1_000_003
 
@@ -88,6 +89,7 @@ class Trainer:
             torch.optim.AdamW(
                 list(groups(network, options.lr, rate, options.layer_decay)),
                 weight_decay=options.weight_decay,
+                **optimiser_kernels(accelerator),
             )
         )
         self.average = (
@@ -113,6 +115,8 @@ class Trainer:
             return True
         self._stepper.parts = found.parts
         self.network.load_state_dict(found.network)
+        for group in found.optimiser["param_groups"]:  # it may come from another device
+            group.update(optimiser_kernels(self.accelerator))
         self.optimiser.load_state_dict(found.optimiser)
         if self.average is not None:
             self.average.load_state_dict(found.average)
@@ -134,10 +138,13 @@ class Trainer:
             self._close_epoch(speed)
             if options.patience and progress.best:
                 progress.done = progress.epoch - progress.best[2] > options.patience
-            self._save()
+            waited = time.monotonic() - self._saved
+            if progress.done or waited > min(60 * self._minutes, _SAVE_EVERY):
+                self._save()
         if not progress.done:
             progress.done = True
             self._save()
+        self._stepper.release()
         self.network.load_state_dict(progress.kept)
         self.network.eval()
         return progress
@@ -180,11 +187,14 @@ class Trainer:
             self.progress.loss, self.progress.seen = total.item() / len(order), 1
             self._close_epoch(math.nan, logits)
 
-    def logits(self, rows: Rows) -> Tensor:
-        """Logits (n, classes), float32 on the CPU, of images as extraction sees them."""
+    def logits(self, rows: Rows, keep: bool = False) -> Tensor:
+        """Logits (n, classes), float32 on the CPU, of images as extraction sees them.
+
+        With `keep` they will be asked for again.
+        """
         averaged = self.average is not None and not self.progress.done
         model: Any = self.average.module if averaged and self.average else self.network
-        return infer(model, self.pixels, rows, self.accelerator)
+        return infer(model, self.pixels, rows, self.accelerator, keep)
 
     def _epoch(self) -> None:
         """The steps of an epoch that are not done yet."""
@@ -195,26 +205,27 @@ class Trainer:
         drawn = draw(self.pixels.sizes[torch.from_numpy(self.train_rows)], options, generator)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         # A batch of one image has no batch statistics to train on.
-        batches = list(torch.split(order, options.batch_size))
-        batches = [batch for batch in batches if len(batch) >= 2 * world] or [order]
-        mine = [batch[rank::world] for batch in batches[progress.step :]]
-        images = self.pixels.train_batches(
-            [self.train_rows[batch.numpy()] for batch in mine], [drawn[batch] for batch in mine]
-        )
+        sizes = [len(batch) for batch in torch.split(order, options.batch_size)]
+        sizes = [size for size in sizes if size >= 2 * world] or [len(order)]
+        starts = range(0, len(order), options.batch_size)
+        todo = [*zip(starts, sizes, strict=False)][progress.step :]
+        mine = [slice(start + rank, start + size, world) for start, size in todo]
+        rows = self.train_rows[order.numpy()]  # (n,)
+        y = self.codes[torch.from_numpy(rows).to(device)]  # (n,)
+        batches = self.pixels.train_batches(rows, drawn[order], mine)
         self.network.train()
         reported = time.monotonic()
         with seeded(derived * 31 + rank, device):
             self._put_rng()
-            for x, batch, places in zip(images, batches[progress.step :], mine, strict=True):
-                y = self.codes[torch.from_numpy(self.train_rows[places.numpy()]).to(device)]
-                self._set_rate(len(batches))
-                loss = self._stepper.step(x, y, len(batch))
+            for batch, some, (_, size) in zip(batches, mine, todo, strict=True):
+                self._set_rate(len(sizes))
+                loss = self._stepper.step(batch, y[some], size)
                 progress.step += 1
-                self._count(loss, len(batch), last=progress.step == len(batches))
+                self._count(loss, size, last=progress.step == len(sizes))
                 if time.monotonic() - reported > _SAY_EVERY:
                     reported = time.monotonic()
                     log.info("%sepoch %d: step %d of %d, loss %.4f", self._label,
-                             progress.epoch + 1, progress.step, len(batches),
+                             progress.epoch + 1, progress.step, len(sizes),
                              float(progress.loss) / progress.seen)  # fmt: skip
                 if time.monotonic() - self._saved > 60 * self._minutes:
                     self._save(within=True)
@@ -274,7 +285,7 @@ class Trainer:
     def _validate(self, logits: Tensor | None) -> tuple[float, float]:
         """Mean cross entropy and accuracy on the validation rows."""
         if logits is None:
-            logits = self.logits(self.validation_rows)  # (n, classes)
+            logits = self.logits(self.validation_rows, keep=True)  # (n, classes)
         truth = self.codes.cpu()[torch.from_numpy(self.validation_rows)]
         loss = functional.cross_entropy(logits, truth).item()
         return loss, (logits.argmax(1) == truth).float().mean().item()

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from noise import noise
 from small import coloured, small_backbone
 
 from featcache.errors import CacheRefused, DataError
 from featcache.extraction.extract import extract
+from featcache.extraction.loader import Loading
 from featcache.extraction.preprocess import Preprocess
+from featcache.finetuning import data
 from featcache.finetuning.augment import draw
 from featcache.finetuning.data import Pixels, table, validation_rows
 from featcache.finetuning.options import Options
@@ -25,7 +30,7 @@ SEEN = Preprocess(resize=10, crop=8)
 
 def _train(pixels: Pixels, rows: np.ndarray) -> torch.Tensor:
     draws = draw(pixels.sizes[torch.from_numpy(rows)], Options(), torch.Generator().manual_seed(0))
-    return next(pixels.train_batches([rows], [draws]))
+    return pixels.augment(*next(pixels.train_batches(rows, draws, [slice(len(rows))])))
 
 
 @pytest.mark.parametrize("budget", [0, 500, 1 << 30])
@@ -60,6 +65,41 @@ def test_what_a_device_cuts_for_validation_is_what_extraction_sees(side: int) ->
             assert (x - y).abs().max() < 2.1 / 255 / 0.22  # two levels
 
 
+def test_what_is_validated_on_is_cut_once_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, others, room = np.arange(30), np.arange(30, 60), 30 * 3 * 8 * 8
+    pixels = Pixels(coloured(60, 20), [SEEN, SEEN], CPU, 1)
+    decoded = Pixels._decoded
+    monkeypatch.setattr(data, "_room", lambda device: room)
+    looked: list[int] = []
+
+    def spy(self: Pixels, row: int) -> np.ndarray:
+        looked.append(row)
+        return decoded(self, row)
+
+    monkeypatch.setattr(Pixels, "_decoded", spy)
+
+    (first,) = list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 30
+    (again,) = list(pixels.eval_batches(rows, keep=True))
+    list(pixels.eval_batches(others))  # does not take its place
+    list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 60
+    assert torch.equal(first[0], again[0])
+    list(pixels.eval_batches(others, keep=True))
+    list(pixels.eval_batches(rows))
+    assert len(looked) == 120
+    assert pixels.forget()
+    assert not pixels.forget()
+    for _ in range(2):
+        list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 180
+    room -= 1
+    pixels = Pixels(coloured(60, 20), [SEEN], CPU, 1)
+    for _ in range(2):
+        list(pixels.eval_batches(rows, keep=True))
+    assert len(looked) == 240
+
+
 def test_batches_come_in_order_and_whole() -> None:
     images = coloured(300, 8)
     pixels = Pixels(images, [Preprocess(resize=8, crop=8)], CPU, 3)
@@ -81,8 +121,6 @@ def test_every_backbone_gets_its_own_size() -> None:
 
 
 def test_broken_images_are_left_out(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
-    from noise import noise
-
     paths = [tmp_path / f"{i}.png" for i in range(4)]
     for i, path in enumerate(paths):
         noise(i).save(path)
@@ -99,6 +137,29 @@ def test_broken_images_are_left_out(tmp_path, caplog: pytest.LogCaptureFixture) 
     found = next(pixels.eval_batches(np.array([1])))[0]
     assert torch.equal(found, SEEN.normalise(cut[None]))
     assert "2 images can't be decoded" in caplog.text
+
+
+def test_processes_decode_as_threads_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(30, 20), (9, 400), (500, 400), (20, 30), (31, 20)] * 18
+    paths = [tmp_path / f"{i:03d}.{('png', 'jpg')[i % 2]}" for i in range(len(sizes))]
+    for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        noise(i).resize(size).save(path)
+    paths[1].write_bytes(b"nothing")
+    images = from_files("some", paths, ids=[path.name for path in paths], labels=["a", "b"] * 45)
+    noise(9).save(paths[7], "png")  # changed since it was listed
+    paths[80].unlink()
+    seen = [SEEN, Preprocess(resize=12, crop=12)]
+    threads = Pixels(images, seen, CPU, 2, 10_000_000)
+    by_processes = Loading(1, processes=True, on_device=True)  # batches of 64
+    monkeypatch.setattr(data, "choose_loading", lambda *_: by_processes)
+    found = Pixels(images, seen, CPU, 2, 10_000_000)
+    assert found.bad == threads.bad
+    assert sorted(found.bad) == [1, 7, 80]
+    assert torch.equal(found.sizes, threads.sizes)
+    assert (found.sizes[17] < 100).all()  # of a JPEG no more than is needed
+    assert found._kept.keys() == threads._kept.keys()
+    for row, image in threads._kept.items():
+        assert np.array_equal(found._kept[row], image)
 
 
 def test_nothing_but_broken_images() -> None:

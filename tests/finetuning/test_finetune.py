@@ -88,13 +88,13 @@ def test_test_rows_are_looked_at_once_at_the_end(
     looked: list[set[int]] = []
     train, test = Pixels.train_batches, Pixels.eval_batches
 
-    def spy_train(self, batches, draws):
-        looked.extend(set(rows.tolist()) for rows in batches)
-        return train(self, batches, draws)
-
-    def spy_test(self, rows):
+    def spy_train(self, rows, draws, batches):
         looked.append(set(rows.tolist()))
-        return test(self, rows)
+        return train(self, rows, draws, batches)
+
+    def spy_test(self, rows, keep=False):
+        looked.append(set(rows.tolist()))
+        return test(self, rows, keep)
 
     monkeypatch.setattr(Pixels, "train_batches", spy_train)
     monkeypatch.setattr(Pixels, "eval_batches", spy_test)

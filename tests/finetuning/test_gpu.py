@@ -1,20 +1,23 @@
-"""Fine-tuning on a card: it learns, what it saves embeds, out of memory, killed and resumed."""
+"""Fine-tuning on a card: it learns, as graphs too, what it saves embeds, killed and resumed."""
 
 from __future__ import annotations
 
 import csv
 import json
 import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from card import card, short_of_memory
-from small import coloured, small_backbone
+from small import SmallNet, coloured, small_backbone
 
 from featcache.extraction.extract import extract
 from featcache.extraction.loader import cosine
+from featcache.finetuning import steps
 from featcache.finetuning.finetune import finetune
 from featcache.finetuning.options import Options
 from featcache.reporting.schema import Run
@@ -66,6 +69,57 @@ def test_it_learns(precision: str, device: str, tmp_path: Path) -> None:
     else:
         assert cost["device"] == torch.cuda.get_device_name(device)
         assert cost["gpu_seconds"] > 0
+
+
+def test_a_step_as_a_graph_is_the_step_that_it_was(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, frozen and not, and a rate that falls."""
+    options = Options(
+        epochs=4, freeze_epochs=1, batch_size=4, lr=1e-3, schedule="cosine", ema=0.5, clip=1.0
+    )
+    captured: list[int] = []
+    capture = steps.capture
+
+    def spy(work: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> object:
+        captured.append(len(inputs))
+        return capture(work, inputs)
+
+    monkeypatch.setattr(steps, "capture", spy)
+    found = []
+    for side in (8, 12):  # what lies on the card, and what is cropped here
+        for may in (steps.may_capture, lambda accelerator: False):
+            with monkeypatch.context() as patch:
+                patch.setattr(steps, "may_capture", may)
+                run = finetune(
+                    coloured(60, side), backbone=small_backbone(), options=options, device=device,
+                    precision="fp32", settings={"head.dropout": 0.3}, again=True, workers=2,
+                    reports=tmp_path / "reports", cache=tmp_path / "cache",
+                )  # fmt: skip
+            found.append(_losses(run))
+    assert captured == ([] if device == "cpu" else [5, 5, 3, 3])
+    np.testing.assert_allclose(found[0], found[1], rtol=0.01)
+    np.testing.assert_allclose(found[2], found[3], rtol=0.01)
+
+
+class Waiting(SmallNet):
+    """The processor waits for a number in each pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if float(x.sum()) < 1e9 else x
+
+
+def test_a_network_that_is_no_graph_is_trained_all_the_same(
+    device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = finetune(
+        coloured(), backbone=replace(small_backbone(), build=lambda: Waiting(6, norm=True)),
+        options=Options(epochs=3, freeze_epochs=1, batch_size=4, lr=1e-3), device=device,
+        precision="fp32", settings={"head.dropout": 0.3}, workers=2,
+        reports=tmp_path / "reports", cache=tmp_path / "cache",
+    )  # fmt: skip
+    assert _losses(run)[-1] < _losses(run)[0]
+    assert caplog.text.count("no CUDA graph") == (device != "cpu")
 
 
 def test_the_saved_backbone_embeds_there_and_on_the_processor(device: str, tmp_path: Path) -> None:

@@ -120,15 +120,8 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", [2, 5, 7, 13])
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "cutmix": 1.0, "schedule": "cosine"}])
-def test_a_killed_training_ends_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, options: dict
-) -> None:
-    whole = make_trainer(**options)
-    whole.run()
-    # A checkpoint after every step: a step is what a kill costs at most.
-    trainer = make_trainer(tmp_path, minutes=1e-9, **options)
+def run_and_kill(trainer: Trainer, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run it for so many steps."""
     taken, step = 0, steps.Stepper.step
 
     def counted(self: steps.Stepper, *batch: object) -> torch.Tensor:
@@ -138,10 +131,21 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
         taken += 1
         return step(self, *batch)
 
-    monkeypatch.setattr(steps.Stepper, "step", counted)
-    with pytest.raises(Killed):
-        trainer.run()
-    monkeypatch.setattr(steps.Stepper, "step", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Stepper, "step", counted)
+        with pytest.raises(Killed):
+            trainer.run()
+
+
+@pytest.mark.parametrize("after", [2, 5, 7, 13])
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "cutmix": 1.0, "schedule": "cosine"}])
+def test_a_killed_training_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, options: dict
+) -> None:
+    whole = make_trainer(**options)
+    whole.run()
+    # A checkpoint after every step: a step is what a kill costs at most.
+    run_and_kill(make_trainer(tmp_path, minutes=1e-9, **options), after, monkeypatch)
     again = make_trainer(tmp_path, **options)
     with torch.random.fork_rng():
         torch.manual_seed(99)
@@ -154,6 +158,39 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     done.resume()
     done.run()
     assert same(state(done), state(whole))
+
+
+def test_what_a_card_has_begun_goes_on_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_trainer()
+    whole.run()
+    run_and_kill(make_trainer(tmp_path, minutes=1e-9), 7, monkeypatch)
+    found = trainer.load_checkpoint(tmp_path)
+    assert found is not None
+    for group in found.optimiser["param_groups"]:
+        assert not group["fused"]
+        group.update(fused=True, capturable=True)
+    trainer.save_checkpoint(tmp_path, found)
+    again = make_trainer(tmp_path)
+    again.resume()
+    again.run()
+    assert same(state(again), state(whole))
+
+
+@pytest.mark.parametrize(("minutes", "written"), [(10.0, 1), (1e-9, 2 * 5 + 2 + 1)])
+def test_short_epochs_are_not_each_written(
+    minutes: float, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [], trainer.save_checkpoint
+
+    def spy(folder: Path, progress: trainer.Progress) -> None:
+        saved.append(progress.epoch)
+        save(folder, progress)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", spy)
+    make_trainer(tmp_path, minutes=minutes, epochs=2).run()
+    assert len(saved) == written
 
 
 def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:

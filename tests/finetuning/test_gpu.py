@@ -51,8 +51,8 @@ def _probabilities(reports: Path) -> np.ndarray:
 def test_it_learns(precision: str, device: str, tmp_path: Path) -> None:
     if precision == "fp16" and device == "cpu":
         pytest.skip("fp16 can't be trained on the processor")
-    options = Options(
-        epochs=8, freeze_epochs=0, batch_size=8, lr=1e-3, label_smoothing=0.0, jitter=0.0
+    options = Options.of(
+        "study", epochs=8, freeze_epochs=0, batch_size=8, lr=1e-3, label_smoothing=0.0, jitter=0.0
     )
     run = finetune(
         coloured(), backbone=small_backbone(), options=options, device=device, precision=precision,
@@ -75,8 +75,15 @@ def test_a_step_as_a_graph_is_the_step_that_it_was(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout, frozen and not, and a rate that falls."""
-    options = Options(
-        epochs=4, freeze_epochs=1, batch_size=4, lr=1e-3, schedule="cosine", ema=0.5, clip=1.0
+    options = Options.of(
+        "study",
+        epochs=4,
+        freeze_epochs=1,
+        batch_size=4,
+        lr=1e-3,
+        schedule="cosine",
+        ema=0.5,
+        clip=1.0,
     )
     captured: list[int] = []
     capture = steps.capture
@@ -114,8 +121,8 @@ def test_a_network_that_is_no_graph_is_trained_all_the_same(
 ) -> None:
     run = finetune(
         coloured(), backbone=replace(small_backbone(), build=lambda: Waiting(6, norm=True)),
-        options=Options(epochs=3, freeze_epochs=1, batch_size=4, lr=1e-3), device=device,
-        precision="fp32", settings={"head.dropout": 0.3}, workers=2,
+        options=Options.of("study", epochs=3, freeze_epochs=1, batch_size=4, lr=1e-3),
+        device=device, precision="fp32", settings={"head.dropout": 0.3}, workers=2,
         reports=tmp_path / "reports", cache=tmp_path / "cache",
     )  # fmt: skip
     assert _losses(run)[-1] < _losses(run)[0]
@@ -126,7 +133,7 @@ def test_the_saved_backbone_embeds_there_and_on_the_processor(device: str, tmp_p
     images = coloured(36, 32)
     run = finetune(
         images, backbone="resnet18", weights="random:0", image_size=32, device=device, workers=2,
-        options=Options(epochs=4, freeze_epochs=1, freeze_bn=True, batch_size=16, backbone_lr=1e-5),
+        options=Options(epochs=4, freeze_epochs=1, batch_size=16, backbone_lr=1e-5),
         reports=tmp_path / "reports", cache=tmp_path / "cache",
     )  # fmt: skip
     assert _losses(run)[-1] < _losses(run)[0]
@@ -150,7 +157,9 @@ def test_a_batch_that_does_not_fit_is_cut_and_learned_from(
     """Before the second stage of resnet18 there are nine maps of 128 x 64 x 56 x 56 x 4 bytes and
     two of four times that to keep for the gradient: 1.7 GB."""
     side, count = (224, 128) if device != "cpu" else (32, 16)
-    options = Options(epochs=1, freeze_epochs=0, batch_size=count, validation=0, mixup=0.2)
+    options = Options.of(
+        "study", epochs=1, freeze_epochs=0, batch_size=count, validation=0, mixup=0.2
+    )
     with short_of_memory(device, 1_600_000_000):
         run = finetune(
             coloured(count * 3 // 2, side), backbone="resnet18", weights="random:0",

@@ -137,9 +137,11 @@ def beside(device: torch.device) -> Iterator[None]:
         return
     stream, usual = _other_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(usual)
-    with torch.cuda.stream(stream):
-        yield
-    usual.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        usual.wait_stream(stream)
 
 
 @cache

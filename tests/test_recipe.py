@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,40 @@ def test_settings_from_outside_win_over_those_of_protocols(tmp_path: Path) -> No
     path = _write(tmp_path, study=plain)
     a, b = protocols_of(load_recipe(path, set={"mlp.lr": 0.5})).values()
     assert a.set == b.set == {"mlp.dropout": 0.1, "mlp.lr": 0.5}
+
+
+def test_a_network_takes_the_place_of_another_in_protocols_too(tmp_path: Path) -> None:
+    plain = {
+        "backbone": ["vgg16:layer=features:colour=hsv", "vgg16:filter=log-1", "alexnet"],
+        "protocols": {"a": {"backbone": ["alexnet", "vgg16:filter=log-1"]}, "b": {"folds": 3}},
+    }  # fmt: skip
+    path = _write(tmp_path, study=plain)
+    other = load_recipe(path, replace={"vgg16": "resnet18"})
+    # What the network sees stays; `features` is a part of VGG16.
+    assert other.backbone == ["resnet18:colour=hsv", "resnet18:filter=log-1", "alexnet"]
+    assert protocols_of(other)["a"].backbone == ["alexnet", "resnet18:filter=log-1"]
+    assert protocols_of(other)["b"].backbone == other.backbone
+    own = load_recipe(path, replace={"vgg16": "resnet18:colour=lab:size=64"})
+    assert own.backbone[0] == "resnet18:colour=lab:size=64"
+    assert load_recipe(path).backbone == plain["backbone"]
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("vgg61=resnet18", "(?s)no network 'vgg61' to replace.*vgg16"),
+        ("vgg16=resnt18", "(?s)unknown backbone 'resnt18'.*resnet18"),
+        ("vgg16=alexnet", "alexnet"),
+        ("vgg16", "NETWORK=BACKBONE"),
+        ("vgg16=", "NETWORK=BACKBONE"),
+    ],
+)
+def test_a_network_that_can_t_take_the_place_is_an_error(
+    tmp_path: Path, word: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _write(tmp_path, study={"backbone": ["vgg16", "alexnet"]})
+    assert command(["run", str(path), "--replace", word, "--dry-run"]) == 2
+    assert re.search(part, capsys.readouterr().err)
 
 
 # --- protocols

@@ -42,6 +42,14 @@ if TYPE_CHECKING:
     from featcache.scaling.cluster import Cluster
 
 
+def _networks(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    """`--replace vgg16=resnet18` as {"vgg16": "resnet18"}."""
+    pairs = [tuple(part.strip() for part in text.partition("=")) for text in value]
+    if not all(old and new for old, _, new in pairs):
+        raise click.BadParameter("write NETWORK=BACKBONE, as in vgg16=resnet18", ctx, param)
+    return {old: new for old, _, new in pairs}
+
+
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Check the recipe and say what it would do.")
@@ -50,6 +58,13 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="SPEC", help="Other images than the recipe's.")
 @click.option("--name", metavar="NAME", help="Their name in the cache; by default the folder's.")
 @click.option("--limit", type=int, metavar="N", help="At most N images of each class.")
+@click.option(
+    "--replace",
+    multiple=True,
+    callback=_networks,
+    metavar="NETWORK=BACKBONE",
+    help="Another network in place of one of the recipe's; repeat it.",
+)
 @click.option("--weights", metavar="WHICH", help="auto, a tag, random[:SEED], …")
 @click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files, searched first.")
 @click.option("--device", metavar="WHERE", help="auto, cpu, cuda or cuda:1.")
@@ -80,6 +95,7 @@ def run(
     dry_run: bool,
     quick: bool,
     finetune: bool,
+    replace: dict[str, str],
     settings: dict[str, Any],
     rehash: bool,
     wait: bool,
@@ -100,13 +116,14 @@ def run(
       featcache run pipelines/digits.yaml
       featcache run pipelines/cifar10_resnet18_mobilenetv2.yaml --quick
       featcache run pipelines/digits.yaml --data photos --weights auto --dry-run
+      featcache run pipelines/digits.yaml --replace mobilenet_v2=squeezenet1_1
     """
     from featcache.images.sources import check_source
     from featcache.recipe import load_recipe, protocols_of
 
     overrides = {name: value for name, value in changes.items() if value is not None}
     loaded = load_recipe(
-        recipe, quick=quick, **overrides, **({"set": settings} if settings else {})
+        recipe, quick=quick, replace=replace, **overrides, **({"set": settings} if settings else {})
     )
     if not dry_run:
         check_source(loaded.data)
@@ -129,7 +146,8 @@ def run(
         if tested.ablate:
             show_ablation(done[name].runs, loaded.reports)
     if finetune:
-        words = [str(recipe), *(["--quick"] if quick else []), *_words(overrides, settings)]
+        words = [str(recipe), *(["--quick"] if quick else [])]
+        words += _words(overrides, replace, settings)
         _finetune(loaded, done, ["featcache", "run", *words, "--finetune"], again)
     elif loaded.finetune is not None:
         note("fine-tuning is left out; it takes a GPU: add --finetune")
@@ -186,9 +204,12 @@ def _show_comparison(done: Comparison, protocol: str = "") -> None:
     show_runs(done.runs, f"{protocol}: {about(best)}" if protocol else about(best))
 
 
-def _words(overrides: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _words(
+    overrides: dict[str, Any], replace: dict[str, str], settings: dict[str, Any]
+) -> list[str]:
     """Options as they would be typed again."""
     words = [[f"--{name.replace('_', '-')}", str(value)] for name, value in overrides.items()]
+    words += [["--replace", f"{old}={new}"] for old, new in replace.items()]
     words += [["--set", f"{name}={json.dumps(value)}"] for name, value in settings.items()]
     return [word for pair in words for word in pair]
 

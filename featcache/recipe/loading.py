@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from featcache.extraction.registry import check_specs
 from featcache.fitting.names import check_names
 from featcache.images.files import near_paths
 from featcache.recipe.schema import Recipe, merge, protocols_of, typed
+from featcache.store.spec import Spec, parse_spec
 
 _OF_FILES = ("extends", "quick")  # keys of a file that the recipe itself no longer has
 _LONGEST = 1 << 20  # bytes of a recipe
+_OF_THE_IMAGES = ("size", "colour", "filter", "scale")  # options of a backbone for any network
 _OF_DATA = (
     "name",
     "data_root",
@@ -24,7 +27,13 @@ _OF_DATA = (
 )  # what says more of one set of images
 
 
-def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Recipe:
+def load_recipe(
+    path: str | Path,
+    *,
+    quick: bool = False,
+    replace: Mapping[str, str] | None = None,
+    **changes: Any,
+) -> Recipe:
     """Read a recipe.
 
     `extends: other.yaml`, relative to the file, takes over what that one says: mappings are merged
@@ -39,6 +48,10 @@ def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Rec
         A YAML file.
     quick : bool, default False
         Take the quick size.
+    replace : mapping of str to str, optional
+        Network -> the backbone that takes its place, in protocols too. A backbone's options that
+        say what it sees of the images (size, colour, filter, scale) stay, unless the new one has
+        its own.
     **changes
         Values that take the place of the file's, those of its protocols included. Other `data`
         also does away with `name`, `data_root` and `limit`, which belong to the file's.
@@ -47,7 +60,7 @@ def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Rec
     ------
     RecipeError
         For a file that can't be read, extends itself, has a key that no recipe has, or a value
-        of the wrong kind.
+        of the wrong kind; for a network to replace that it does not have.
     """
     path = Path(path)
     plain = _read_all(path, ())
@@ -67,6 +80,8 @@ def load_recipe(path: str | Path, *, quick: bool = False, **changes: Any) -> Rec
     if quick:
         plain["name"] = f"{path.stem}-quick"
     recipe = typed(plain, str(path))
+    if replace:
+        recipe = _with_networks(recipe, replace)
     check_specs(recipe.backbone, recipe.backbone_options)
     for one in protocols_of(recipe).values():
         check_names(one.fusion, one.head, one.set, one.select)
@@ -143,6 +158,33 @@ def _of_data(plain: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     if over.get("data") is not None:
         plain = {name: value for name, value in plain.items() if name not in _OF_DATA}
     return merge(plain, over)
+
+
+def _with_networks(recipe: Recipe, networks: Mapping[str, str]) -> Recipe:
+    """A recipe with other networks in place of some."""
+    there = [parse_spec(text).name for text in recipe.backbone]
+    for name in [name for name in networks if name not in there]:
+        raise RecipeError(f"the recipe has no network {name!r} to replace",
+                          did_you_mean(name, dict.fromkeys(there)))  # fmt: skip
+    protocols = {
+        name: {**over, "backbone": _others(protocols_of(recipe)[name].backbone, networks)}
+        if "backbone" in over else over
+        for name, over in recipe.protocols.items()
+    }  # fmt: skip
+    backbone = _others(recipe.backbone, networks)
+    return recipe.model_copy(update={"backbone": backbone, "protocols": protocols})
+
+
+def _others(backbone: list[str], networks: Mapping[str, str]) -> list[str]:
+    return [_other(parse_spec(text), networks) for text in backbone]
+
+
+def _other(spec: Spec, networks: Mapping[str, str]) -> str:
+    if spec.name not in networks:
+        return spec.text
+    new = parse_spec(networks[spec.name])
+    kept = {name: value for name, value in spec.options.items() if name in _OF_THE_IMAGES}
+    return Spec(new.name, {**kept, **new.options}).text
 
 
 def _set_again(over: Any, settings: dict[str, Any]) -> Any:

@@ -41,6 +41,16 @@ def test_every_warning_and_failure_has_a_fix(here: Path) -> None:
         assert (one.level == OK) or one.fix
 
 
+def test_a_driver_without_a_torch_for_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = examine("cache", "reports")
+    assert named(found, "GPU").level == WARN
+    assert "pytorch.org" in named(found, "GPU").fix
+
+
 def test_json_and_exit_codes(here: Path) -> None:
     done = CliRunner().invoke(cli, ["doctor", "--format", "json"])
     assert done.exit_code == 0
@@ -87,7 +97,10 @@ def test_a_library_that_breaks_is_installed_again(
     (here / "lacking.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(here)
     monkeypatch.setattr(doctor, "_NEEDED", ("numpy", "broken", "lacking"))
-    found = examine("cache", "reports")
+    quick = examine("cache", "reports")
+    assert "doctor --full" in named(quick, "libraries").text
+    assert "broken" not in {one.name for one in quick}  # found, but not imported
+    found = examine("cache", "reports", full=True)
     broken, lacking = named(found, "broken"), named(found, "lacking")
     assert broken.level == lacking.level == FAIL
     assert "libgomp.so.1" in broken.text

@@ -144,16 +144,23 @@ def test_without_a_report_nothing_is_drawn(compared: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["backbones vgg", "weights list --all", "weights path vgg16", "cache ls", "cache status"],
+    [
+        "backbones vgg",
+        "weights list --all",
+        "weights path vgg16",
+        "cache ls",
+        "cache status",
+        "doctor",
+    ],
 )
 def test_what_only_looks_imports_nothing_heavy(compared: Path, words: str) -> None:
+    from featcache.cli.doctor import has_gpu
     from featcache.extraction.torchvision_models import _installed, _table
-    from featcache.extraction.weight_files import packaged_at_hand
 
     if _table()["version"] != _installed():
         pytest.skip("the table is of another torchvision")
-    if words.startswith("weights list") and packaged_at_hand():
-        pytest.skip("timm says what the weights of an installed package stand for")
+    if words == "doctor" and has_gpu():
+        pytest.skip("torch says whether it can use the GPU")
     code, said, loaded = called(compared, *words.split())
     assert (code, loaded) == (1 if "path" in words else 0, [])
     assert "vgg16" in said or "squeezenet1_1" in said

@@ -20,7 +20,14 @@ from featcache.cli.options import (
     readable_images,
     with_log,
 )
-from featcache.cli.tables import say, show_table, table_options
+from featcache.cli.tables import (
+    format_option,
+    print_records,
+    say,
+    show_table,
+    table_format,
+    table_options,
+)
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -90,6 +97,7 @@ def ls(cache: str, quiet: bool) -> None:
 @extract_options
 @cache_option
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
+@format_option
 @with_log
 def status(
     images: DataOptions,
@@ -128,8 +136,16 @@ def status(
     if backbone:
         found = store.choose(now.name, imported) if imported else []
         keys = [*(entry.key for entry in found), *_wanted(store, now, others, keys, options)]
-    for key, called in zip(keys, names_of(keys), strict=True):
-        say(str(replace(status_of(store, now, key), backbone=called)))
+    states = [
+        replace(status_of(store, now, key), backbone=called)
+        for key, called in zip(keys, names_of(keys), strict=True)
+    ]
+    if table_format() != "table":
+        rows = [one.row() for one in states]
+        print_records(list(rows[0]) if rows else [], rows, table_format())
+        return
+    for one in states:
+        say(str(one))
 
 
 def _wanted(

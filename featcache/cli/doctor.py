@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 import click
 
 from featcache.cli.options import cache_option, reports_option
+from featcache.cli.tables import FORMATS, print_records, show_table
 from featcache.errors import counted, first_line
 
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
@@ -28,7 +28,7 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 @reports_option
 @click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files. [default: $FEATCACHE_WEIGHTS]")  # fmt: skip
 @click.option("--full", is_flag=True, help="Import each library too, to see whether that works; takes some seconds.")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["text", *FORMATS]), default="text", show_default=True, help="How to print it.")  # fmt: skip
 @click.pass_context
 def doctor(
     ctx: click.Context, cache: str, reports: str, weights_dir: str | None, full: bool, form: str
@@ -46,8 +46,11 @@ def doctor(
     """
 
     found = examine(cache, reports, weights_dir, full)
-    if form == "json":
-        click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    rows = [asdict(finding) for finding in found]
+    if form == "table":
+        show_table(list(rows[0]), [list(row.values()) for row in rows])
+    elif form != "text":
+        print_records(list(rows[0]), rows, form)
     else:
         for finding in found:
             mark = click.style(f"{finding.level:4}", fg=_COLOURS[finding.level])

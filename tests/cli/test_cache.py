@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def test_status_explains(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "preprocess.crop 32 → 64" in out
     assert run(["cache", "status"]) == 0
     assert "HIT, 1,797 images" in capsys.readouterr().out
+    assert run(["cache", "status", *OPTIONS[:4], "--image-size", "64", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["state"], row["missing"]) == ("MISS", 1797)
+    assert "preprocess.crop 32 → 64" in row["differences"]
+    assert run(["cache", "status", "--format", "csv"]) == 0
+    assert "squeezenet1_1,HIT,1797,0,0," in capsys.readouterr().out
 
 
 def test_verify_finds_a_flipped_bit_and_repairs(

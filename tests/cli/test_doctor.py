@@ -55,6 +55,9 @@ def test_json_and_exit_codes(here: Path) -> None:
     done = CliRunner().invoke(cli, ["doctor", "--format", "json"])
     assert done.exit_code == 0
     assert {"level", "name", "text", "fix"} == set(json.loads(done.stdout)[0])
+    for form, begins in (("csv", "level,name,text,fix"), ("markdown", "| level | name |")):
+        done = CliRunner().invoke(cli, ["doctor", "--format", form])
+        assert done.stdout.startswith(begins)
     (here / "cache").write_text("a file")
     done = CliRunner().invoke(cli, ["doctor"])
     assert done.exit_code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,7 +29,7 @@ from featcache.cli.tables import (
     table_format,
     table_options,
 )
-from featcache.errors import counted
+from featcache.errors import DataError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -311,9 +312,12 @@ def prune(
 @click.argument("path", type=click.Path(), metavar="FILE")
 @_DATA
 @backbone_option
+@click.option("--force", is_flag=True, help="Overwrite FILE if it is there.")
 @cache_option
 @with_log
-def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: bool) -> None:
+def export(
+    path: str, data: str | None, backbone: list[str], force: bool, cache: str, quiet: bool
+) -> None:
     """Write features, aligned with ids and labels, to FILE: .npz, .parquet or .csv.
 
     \b
@@ -323,6 +327,8 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
     from featcache.cli.options import DataOptions, cached_features
     from featcache.store.maintenance import export as write
 
+    if Path(path).is_file() and not force:
+        raise DataError(f"{path} is there already", "Name another file, or pass --force.")
     features = cached_features(DataOptions(data), backbone, cache)
     write(features, path)
     click.echo(

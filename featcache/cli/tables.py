@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -23,6 +24,7 @@ FORMATS = ("table", "csv", "json", "markdown")
 _META = "featcache.table"
 _GAP = 2  # between columns
 _PATH = 24  # of a path, at least, on one line
+_TOGETHER = re.compile(r"(?<=\d) (?=[%…])|(?<=…) (?=\d)")  # 0.97 … 0.99, 5 %
 _TIE = "="  # beside the place of a run that can't be told from the best
 _DROP = ("balanced", "AUC", "F1", "accuracy", "one fit")  # columns, as a terminal gets narrower
 
@@ -60,14 +62,16 @@ def table_format() -> str:
 
 
 def say(text: str) -> None:
-    """A sentence to go with a table: wrapped between words on a terminal.
+    """A sentence to go with a table: wrapped between words on a terminal, intervals whole.
 
     On stdout under a table for people, else on stderr, so that stdout is data only.
     """
     width = _terminal_width()
     text = visible(text)
     if width:
+        text = _TOGETHER.sub("\xa0", text)
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+        text = text.replace("\xa0", " ")
     click.echo(text, err=table_format() != "table")
 
 
@@ -158,6 +162,8 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
         show_table(columns, rows, title, drop=drop, last=("sd over seeds", "95 % interval"))
         if any(run.tie for run in runs):
             say(f"{_TIE}  can't be told from the best")
+        if by.lower:
+            say(f"{by.label}: lower is better")
     say(conclusion or verdict(runs))
     for line in verdicts(runs):
         say(line)

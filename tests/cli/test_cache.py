@@ -94,6 +94,11 @@ def test_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_export(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "export", "out.npz"]) == 0
+    before = (here / "out.npz").stat().st_mtime_ns
+    assert run(["cache", "export", "out.npz"]) == 1
+    assert "out.npz is there already" in capsys.readouterr().err
+    assert (here / "out.npz").stat().st_mtime_ns == before
+    assert run(["cache", "export", "out.npz", "--force"]) == 0
     assert np.load("out.npz")["X"].shape == (1797, 512)
     assert run(["cache", "export", "out.mat"]) == 2
 

@@ -52,6 +52,17 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_broken(
             assert set(row[place].split()) <= words
 
 
+@pytest.mark.parametrize("width", range(20, 44))
+def test_an_interval_is_not_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(tables, "_terminal_width", lambda: width)
+    say("expected of a winner chosen so: 0.987 (0.974 … 0.994), at 5 %")
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines).endswith("0.987 (0.974 … 0.994), at 5 %")
+    assert sum("(0.974 … 0.994)" in line for line in lines) == 1
+
+
 def test_numbers_stand_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = shown(monkeypatch, 80).splitlines()
     assert any("0.9071  0.9012 … 0.9126" in line for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def test_json_and_exit_codes(here: Path) -> None:
     assert done.exit_code == 1
     assert "FAIL folder cache" in done.stdout
     assert "→ Choose another with --cache FOLDER" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "x")])
+def test_colour_is_left_out_if_that_is_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    printed = "import sys; sys.stdout.isatty = sys.stderr.isatty = lambda: True\n"
+    printed += "from featcache.cli.main import run\n"
+    printed += "run(['doctor', '--weights-dir', 'nowhere']); run(['cache', 'export', 'a.b'])"
+    for one in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv(name, value)
+    done = subprocess.run(
+        [sys.executable, "-c", printed], capture_output=True, text=True, check=True
+    )
+    assert ("\x1b[" in done.stdout, "\x1b[" in done.stderr) == (value == "x",) * 2
 
 
 def test_a_weights_folder_that_is_not_there(here: Path) -> None:

@@ -196,8 +196,11 @@ def _import(module: str, really: bool) -> None:
 
 def has_gpu() -> bool:
     """Whether a GPU's driver is here, so that torch is worth its import."""
-    there = (Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
-    return shutil.which("nvidia-smi") is not None or any(there)
+    return _has_nvidia() or Path("/dev/kfd").exists()  # AMD's, of small graphics units too
+
+
+def _has_nvidia() -> bool:
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
 
 
 def _devices() -> Iterator[Finding]:
@@ -211,9 +214,11 @@ def _devices() -> Iterator[Finding]:
             free, total = torch.cuda.mem_get_info(i)
             name = torch.cuda.get_device_name(i)
             yield Finding(OK, f"cuda:{i}", f"{name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
+    elif _has_nvidia():
+        yield Finding(WARN, "GPU", "there is an NVIDIA driver, but torch can't use the GPU",
+                      "Install torch for your CUDA version: pytorch.org/get-started")  # fmt: skip
     else:
-        yield Finding(WARN, "GPU", "there is a GPU's driver, but torch can't use the GPU",
-                      "Install torch for your driver: pytorch.org/get-started")  # fmt: skip
+        yield Finding(OK, "GPU", "none that torch can use: networks run on the processor")
 
 
 def _precision() -> Iterator[Finding]:

@@ -60,7 +60,7 @@ def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
         If none of its weights are published as a file that is safe to read.
     """
     packaged = PACKAGED.get(backbone)
-    wanted = packaged.default if packaged else None
+    wanted = packaged.default if packaged and importlib.util.find_spec("timm") else None
     wanted = wanted or next(iter(family_of(backbone).published(backbone).values()), None)
     if wanted is None:
         raise WeightsError(

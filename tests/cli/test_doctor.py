@@ -45,7 +45,7 @@ def test_every_warning_and_failure_has_a_fix(here: Path) -> None:
 def test_a_driver_without_a_torch_for_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    monkeypatch.setattr(doctor, "_has_nvidia", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = examine("cache", "reports")
     assert named(found, "GPU").level == WARN

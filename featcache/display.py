@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +13,8 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def progress_bar(label: str, stderr: bool = True) -> Iterator[Progress]:
-    """A bar with rate and time left, as a callable(done, total)."""
+def progress_bar(label: str) -> Iterator[Progress]:
+    """A bar on stderr with rate and time left, as a callable(done, total)."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -27,8 +28,7 @@ def progress_bar(label: str, stderr: bool = True) -> Iterator[Progress]:
         TextColumn(label), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    console = Console(stderr=True) if stderr else None  # None: rich's own, which knows notebooks
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None, rate="")
         start = time.monotonic()
 
@@ -41,12 +41,39 @@ def progress_bar(label: str, stderr: bool = True) -> Iterator[Progress]:
 
 @contextmanager
 def notebook_progress(label: str) -> Iterator[Progress | None]:
-    """A bar below the cell in a notebook; None anywhere else."""
-    if in_notebook():
-        with progress_bar(label, stderr=False) as update:
-            yield update
-    else:
+    """A bar below the cell in a notebook, gone when all is done; None anywhere else."""
+    if not in_notebook():
         yield None
+        return
+    # Not rich's: that needs ipywidgets, and warns again and again if they are not installed.
+    shown = importlib.import_module("IPython.display").display(_bar(label, 0, 0), **_NEW)
+    start = last = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _EVERY_SECONDS:
+            last = now
+            rate = f", {done / (now - start):,.0f}/s"
+            shown.update(_bar(label, done, total, rate), raw=True)
+
+    try:
+        yield update
+    finally:
+        shown.update({"text/plain": "", "text/html": ""}, raw=True)
+
+
+_NEW = {"raw": True, "display_id": True}
+_EVERY_SECONDS = 0.2  # between updates in a notebook
+
+
+def _bar(label: str, done: int, total: int, rate: str = "") -> dict[str, str]:
+    """What a notebook shows of a progress, as text and as HTML."""
+    text = f"{label} {done:,} of {total:,}{rate}" if total else label
+    bar = (
+        f'<progress value="{done}" max="{total}"></progress>' if total else "<progress></progress>"
+    )
+    return {"text/plain": text, "text/html": f"{bar} {escape(text)}"}
 
 
 def in_notebook() -> bool:
@@ -66,6 +93,7 @@ def html_table(
     )
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
-        f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f'<table><caption style="white-space: nowrap">{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table>{below}"
     )

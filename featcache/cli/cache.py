@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,8 +21,15 @@ from featcache.cli.options import (
     readable_images,
     with_log,
 )
-from featcache.cli.tables import say, show_table, table_options
-from featcache.errors import counted
+from featcache.cli.tables import (
+    format_option,
+    print_records,
+    say,
+    show_table,
+    table_format,
+    table_options,
+)
+from featcache.errors import DataError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +98,7 @@ def ls(cache: str, quiet: bool) -> None:
 @extract_options
 @cache_option
 @click.option("--rehash", is_flag=True, help="Read every image again to see whether it changed.")
+@format_option
 @with_log
 def status(
     images: DataOptions,
@@ -128,8 +137,16 @@ def status(
     if backbone:
         found = store.choose(now.name, imported) if imported else []
         keys = [*(entry.key for entry in found), *_wanted(store, now, others, keys, options)]
-    for key, called in zip(keys, names_of(keys), strict=True):
-        say(str(replace(status_of(store, now, key), backbone=called)))
+    states = [
+        replace(status_of(store, now, key), backbone=called)
+        for key, called in zip(keys, names_of(keys), strict=True)
+    ]
+    if table_format() != "table":
+        rows = [one.row() for one in states]
+        print_records(list(rows[0]) if rows else [], rows, table_format())
+        return
+    for one in states:
+        say(str(one))
 
 
 def _wanted(
@@ -295,9 +312,12 @@ def prune(
 @click.argument("path", type=click.Path(), metavar="FILE")
 @_DATA
 @backbone_option
+@click.option("--force", is_flag=True, help="Overwrite FILE if it is there.")
 @cache_option
 @with_log
-def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: bool) -> None:
+def export(
+    path: str, data: str | None, backbone: list[str], force: bool, cache: str, quiet: bool
+) -> None:
     """Write features, aligned with ids and labels, to FILE: .npz, .parquet or .csv.
 
     \b
@@ -307,6 +327,8 @@ def export(path: str, data: str | None, backbone: list[str], cache: str, quiet: 
     from featcache.cli.options import DataOptions, cached_features
     from featcache.store.maintenance import export as write
 
+    if Path(path).is_file() and not force:
+        raise DataError(f"{path} is there already", "Name another file, or pass --force.")
     features = cached_features(DataOptions(data), backbone, cache)
     write(features, path)
     click.echo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -92,7 +92,8 @@ def compare(
     check_names(options["fusion"], options["head"], options["settings"], options["select"])
 
     options["group"], options["opened"] = images.kind, images.opened(cache)
-    options |= {"jobs": jobs, "reports": reports, "cache": cache, "fitted": say_fitted}
+    options |= {"jobs": jobs, "reports": reports, "cache": cache}
+    options["fitted"] = say_fitted(options["metric"])
     with cluster_at(dask) as cluster:
         jobs_here = fits_here(cluster, jobs)
         features = cached_features(images, backbone, cache, view, memory, jobs_here)
@@ -122,7 +123,14 @@ def show_ablation(runs: Sequence[Run], reports: str) -> None:
     note(str(write_ablation(Path(reports) / runs[0].data, found)))
 
 
-def say_fitted(number: int, count: int, run: Any) -> None:
-    """One line on stderr for each candidate."""
-    accuracy, seconds = run.metric("accuracy"), run.fit_seconds
-    note(f"[{number}/{count}] {run.name}: {accuracy:.4f} ({seconds:.2f} s a fit)")
+def say_fitted(metric: str = "accuracy") -> Callable[[int, int, Run], None]:
+    """What says one line on stderr for each candidate; its accuracy if its run has no `metric`."""
+
+    def say_one(number: int, count: int, run: Run) -> None:
+        from featcache.fitting.metrics import ACCURACY, metric_of
+
+        by = metric_of(metric) if metric in run.metrics else ACCURACY
+        score = f"{by.label} {run.metric(by.name):.4f}"
+        note(f"[{number}/{count}] {run.name}: {score} ({run.fit_seconds:.2f} s a fit)")
+
+    return say_one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
@@ -26,6 +27,12 @@ _EVERY_SECONDS = 10.0  # between plain progress lines, where there is no termina
 def visible(text: str) -> str:
     """The text with control characters, which names of files may hold, as escapes: \\x1b."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def coloured() -> bool | None:
+    """Whether to colour: not if NO_COLOR is set or the terminal is dumb, else as click does."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if plain else None
 
 
 class _Handler(logging.Handler):
@@ -52,7 +59,7 @@ def note(text: str) -> None:
 
 def say_error(problem: str, remedy: str = "") -> None:
     """One error on stderr: what is wrong, and what to do next."""
-    click.secho(f"error: {visible(problem)}", err=True, fg="red")
+    click.secho(f"error: {visible(problem)}", err=True, fg="red", color=coloured())
     for line in visible(remedy).splitlines():
         click.echo(f"  {line}", err=True)
 

@@ -55,7 +55,7 @@ def demo(cache: str, reports: str, pictures: bool, quiet: bool) -> None:
     with progress_bar("images", quiet) as progress:
         report = extract_for(recipe, progress)
     show_report(report, cache)
-    done = compare_for(recipe, report, say_fitted, pictures=pictures)
+    done = compare_for(recipe, report, say_fitted(), pictures=pictures)
     show_runs(done.runs, f"digits, {done.best.split}, {counted(done.best.tested, 'test image')}")
     best_alone = next(run for run in done if len(run.backbones) == 1)
     best_fused = next(run for run in done if len(run.backbones) > 1)

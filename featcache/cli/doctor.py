@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 import click
 
 from featcache.cli.options import cache_option, reports_option
+from featcache.cli.tables import FORMATS, print_records, show_table
 from featcache.errors import counted, first_line
 
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
@@ -27,25 +27,30 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 @cache_option
 @reports_option
 @click.option("--weights-dir", metavar="FOLDER", help="A folder of weight files. [default: $FEATCACHE_WEIGHTS]")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it.")  # fmt: skip
+@click.option("--full", is_flag=True, help="Import each library too, to see whether that works; takes some seconds.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["text", *FORMATS]), default="text", show_default=True, help="How to print it.")  # fmt: skip
 @click.pass_context
 def doctor(
-    ctx: click.Context, cache: str, reports: str, weights_dir: str | None, form: str
+    ctx: click.Context, cache: str, reports: str, weights_dir: str | None, full: bool, form: str
 ) -> None:
     """Look at this machine: what works, what does not, and how to mend it.
 
     Versions, processor, GPU, engines, precision, folders, weights, extras. Exit code 1 if
-    something is broken that every stage needs; what only some of it needs is a warning.
+    something is broken that every stage needs; what only some of it needs is a warning. If there
+    is the driver of a GPU, torch is asked whether it can use it.
 
     \b
     Example:
       featcache doctor
-      featcache doctor --format json
+      featcache doctor --full --format json
     """
 
-    found = examine(cache, reports, weights_dir)
-    if form == "json":
-        click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    found = examine(cache, reports, weights_dir, full)
+    rows = [asdict(finding) for finding in found]
+    if form == "table":
+        show_table(list(rows[0]), [list(row.values()) for row in rows])
+    elif form != "text":
+        print_records(list(rows[0]), rows, form)
     else:
         for finding in found:
             mark = click.style(f"{finding.level:4}", fg=_COLOURS[finding.level])
@@ -106,12 +111,14 @@ class Finding:
     fix: str = ""
 
 
-def examine(cache: str, reports: str, weights_dir: str | None = None) -> list[Finding]:
-    """Look at everything; a check that breaks is itself a finding."""
+def examine(
+    cache: str, reports: str, weights_dir: str | None = None, full: bool = False
+) -> list[Finding]:
+    """Look at everything, with `full` import each library; a check that breaks is a finding."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("machine", _machine),
         ("memory", _memory),
-        ("libraries", _libraries),
+        ("libraries", lambda: _libraries(full)),
         ("devices", _devices),
         ("precision", _precision),
         ("engines", _engines),
@@ -160,13 +167,13 @@ def _memory() -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _libraries() -> Iterator[Finding]:
+def _libraries(full: bool) -> Iterator[Finding]:
     good = []
     for name in ("featcache", *_NEEDED, *_WITHOUT):
         module = _MODULES.get(name, name)
         level, then = (WARN, f": {_WITHOUT[name]}") if name in _WITHOUT else (FAIL, "")
         try:
-            importlib.import_module(module)
+            _import(module, full)
             good.append(f"{name} {_version(name)}")
         except ModuleNotFoundError as error:
             own = error.name == module
@@ -175,10 +182,31 @@ def _libraries() -> Iterator[Finding]:
         except Exception as error:  # noqa: BLE001  (a broken library raises anything)
             yield Finding(level, name, f"can't be imported ({first_line(error)}){then}",
                           f"pip install --force-reinstall {name}")  # fmt: skip
-    yield Finding(OK, "libraries", ", ".join(good))
+    more = "" if full else "; whether they can be imported: featcache doctor --full"
+    yield Finding(OK, "libraries", f"{', '.join(good)}{more}")
+
+
+def _import(module: str, really: bool) -> None:
+    """Import a library, or only find it: some take seconds."""
+    if really:
+        importlib.import_module(module)
+    elif find_spec(module) is None:
+        raise ModuleNotFoundError(name=module)
+
+
+def has_gpu() -> bool:
+    """Whether a GPU's driver is here, so that torch is worth its import."""
+    return _has_nvidia() or Path("/dev/kfd").exists()  # AMD's, of small graphics units too
+
+
+def _has_nvidia() -> bool:
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
 
 
 def _devices() -> Iterator[Finding]:
+    if not has_gpu():
+        yield Finding(OK, "GPU", "none: networks run on the processor")
+        return
     import torch
 
     if torch.cuda.is_available():
@@ -186,20 +214,21 @@ def _devices() -> Iterator[Finding]:
             free, total = torch.cuda.mem_get_info(i)
             name = torch.cuda.get_device_name(i)
             yield Finding(OK, f"cuda:{i}", f"{name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
-    elif shutil.which("nvidia-smi"):
+    elif _has_nvidia():
         yield Finding(WARN, "GPU", "there is an NVIDIA driver, but torch can't use the GPU",
                       "Install torch for your CUDA version: pytorch.org/get-started")  # fmt: skip
     else:
-        yield Finding(OK, "GPU", "none: networks run on the processor")
+        yield Finding(OK, "GPU", "none that torch can use: networks run on the processor")
 
 
 def _precision() -> Iterator[Finding]:
-    import torch
+    if has_gpu():
+        import torch
 
-    if torch.cuda.is_available():
-        good = torch.cuda.is_bf16_supported()
-        yield Finding(OK, "bf16", "quick on the GPU" if good else "not on this GPU; fp16 is")
-        return
+        if torch.cuda.is_available():
+            good = torch.cuda.is_bf16_supported()
+            yield Finding(OK, "bf16", "quick on the GPU" if good else "not on this GPU; fp16 is")
+            return
     fast = [name for name, flags in (("AVX-512", "avx512_bf16"), ("AMX", "amx_bf16"))
             if flags in _cpu_flags()]  # fmt: skip
     if fast:

@@ -54,6 +54,10 @@ def fit(
 ) -> None:
     """Fit and score one classifier on cached features.
 
+    Several backbones are put in the order of their names, whatever order they are typed in, so that
+    the same set has one name and one run: --backbone resnet18,mobilenet_v2 is shown as
+    mobilenet_v2+resnet18.
+
     \b
     Example:
       featcache fit --fusion concat --head mlp

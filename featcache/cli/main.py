@@ -11,7 +11,7 @@ import click
 
 from featcache import __version__
 from featcache.atomic import FREE_SOME, is_full
-from featcache.cli.console import say_error
+from featcache.cli.console import coloured, say_error
 from featcache.errors import FeatcacheError, did_you_mean
 
 # Command -> its line in the list. The module of the same name in this folder holds it; import_
@@ -87,7 +87,9 @@ def run(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         words = sys.argv[1:] if args is None else list(args)
-        code: Any = cli.main(args, prog_name="featcache", standalone_mode=False, obj=words)
+        code: Any = cli.main(
+            args, prog_name="featcache", standalone_mode=False, obj=words, color=coloured()
+        )
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:

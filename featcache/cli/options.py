@@ -24,7 +24,7 @@ from featcache.cli.completion import (
     views,
 )
 from featcache.cli.console import note
-from featcache.errors import CacheMissing, DataError, RecipeError
+from featcache.errors import CacheMissing, DataError, RecipeError, unknown
 from featcache.images.files import KINDS, SourceOptions
 
 if TYPE_CHECKING:
@@ -62,16 +62,29 @@ def _settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     """`--set head.hidden=512` as {"head.hidden": 512}."""
     import yaml
 
+    from featcache.fitting.names import as_numbers
+
     found = {}
     for text in value:
         name, equals, plain = text.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE", ctx, param)
         try:
-            found[name.strip()] = yaml.safe_load(plain)
+            found[name.strip()] = as_numbers(yaml.safe_load(plain))
         except (yaml.YAMLError, ValueError):  # ValueError: no such day, as in 2020-99-99
             raise click.BadParameter(f"{plain!r} is no YAML value", ctx, param) from None
     return found
+
+
+# As in fitting.metrics.METRICS, which takes scikit-learn to import.
+METRIC_NAMES = ("accuracy", "balanced_accuracy", "f1", "f1_positive", "auc", "log_loss", "brier")
+
+
+def _metric(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """A metric's name."""
+    if value not in METRIC_NAMES:
+        raise unknown("metric", value, METRIC_NAMES)
+    return value
 
 
 def _columns(ctx: Any, param: Any, value: tuple[str, ...]) -> dict[str, str]:
@@ -215,7 +228,7 @@ extract_options = _stack([
     click.option("-j", "--workers", type=NumberOrAuto(), default="auto", show_default=True, help="Threads that read and decode."),
 ])  # fmt: skip
 
-metric_option = click.option("--metric", default="accuracy", show_default=True, metavar="NAME", help="What candidates are ranked and tested by: accuracy, balanced_accuracy, f1, f1_positive, auc, log_loss or brier.")  # fmt: skip
+metric_option = click.option("--metric", callback=_metric, default="accuracy", show_default=True, metavar="NAME", help="What candidates are ranked and tested by: accuracy, balanced_accuracy, f1, f1_positive, auc, log_loss or brier.")  # fmt: skip
 
 fit_options = _stack([
     click.option("--folds", type=click.IntRange(2), metavar="K", help="Stratified K-fold. [default: the data's test split, else 5]"),

@@ -15,7 +15,7 @@ from featcache.atomic import replacing
 from featcache.cli.completion import completer, nothing, runs
 from featcache.cli.console import note, progress_bar, say_error
 from featcache.cli.options import NumberOrAuto, reports_option, with_log
-from featcache.cli.tables import show_table
+from featcache.cli.tables import FORMATS, print_records, show_table
 from featcache.errors import counted
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _SHOWN = 20
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "csv", "json"]),
+    type=click.Choice(FORMATS),
     default="table",
     show_default=True,
     help="How to print the labels.",
@@ -141,6 +141,10 @@ def _print(
             write_csv(file, predictions, model.classes, top)
         else:
             columns, rows = table_rows(predictions, model.classes, top or 1)
+            if form == "markdown":
+                cells = [dict(zip(columns, row, strict=True)) for row in rows]
+                print_records(columns, cells, form, file)
+                return
             for row in (columns, *rows):
                 file.write("\t".join(row) + "\n")
 

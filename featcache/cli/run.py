@@ -196,7 +196,8 @@ def _compare(
     from featcache.recipe import compare_for
 
     tested = loaded.model_copy(update={"jobs": fits_here(cluster, loaded.jobs)})
-    return compare_for(tested, report, say_fitted, again, protocol, executor_at(cluster), pictures)
+    fitted = say_fitted(loaded.metric)
+    return compare_for(tested, report, fitted, again, protocol, executor_at(cluster), pictures)
 
 
 def _show_comparison(done: Comparison, protocol: str = "") -> None:

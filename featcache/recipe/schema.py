@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from featcache.errors import RecipeError, did_you_mean
 from featcache.extraction.backbone import BackboneOptions
+from featcache.fitting.names import as_numbers
 from featcache.fitting.splits import SEEDS
 from featcache.images.files import KINDS
 from featcache.images.manifest import Images, subsample
@@ -113,6 +114,11 @@ class Recipe(BaseModel):
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("set")
+    @classmethod
+    def _with_numbers(cls, value: dict[str, Any]) -> object:
+        return as_numbers(value)
 
 
 def typed(plain: dict[str, Any], where: str) -> Recipe:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from featcache.errors import counted
+from featcache.fitting.metrics import ACCURACY
 from featcache.reporting.schema import Run
 
 
@@ -29,7 +30,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """A sentence for each fine-tuned run that has a cached rival: equal rows and backbones.
 
     The rival's features are of the weights that the tuning began with, and not of tuned ones.
-    Of several rivals the most accurate counts.
+    Of several rivals the best by what the runs are ranked by counts.
     """
     sentences = []
     names = [run.name for run in runs]
@@ -45,7 +46,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
             and set(other.keys.values()) <= set(run.rivals)
         ]
         if rivals:
-            rival = max(rivals, key=lambda other: other.metric("accuracy"))
+            rival = max(rivals, key=lambda other: run.by.gain(other.score, 0))
             # Runs that differ in a setting only are told apart by their folders.
             name = run.name if names.count(run.name) == 1 else run.folder.name
             sentences.append(_sentence(name, run, rival))
@@ -54,14 +55,17 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
 
 def _sentence(name: str, run: Run, rival: Run) -> str:
     cost = run.cost
-    gain = 100 * (run.metric("accuracy") - rival.metric("accuracy"))
+    by, gain = run.by, run.by.gain(run.score, rival.score)
+    better = f"{'' if gain < 0 else '+'}{by.difference(gain)}"
+    if by is not ACCURACY:
+        better += f" in {by.label}"
     spent = f"{run.fit_seconds:,.0f} s"
     if cost.get("gpu_seconds") is not None:
         spent += f" ({cost['gpu_seconds']:,.0f} GPU-seconds)"
     if cost.get("joules") is not None:
         spent += f", {cost['joules'] / 3600:,.1f} Wh"
     text = (
-        f"{name} takes {spent}, and gives {gain:+.1f} points over {rival.name}, which takes "
+        f"{name} takes {spent}, and gives {better} over {rival.name}, which takes "
         f"{rival.fit_seconds:,.1f} s on cached features"
     )
     extraction = cost.get("extraction_seconds")

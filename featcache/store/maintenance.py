@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import Timeout
@@ -339,6 +340,19 @@ class Status:
         if self.nearest is None:
             return f"{self.backbone}: MISS, never extracted"
         return f"{self.backbone}: MISS, {self.nearest} differs: {'; '.join(self.differences)}"
+
+    def row(self) -> dict[str, Any]:
+        """The same by column."""
+        return {
+            "backbone": self.backbone,
+            "state": self.state,
+            "embedded": self.coverage.embedded,
+            "failed": self.coverage.failed,
+            "missing": self.coverage.missing,
+            "path": str(self.path),
+            "nearest": None if self.nearest is None else str(self.nearest),
+            "differences": "; ".join(self.differences),
+        }
 
 
 def status(cache: Cache, images: Images, key: Key) -> Status:

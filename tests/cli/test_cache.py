@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def test_status_explains(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "preprocess.crop 32 → 64" in out
     assert run(["cache", "status"]) == 0
     assert "HIT, 1,797 images" in capsys.readouterr().out
+    assert run(["cache", "status", *OPTIONS[:4], "--image-size", "64", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["state"], row["missing"]) == ("MISS", 1797)
+    assert "preprocess.crop 32 → 64" in row["differences"]
+    assert run(["cache", "status", "--format", "csv"]) == 0
+    assert "squeezenet1_1,HIT,1797,0,0," in capsys.readouterr().out
 
 
 def test_verify_finds_a_flipped_bit_and_repairs(
@@ -87,6 +94,11 @@ def test_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_export(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "export", "out.npz"]) == 0
+    before = (here / "out.npz").stat().st_mtime_ns
+    assert run(["cache", "export", "out.npz"]) == 1
+    assert "out.npz is there already" in capsys.readouterr().err
+    assert (here / "out.npz").stat().st_mtime_ns == before
+    assert run(["cache", "export", "out.npz", "--force"]) == 0
     assert np.load("out.npz")["X"].shape == (1797, 512)
     assert run(["cache", "export", "out.mat"]) == 2
 

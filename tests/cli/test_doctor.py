@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,15 +42,44 @@ def test_every_warning_and_failure_has_a_fix(here: Path) -> None:
         assert (one.level == OK) or one.fix
 
 
+def test_a_driver_without_a_torch_for_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(doctor, "_has_nvidia", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = examine("cache", "reports")
+    assert named(found, "GPU").level == WARN
+    assert "pytorch.org" in named(found, "GPU").fix
+
+
 def test_json_and_exit_codes(here: Path) -> None:
     done = CliRunner().invoke(cli, ["doctor", "--format", "json"])
     assert done.exit_code == 0
     assert {"level", "name", "text", "fix"} == set(json.loads(done.stdout)[0])
+    for form, begins in (("csv", "level,name,text,fix"), ("markdown", "| level | name |")):
+        done = CliRunner().invoke(cli, ["doctor", "--format", form])
+        assert done.stdout.startswith(begins)
     (here / "cache").write_text("a file")
     done = CliRunner().invoke(cli, ["doctor"])
     assert done.exit_code == 1
     assert "FAIL folder cache" in done.stdout
     assert "→ Choose another with --cache FOLDER" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "x")])
+def test_colour_is_left_out_if_that_is_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    printed = "import sys; sys.stdout.isatty = sys.stderr.isatty = lambda: True\n"
+    printed += "from featcache.cli.main import run\n"
+    printed += "run(['doctor', '--weights-dir', 'nowhere']); run(['cache', 'export', 'a.b'])"
+    for one in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv(name, value)
+    done = subprocess.run(
+        [sys.executable, "-c", printed], capture_output=True, text=True, check=True
+    )
+    assert ("\x1b[" in done.stdout, "\x1b[" in done.stderr) == (value == "x",) * 2
 
 
 def test_a_weights_folder_that_is_not_there(here: Path) -> None:
@@ -87,7 +117,10 @@ def test_a_library_that_breaks_is_installed_again(
     (here / "lacking.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(here)
     monkeypatch.setattr(doctor, "_NEEDED", ("numpy", "broken", "lacking"))
-    found = examine("cache", "reports")
+    quick = examine("cache", "reports")
+    assert "doctor --full" in named(quick, "libraries").text
+    assert "broken" not in {one.name for one in quick}  # found, but not imported
+    found = examine("cache", "reports", full=True)
     broken, lacking = named(found, "broken"), named(found, "lacking")
     assert broken.level == lacking.level == FAIL
     assert "libgomp.so.1" in broken.text

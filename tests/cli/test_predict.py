@@ -102,9 +102,13 @@ def test_a_table_on_the_screen_and_in_a_file(
     assert capsys.readouterr().out == ""
     lines = target.read_text().splitlines()
     assert (len(lines), lines[0].split("\t")) == (19, ["image", "label", "probability"])
+    page = [folder, "photos/test", "--format", "markdown", "-o", str(target), "-q"]
+    assert run(["predict", *page]) == 0
+    lines = target.read_text().splitlines()
+    assert (len(lines), lines[0]) == (20, "| image | label | probability |")
 
 
-@pytest.mark.parametrize("form", ["table", "csv", "json"])
+@pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
 def test_a_bad_image_costs_itself_only(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,6 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("compare --set mpl.hidden=3", "'mpl.hidden' belongs to nothing", "mlp"),
         ("compare --fusion max --set fusion.dimm=3", "MaxFusion has no parameter 'dimm'", "dim"),
         ("compare --select anov:8", "unknown selection 'anov'", "anova"),
+        ("compare --metric acuracy", "unknown metric 'acuracy'", "Did you mean accuracy or"),
         ("compare --view hlfip", "unknown view 'hlfip'", "hflip"),
         ("compare --data phtos", "'phtos'", "Did you mean photos?"),
         ("compare --memory lots", "memory is 'lots'", "2GB"),
@@ -82,6 +84,27 @@ def test_a_typing_error_is_told_before_anything_heavy_is_imported(
     assert (code, loaded) == (1 if "nothing was" in problem else 2, [])
     assert problem in said
     assert remedy in said
+
+
+def test_the_metrics_are_those_that_there_are() -> None:
+    from featcache.cli.options import METRIC_NAMES
+    from featcache.fitting.metrics import METRICS
+
+    assert tuple(METRICS) == METRIC_NAMES
+
+
+def test_settings_are_numbers_where_they_look_it() -> None:
+    from featcache.cli.options import _settings
+    from featcache.recipe.schema import typed
+
+    given = ("mlp.lr=1e-5", "mlp.hidden=[5, 2E+2]", "a.b=1e", "a.c=e5", "a.d=-1.5e3", "a.e=x1e5")
+    ctx, param = click.Context(click.Command("fit")), click.Option(["--set"])
+    assert _settings(ctx, param, given) == {
+        "mlp.lr": 1e-5, "mlp.hidden": [5, 200.0], "a.b": "1e", "a.c": "e5", "a.d": -1500.0,
+        "a.e": "x1e5",
+    }  # fmt: skip
+    recipe = typed({"backbone": "resnet18", "set": {"mlp.lr": "1e-5"}}, "here")
+    assert recipe.set == {"mlp.lr": 1e-5}
 
 
 def test_settings_that_are_right_pass() -> None:
@@ -132,6 +155,15 @@ def test_an_unchanged_comparison_draws_nothing_and_imports_no_torch(compared: Pa
     assert {path: path.stat().st_ino for path in pages} == pages
 
 
+def test_lines_and_table_go_by_the_metric(compared: Path) -> None:
+    words = ("--head", "nearest_mean,logreg", "--no-report", "--metric")
+    code, said, _ = called(compared, "compare", *words, "log_loss")
+    assert code == 0
+    assert "concat.logreg: log loss 0." in said
+    assert "log loss: lower is better" in said
+    assert "logreg: F1 1." in called(compared, "compare", *words, "f1")[1]
+
+
 def test_without_a_report_nothing_is_drawn(compared: Path) -> None:
     words = ("compare", *HEADS, "--folds", "3", "--no-report", "--reports", "plain")
     code, _, loaded = called(compared, *words)
@@ -144,16 +176,23 @@ def test_without_a_report_nothing_is_drawn(compared: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["backbones vgg", "weights list --all", "weights path vgg16", "cache ls", "cache status"],
+    [
+        "backbones vgg",
+        "weights list --all",
+        "weights path vgg16",
+        "cache ls",
+        "cache status",
+        "doctor",
+    ],
 )
 def test_what_only_looks_imports_nothing_heavy(compared: Path, words: str) -> None:
+    from featcache.cli.doctor import has_gpu
     from featcache.extraction.torchvision_models import _installed, _table
-    from featcache.extraction.weight_files import packaged_at_hand
 
     if _table()["version"] != _installed():
         pytest.skip("the table is of another torchvision")
-    if words.startswith("weights list") and packaged_at_hand():
-        pytest.skip("timm says what the weights of an installed package stand for")
+    if words == "doctor" and has_gpu():
+        pytest.skip("torch says whether it can use the GPU")
     code, said, loaded = called(compared, *words.split())
     assert (code, loaded) == (1 if "path" in words else 0, [])
     assert "vgg16" in said or "squeezenet1_1" in said

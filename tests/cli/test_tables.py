@@ -52,6 +52,17 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_broken(
             assert set(row[place].split()) <= words
 
 
+@pytest.mark.parametrize("width", range(20, 44))
+def test_an_interval_is_not_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(tables, "_terminal_width", lambda: width)
+    say("expected of a winner chosen so: 0.987 (0.974 … 0.994), at 5 %")
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines).endswith("0.987 (0.974 … 0.994), at 5 %")
+    assert sum("(0.974 … 0.994)" in line for line in lines) == 1
+
+
 def test_numbers_stand_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = shown(monkeypatch, 80).splitlines()
     assert any("0.9071  0.9012 … 0.9126" in line for line in lines)
@@ -73,14 +84,14 @@ def test_wide_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_show_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = shown(monkeypatch, None, "--show", "AUC,head", "--format", "csv")
+    text = shown(monkeypatch, None, "--show", "auc,head", "--format", "csv")
     assert text.splitlines()[0] == "AUC,head"
 
 
 def test_an_unknown_column_is_named_with_those_that_there_are() -> None:
-    done = CliRunner().invoke(table, ["--show", "auc"])
+    done = CliRunner().invoke(table, ["--show", "area"])
     assert done.exit_code == 2
-    assert "no column 'auc'; there are #, backbones" in " ".join(done.output.split())
+    assert "no column 'area'; there are #, backbones" in " ".join(done.output.split())
 
 
 def test_csv_json_and_markdown_hold_every_cell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_list_and_path(own: Path) -> None:
 
 
 def test_list_says_which_came_with_a_package_and_its_licence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("timm")
     from featcache.extraction.weights import PACKAGED, Packaged
@@ -64,6 +64,8 @@ def test_list_says_which_came_with_a_package_and_its_licence(
     (row,) = json.loads(out("weights", "list", name, "--format", "json"))
     assert (row["package"], row["licence"], row["official"]) == ("some-weights", "MIT", False)
     assert "not the published file" in out("weights", "verify", name, code=1)
+    assert run(["backbones", "vgg16"]) == 0
+    assert f"{name} (MIT)" in capsys.readouterr().err
 
 
 def test_path_of_what_is_not_there(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

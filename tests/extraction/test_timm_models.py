@@ -471,6 +471,10 @@ class TestPackage:
                 open_backbone(self.NAME, weights=weights)
 
     @pytest.mark.parametrize("name", [*PACKAGED])
+    def test_the_default_in_the_table_is_timm_s(self, name):
+        assert PACKAGED[name].default == next(iter(Timm().published(name).values()))
+
+    @pytest.mark.parametrize("name", [*PACKAGED])
     def test_every_one_in_the_table_is_whole_where_installed(self, name):
         if PACKAGED[name].kept() is None:
             pytest.skip("its package is not installed")

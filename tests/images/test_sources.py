@@ -422,11 +422,19 @@ def test_asks_whether_another_level_was_meant(tmp_path, caplog, names, asked):
     assert asked or "--data" not in said
 
 
+def test_the_folder_above_is_named_as_it_would_be_typed():
+    from featcache.images.sources import _above
+
+    above = {"one": ".", "a/one/": "a", "/one": "/", "/a/b": "/a", ".": "./..", "..": "../..",
+             "s3://bucket/a/b": "s3://bucket/a"}  # fmt: skip
+    assert {one: _above(one) for one in above} == above
+
+
 def test_images_in_no_class_folder_may_be_one_class(tmp_path):
     root = touch(tmp_path / "p", "1.png", "2.png")
     with pytest.raises(DataError, match="in no class folder") as error:
         open_images(root, cache=None)
-    assert f"Is p itself a class? Then --data {tmp_path}." in error.value.remedy
+    assert f"Is p itself a class? Then: --data {tmp_path}\n" in error.value.remedy
 
 
 @pytest.mark.parametrize("found", [True, False])

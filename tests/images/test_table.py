@@ -145,6 +145,7 @@ def test_absolute_paths(listed, tmp_path):
     ("text", "message"),
     [
         ("file,label\na.png,x\n", r"no column 'path'\n.*It has: file, label"),
+        ("file; Label\na.png;x\n", r"no column 'path'\n.*It has: file, Label\. Or say"),
         ("path,class\na.png,x\n", r"no column 'label'\n.*It has: path, class"),
         ("path,label\nz1.png,x\nz2.png,x\nz3.png,x\nz4.png,x\n",
          r"4 of 4 image files .*: z1\.png, z2\.png, z3\.png, …\n.*--data-root"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from featcache.reporting.break_even import fits_to_break_even, verdicts
+from featcache.reporting.comparison import sort_runs
 from featcache.reporting.schema import read_run
 
 from .conftest import make_features, make_run, own_split
@@ -45,6 +46,9 @@ def test_what_is_said(tmp_path: Path) -> None:
     assert "52 s (52 GPU-seconds), 2.0 Wh" in said
     assert "+15.0 points over big+small.concat.mlp" in said
     assert "paid for itself after 3 fits" in said
+    runs = sort_runs(_runs(tmp_path / "f1", cost), "f1").runs
+    (said,) = verdicts(runs)
+    assert "points in F1 over big+small.concat.mlp" in said
 
 
 def test_without_an_extraction_nothing_is_said_of_it(tmp_path: Path) -> None:

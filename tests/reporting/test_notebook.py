@@ -62,10 +62,24 @@ def test_a_notebook_is_known_by_its_shell(monkeypatch: pytest.MonkeyPatch) -> No
 
     there = SimpleNamespace(get_ipython=ZMQInteractiveShell)
     monkeypatch.setitem(sys.modules, "IPython", there)
+    shown: list[dict[str, str]] = []
+
+    def display(bundle: dict[str, str], *, raw: bool, display_id: bool) -> SimpleNamespace:
+        assert raw and display_id  # noqa: PT018
+        shown.append(bundle)
+        return SimpleNamespace(update=lambda bundle, raw: shown.append(bundle))
+
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr("featcache.display._EVERY_SECONDS", 0.0)
     assert in_notebook()
-    with notebook_progress("images") as progress:
+    with notebook_progress("<images>") as progress:
         assert progress is not None
-        progress(1, 2)
+        progress(1000, 2000)
+    first, half, last = shown
+    assert first["text/plain"] == "<images>"
+    assert half["text/plain"].startswith("<images> 1,000 of 2,000, ")
+    assert 'value="1000" max="2000"></progress> &lt;images&gt; 1,000' in half["text/html"]
+    assert set(last.values()) == {""}
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
     with notebook_progress("images") as progress:
         assert progress is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from featcache.errors import FeatcacheError, counted
 from featcache.fitting.metrics import ACCURACY, MANY_CLASSES, metric_intervals, refit_inflation
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
-from featcache.images.sources import Reader, find_reader
+from featcache.images.sources import find_reader
 from featcache.reporting.html import RUN_PAGE, digest_of, picture, shown_by, write_page
 from featcache.reporting.places import without_place, without_places
 from featcache.reporting.plots.comparison import run_label
@@ -44,8 +45,16 @@ from featcache.reporting.plots.features import (
     read_map,
     write_map,
 )
-from featcache.reporting.plots.samples import right_samples, wrong_samples
-from featcache.reporting.plots.style import draw, log, only_warns
+from featcache.reporting.plots.samples import (
+    MAP_SIZE,
+    Draw,
+    Sample,
+    map_points,
+    right_samples,
+    thumbnail,
+    wrong_samples,
+)
+from featcache.reporting.plots.style import MARKERS, colour, draw, log, marker, only_warns
 from featcache.reporting.predictions import PROBABILITIES, read_design
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
@@ -68,6 +77,7 @@ _METRICS = {
     "log_loss": "log loss (nats)",
     "ece": "calibration error (ECE)",
 }
+_MOST_KINDS = 12  # of mistakes, to choose from
 
 
 @dataclass(frozen=True)
@@ -80,14 +90,17 @@ class Depth:
         Images on it.
     steps : int
         Of t-SNE.
+    pictures : int, default 150
+        Of its images, shown when they are pointed at.
     """
 
     rows: int
     steps: int
+    pictures: int = 150
 
 
 QUICK = Depth(600, 500)  # after every fit: about a second
-FULL = Depth(2000, 750)  # when the page is asked for
+FULL = Depth(2000, 750, 600)  # when the page is asked for
 
 
 def write_run_page(
@@ -140,11 +153,12 @@ def write_run_page(
     manifest = _manifest(cache, contents.run.data, features) or images
     shown = images or manifest
     reader = None if shown is None or not pictures else find_reader(place or Path(), shown, named)
+    picture_of = None if reader is None else functools.cache(functools.partial(thumbnail, reader))
     scores = class_scores(contents)
     write_class_scores(folder, scores)
     _draw_map(contents, features, manifest, cache, depth)
     _draw_plots(contents)
-    run = contents.run
+    run, samples = contents.run, _samples(contents, picture_of)
     return write_page(
         folder / RUN_PAGE,
         "report.html.j2",
@@ -157,7 +171,7 @@ def write_run_page(
         folds=contents.folds,
         classes=contents.classes,
         plots={name: picture(folder, name) for name in (
-            "curves", "confusion", "roc", "pr", "reliability", "attention", "embedding")},
+            "curves", "confusion", "roc", "pr", "reliability", "attention")},
         confusion=_confusion(contents),
         reliability=reliability(contents),
         attention=attention(contents),
@@ -166,8 +180,10 @@ def write_run_page(
         apart=(folder / PROBABILITIES).is_file(),
         wrong=int((~contents.right).sum()),
         predictions=len(contents.ids),
-        samples=_samples(contents, reader),
+        samples=samples,
         pictures=pictures,
+        map=_map(contents, picture_of, depth),
+        most=FULL.rows,
         card=data_card(contents, manifest, place),
         times=_times(contents, cache),
         command=redo_command(run, places=False),
@@ -334,9 +350,33 @@ def _confusion(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _samples(contents: Contents, reader: Reader | None) -> dict[str, Any]:
-    wrong, right = wrong_samples(contents, reader), right_samples(contents, reader)
-    return {"wrong": wrong, "right": right, "pictures": any(s.uri for s in (*wrong, *right))}
+def _samples(contents: Contents, draw: Draw | None) -> dict[str, Any]:
+    wrong, right = wrong_samples(contents, draw), right_samples(contents, draw)
+    both = [*wrong, *right]
+    return {"wrong": wrong, "right": right, "pictures": any(one.uri for one in both)} | _named(both)
+
+
+def _named(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The classes in samples by number, and what is taken for what, the most frequent first."""
+    names = sorted({name for one in samples for name in (one.true, one.pred)} - {""})
+    kinds = Counter((one.true, one.pred) for one in samples if one.pred not in ("", one.true))
+    return {"place": {name: number for number, name in enumerate(names)},
+            "kinds": kinds.most_common(_MOST_KINDS)}  # fmt: skip
+
+
+def _map(contents: Contents, draw: Draw | None, depth: Depth) -> dict[str, Any]:
+    """The map of the features, as it is pointed at."""
+    found = read_map(contents.run.folder)
+    points = map_points(found, contents, draw, depth.pictures)
+    labels = sorted({one.sample.true for one in points})
+    return {
+        "points": points,
+        "size": MAP_SIZE,
+        "look": {name: (colour(i), MARKERS.index(marker(i))) for i, name in enumerate(labels)},
+        "pictures": sum(bool(one.sample.uri) for one in points),
+        "untested": sum(not one.sample.pred for one in points),
+        **_named([one.sample for one in points]),
+    }
 
 
 def _times(contents: Contents, cache: Path | None) -> list[tuple[str, float | None, str]]:

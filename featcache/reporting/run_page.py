@@ -15,13 +15,18 @@ import numpy as np
 from featcache.atomic import regular
 from featcache.csv_cells import read_cell
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.metrics import ACCURACY, MANY_CLASSES, metric_intervals, refit_inflation
+from featcache.fitting.metrics import (
+    ACCURACY,
+    MANY_CLASSES,
+    decimals,
+    metric_intervals,
+    refit_inflation,
+)
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import find_reader
 from featcache.reporting.html import RUN_PAGE, digest_of, picture, shown_by, write_page
 from featcache.reporting.places import without_place, without_places
-from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.plots.confusion import (
     ClassScore,
     class_scores,
@@ -58,7 +63,7 @@ from featcache.reporting.plots.style import MARKERS, colour, draw, log, marker, 
 from featcache.reporting.predictions import PROBABILITIES, read_design
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, run_label
 from featcache.reporting.ties import METHOD
 from featcache.store.cache import Cache, Coverage
 from featcache.store.features import Features
@@ -165,6 +170,7 @@ def write_run_page(
         digest_of(folder.parent, among[0].by.name if among else run.by.name),
         run=run,
         label=run_label(run),
+        digits=decimals(*run.interval),
         standing=standing(run, among),
         leaks=[without_places(leak) for leak in contents.leaks],
         metrics=_metrics(contents),
@@ -242,7 +248,8 @@ def standing(run: Run, among: Sequence[Run]) -> str:
 
 def _ranked(run: Run) -> str:
     """Its accuracy, or the name and value of what else it is ranked by."""
-    return f"{run.score:.4f}" if run.by is ACCURACY else f"{run.by.label} {run.score:.4f}"
+    score = f"{run.score:.{run.decimals}f}"
+    return score if run.by is ACCURACY else f"{run.by.label} {score}"
 
 
 def _manifest(cache: Path | None, data: str, features: Features | None) -> Images | None:
@@ -314,7 +321,8 @@ def _metrics(contents: Contents) -> list[dict[str, Any]]:
             rows.append({"name": label.replace("{}", run.positive),
                          "mean": run.metrics[name], "sd": run.sd.get(name),
                          "seed_sd": run.seed_sd.get(name),
-                         "interval": intervals.get(name)})  # fmt: skip
+                         "interval": intervals.get(name),
+                         "digits": decimals(*intervals.get(name, run.interval))})  # fmt: skip
     return rows
 
 

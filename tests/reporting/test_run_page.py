@@ -55,7 +55,7 @@ def test_one_whole_file_with_every_part(made, tmp_path):
             assert image.width > 300
         assert (run.folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
     low, high = run.interval
-    assert f"{low:.4f} … {high:.4f}" in page.text
+    assert f"{low:.2f} … {high:.2f}" in page.text
     assert "95 % interval of" in page.text.replace("\N{NO-BREAK SPACE}", " ")
     wrong = sum(f["test"] for f in json.loads((run.folder / "metrics.json").read_text())["folds"])
     assert f"of {wrong} test images predicted wrong" in page.text
@@ -65,7 +65,7 @@ def test_one_whole_file_with_every_part(made, tmp_path):
     assert "not at hand" not in page.text
     points = [attrs for attrs in page.all("use") if "data-id" in attrs]
     assert len(points) == wrong  # the tested images, all of them
-    assert f"All of {wrong} test images are drawn." in page.text
+    assert f"All {wrong} test images are drawn. The features" in page.text
     assert {attrs["data-id"] for attrs in points} == set(features.ids.tolist())
     assert all((attrs["data-src"] or "").startswith("data:image/") for attrs in points)
     assert path.stat().st_size < 5_000_000

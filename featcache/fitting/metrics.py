@@ -65,18 +65,6 @@ class Metric:
         return f"{100 * value:{sign}.1f}" if self.upper == 1 else f"{value:{sign}.4f}"
 
 
-def decimals(low: float, high: float) -> int:
-    """How many decimals a score with this 95 % interval supports.
-
-    Those up to the first digit of the interval's half width, so that 0.9412 in 0.92 … 0.96 is 0.94;
-    from 2 to 4, and 4 if there is no interval.
-    """
-    half = (high - low) / 2
-    if not 0 < half < math.inf:
-        return 4
-    return min(max(-math.floor(math.log10(half)), 2), 4)
-
-
 METRICS = {
     one.name: one
     for one in (

@@ -18,7 +18,6 @@ from featcache.errors import FeatcacheError, counted
 from featcache.fitting.metrics import (
     ACCURACY,
     MANY_CLASSES,
-    decimals,
     metric_intervals,
     refit_inflation,
 )
@@ -63,7 +62,7 @@ from featcache.reporting.plots.style import MARKERS, colour, draw, log, marker, 
 from featcache.reporting.predictions import PROBABILITIES, read_design
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
-from featcache.reporting.schema import Run, run_label
+from featcache.reporting.schema import Run, decimals, run_label
 from featcache.reporting.ties import METHOD
 from featcache.store.cache import Cache, Coverage
 from featcache.store.features import Features

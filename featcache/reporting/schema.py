@@ -14,7 +14,7 @@ import numpy as np
 from featcache.atomic import regular
 from featcache.errors import DataError, RecipeError, UnknownData
 from featcache.fitting.grid import Candidate
-from featcache.fitting.metrics import ACCURACY, Metric, decimals, positive_label
+from featcache.fitting.metrics import ACCURACY, Metric, positive_label
 from featcache.fitting.significance import ALPHA, Winner
 from featcache.fitting.splits import Fold, folds_to_json, is_leaky
 from featcache.hashing import canonical_json, sha256_json, sha256_pieces
@@ -228,6 +228,18 @@ class Run:
         """A metric's mean, NaN where it has none."""
         value = self.metrics.get(name)
         return float("nan") if value is None else value
+
+
+def decimals(low: float, high: float) -> int:
+    """How many decimals a score with this 95 % interval supports.
+
+    Those up to the first digit of the interval's half width, so that 0.9412 in 0.92 … 0.96 is 0.94;
+    from 2 to 4, and 4 if there is no interval.
+    """
+    half = (high - low) / 2
+    if not 0 < half < math.inf:
+        return 4
+    return min(max(-math.floor(math.log10(half)), 2), 4)
 
 
 def read_run(folder: Path) -> Run:

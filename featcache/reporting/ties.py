@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from featcache.errors import counted
-from featcache.fitting.metrics import ACCURACY, Metric, decimals
+from featcache.fitting.metrics import ACCURACY, Metric
 from featcache.reporting.predictions import Outcomes, pair_outcomes, read_design, try_outcomes
-from featcache.reporting.schema import Family, Run, Score, called
+from featcache.reporting.schema import Family, Run, Score, called, decimals
 
 MARGIN = 0.01  # of the metric, that a cheaper run may be worse and still be recommended
 METHOD = "(paired max-T test, 5 %)"

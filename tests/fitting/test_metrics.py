@@ -5,7 +5,6 @@ from sklearn import metrics as reference
 
 from featcache.fitting.metrics import (
     calibration_error,
-    decimals,
     fold_weights,
     interval,
     metric_intervals,
@@ -187,12 +186,3 @@ def test_intervals_of_ten_classes_with_three_rows_all_right(proba):
     assert set(grouped) == set(found) | ({"auc", *losses} if proba else set())
     for name, (low, high) in grouped.items():
         assert (low == 0 and high > 0.1) if name in losses else (0.5 < low < 0.8 and high == 1)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0.92, 0.96, 2), (0.1, 0.9, 2), (0.9341, 0.9479, 3), (0.93410, 0.93411, 4),
-     (0.5, 0.5, 4), (float("nan"), float("nan"), 4), (0.0, float("inf"), 4)],
-)  # fmt: skip
-def test_as_many_decimals_as_the_interval_supports(low, high, expected):
-    assert decimals(low, high) == expected

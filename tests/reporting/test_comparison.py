@@ -25,7 +25,7 @@ from featcache.reporting.comparison import (
     write_comparison,
     write_protocols,
 )
-from featcache.reporting.schema import Run, Score
+from featcache.reporting.schema import Run, Score, decimals
 
 from .conftest import make_features, make_run, own_split
 
@@ -187,3 +187,12 @@ def test_the_files_hold_the_table_and_the_sentence(tmp_path: Path) -> None:
     )
     assert len(lines) == 2 + 4 + 2
     assert lines[-1].startswith("'as published' is a LEAKY")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.92, 0.96, 2), (0.1, 0.9, 2), (0.9341, 0.9479, 3), (0.93410, 0.93411, 4),
+     (0.5, 0.5, 4), (float("nan"), float("nan"), 4), (0.0, float("inf"), 4)],
+)  # fmt: skip
+def test_as_many_decimals_as_the_interval_supports(low, high, expected):
+    assert decimals(low, high) == expected

@@ -228,13 +228,13 @@ def _finetune(loaded: Recipe, done: dict[str, Comparison], command: list[str], a
 def _show_protocols(loaded: Recipe, done: dict[str, Comparison], name: str) -> None:
     """All protocols in one table, and how much those that leak flatter."""
     from featcache.reporting.comparison import (
-        PROTOCOL_COLUMNS,
         flattery,
+        protocol_columns,
         side_by_side,
         write_protocols,
     )
 
-    columns = PROTOCOL_COLUMNS[:-1]  # the run folders are in the file
+    columns = protocol_columns(done)[:-1]  # the run folders are in the file
     rows = [[row[column] for column in columns] for row in side_by_side(done)]
     if table_format() == "table":
         show_table(columns, rows, "the protocols side by side")

@@ -135,6 +135,7 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
     """
     from featcache.reporting.break_even import verdicts
     from featcache.reporting.comparison import fusion_label
+    from featcache.reporting.schema import asides
     from featcache.reporting.ties import leaky_note, verdict
 
     by, seeds = runs[0].by, any(run.seed_sd for run in runs)
@@ -144,14 +145,14 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
             f"{_TIE} {place}" if run.tie else str(place),
             " + ".join(run.backbones),
             fusion_label(run),
-            _head(run),
+            _head(run, aside),
             _number(run.score),
             " … ".join(map(_number, run.score_interval)),
             *(_number(run.metric(name)) for name in others),
             *([_number(_seed_sd(run))] if seeds else []),
             f"{run.fit_seconds:.2f} s",
         )
-        for place, run in enumerate(runs, 1)
+        for place, (run, aside) in enumerate(zip(runs, asides(runs), strict=True), 1)
     ]
     columns = ("#", "backbones", "fusion", "head", by.label, "95 % interval", *others.values(),
                *(["sd over seeds"] if seeds else []), "one fit")  # fmt: skip
@@ -172,14 +173,15 @@ def show_runs(runs: Sequence[Run], title: str = "", conclusion: str = "") -> Non
 _BESIDE = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auc": "AUC"}
 
 
-def _head(run: Run) -> str:
+def _head(run: Run, aside: str = "") -> str:
     """The head, what it is shown and how often it was tuned: "mlp (anova:256, best of 20)"."""
-    asides = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
+    said = [run.select] * bool(run.select) + [f"best of {run.tune}"] * bool(run.tune)
     if run.view:
-        from featcache.reporting.plots.comparison import trained_with
+        from featcache.reporting.schema import trained_with
 
-        asides.append(trained_with(run))
-    return f"{run.head} ({', '.join(asides)})" if asides else run.head
+        said.append(trained_with(run))
+    said += [aside] * bool(aside)
+    return f"{run.head} ({', '.join(said)})" if said else run.head
 
 
 def _seed_sd(run: Run) -> float:

@@ -54,11 +54,15 @@ class Metric:
         """How much better one value is than the other; negative if worse."""
         return other - one if self.lower else one - other
 
-    def difference(self, value: float) -> str:
-        """A difference of two values, for a reader: "1.5 points", "0.012 nats"."""
-        if self.upper == 1:
-            return f"{100 * value:.1f} points"
-        return f"{value:.4f}{' nats' if self.name == 'log_loss' else ''}"
+    def difference(self, value: float, signed: bool = False) -> str:
+        """A difference of two values, for a reader: "1.5 points", "0.012 nats", "+1.5 points"."""
+        unit = "points" if self.upper == 1 else "nats" if self.name == "log_loss" else ""
+        return f"{self.amount(value, signed)} {unit}".rstrip()
+
+    def amount(self, value: float, signed: bool = False) -> str:
+        """`difference` without its unit."""
+        sign = "+" if signed else ""
+        return f"{100 * value:{sign}.1f}" if self.upper == 1 else f"{value:{sign}.4f}"
 
 
 METRICS = {

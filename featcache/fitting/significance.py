@@ -192,6 +192,11 @@ def winner(
     doi:10.1007/s10994-018-5714-4) chooses on units drawn with replacement, which is as good as a
     choice by half of them, and so says up to 0.8 points too little; a fifth does up to 0.5.
 
+    What is averaged is how much the choice scores less than the best candidate on the same fifth.
+    That is never negative: whatever is chosen leads on the rows that chose it, so it can't lead by
+    more on the others. So `expected` is never better than `score`, and a fifth that happens to be
+    easy moves neither.
+
     The interval is that of a mean of as many rows with one and a half times the variance: the
     choice has its own (docs/statistics.md).
 
@@ -219,8 +224,8 @@ def winner(
     expected = float(means[best])
     if totals.shape[1] > 1 and len(totals) > 1:
         some = max(50, min(draws, _MOST_DRAWN // len(totals)))
-        held_out = _held_out(totals, sizes, some, seed, metric.lower)
-        expected = float(np.clip(held_out, 0, metric.upper))
+        lost = _lost_by_choice(totals, sizes, best, some, seed, metric.lower)
+        expected = float(np.clip(expected - lost, 0, metric.upper))
         inflation = _CHOICE * inflation
     low, high = interval(
         np.asarray(scores, float)[:, best], units, weights, most_rows=most_rows,
@@ -316,10 +321,14 @@ def _critical(largest: Floats, units: int) -> float:
     return float(rare[0] * np.sqrt((units - 1) / (units - rare[0] ** 2)))
 
 
-def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int, lower: bool) -> float:
-    """The mean score, on a fifth of the units, of the candidate that is best on the others."""
+def _lost_by_choice(
+    totals: Floats, sizes: Floats, best: int, draws: int, seed: int, lower: bool
+) -> float:
+    """How much less than the best candidate that one scores, on a fifth of the units, that is best
+    on the others; negative for a loss, which is more then.
+    """
     rng = np.random.default_rng(seed)
-    gained = rows = 0.0
+    lost = rows = 0.0
     block = max(1, _AT_ONCE // len(totals))
     for start in range(0, draws, block):
         size = (min(block, draws - start), len(totals))
@@ -329,6 +338,6 @@ def _held_out(totals: Floats, sizes: Floats, draws: int, seed: int, lower: bool)
         # All candidates of a draw have the same rows, so the largest sum is the largest mean.
         seen = totals.sum(axis=0) - scores
         chosen = (-seen if lower else seen).argmax(axis=1)
-        gained += float(scores[np.arange(len(chosen)), chosen].sum())
+        lost += float((scores[:, best] - scores[np.arange(len(chosen)), chosen]).sum())
         rows += float((out @ sizes).sum())
-    return gained / rows
+    return lost / rows

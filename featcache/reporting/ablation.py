@@ -1,4 +1,4 @@
-"""Ablation: what each backbone adds, by leaving it out."""
+"""Ablation: what each backbone adds, by leaving it out; what views add; which pair is best."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from featcache.csv_cells import row_writer
+from featcache.errors import counted
 from featcache.fitting.significance import ALPHA
 from featcache.reporting.predictions import pair_outcomes
 from featcache.reporting.schema import Run
+from featcache.reporting.ties import METHOD
 
 log = logging.getLogger("featcache")
 
@@ -126,3 +128,123 @@ def write_ablation(folder: Path, found: Sequence[Addition]) -> Path:
 
 def _setting(run: Run) -> tuple[Any, ...]:
     return (run.backbones, run.fusion, run.head, run.select, run.tune)
+
+
+def answers(runs: Sequence[Run]) -> list[str]:
+    """Do views help, and which pair of backbones is best: a sentence each, if runs can tell.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Best first within each data set and `rows`.
+    """
+    families: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.score == run.score:
+            families.setdefault((run.data, run.rows), []).append(run)
+    several = len({run.data for run in runs}) > 1
+    sentences = []
+    for same in families.values():
+        about = f"{same[0].data}: " if several else ""
+        sentences += [f"{about}{text}" for text in (*_views(same, runs), *_pairs(same))]
+    return sentences
+
+
+def _views(bases: Sequence[Run], runs: Sequence[Run]) -> list[str]:
+    """For each set of views, what it adds to those of `bases` that were fitted with it too."""
+    first = bases[0]
+    by_setting = {_recipe(run): run for run in bases if not run.view}
+    sets: dict[tuple[tuple[str, ...], bool], list[tuple[Run, Run]]] = {}
+    for run in runs:
+        base = by_setting.get(_recipe(run))
+        alike = (run.data, run.split, run.tested) == (first.data, first.split, first.tested)
+        if run.view and base is not None and alike:
+            sets.setdefault((run.view, run.balance), []).append((run, base))
+    sentences = []
+    for (view, balance), pairs in sets.items():
+        both = [run for pair in pairs for run in reversed(pair)]
+        paired = pair_outcomes([run.folder for run in both], first.by)
+        column = {} if paired is None else {place: at for at, place in enumerate(paired[1])}
+        known = [i for i in range(len(pairs)) if {2 * i, 2 * i + 1} <= set(column)]
+        if paired is None or not known:
+            continue
+        found = paired[0].compare([(column[2 * i + 1], column[2 * i]) for i in known])
+        gains = [first.by.gain(gain, 0.0) for gain in found.difference.tolist()]
+        sure = [gain for gain, p in zip(gains, found.p.tolist(), strict=True) if p < ALPHA]
+        better = sum(gain > 0 for gain in sure)
+        named = f"{', '.join(view)}{', balanced,' if balance else ''}"
+        sentences.append(
+            f"Do views help? With {named} {counted(len(gains), 'candidate')} "
+            f"{_range(first, gains)}; {_told(better, len(sure) - better, len(gains))} {METHOD}."
+        )
+    return sentences
+
+
+def _range(run: Run, gains: Sequence[float]) -> str:
+    """What candidates gain: "gains +0.4 points", "gain -0.2 … +1.4, +0.6 points on average"."""
+    if len(gains) == 1:
+        return f"gains {run.by.difference(gains[0], signed=True)}"
+    low, high = (run.by.amount(end(gains), signed=True) for end in (min, max))
+    mean = run.by.difference(sum(gains) / len(gains), signed=True)
+    return f"gain {low} … {high}, {mean} on average"
+
+
+def _told(better: int, worse: int, count: int) -> str:
+    """How many differ by more than chance: "1 is better by more than chance, the others …"."""
+    if not better + worse:
+        which = "it can't" if count == 1 else "none can"
+        return f"{which} be told from the same without"
+    parts = [
+        f"{n} {'is' if n == 1 else 'are'} {what} by more than chance"
+        for n, what in ((better, "better"), (worse, "worse"))
+        if n
+    ]
+    rest = count - better - worse
+    parts += [f"{rest} can't be told from the same without"] if rest else []
+    return ", ".join(parts)
+
+
+def _pairs(runs: Sequence[Run]) -> list[str]:
+    """Which two backbones are best together, against other pairs and the best one alone."""
+    shown = [run for run in runs if len(run.backbones) <= 2]
+    groups: dict[frozenset[str], int] = {}  # the place of each one's best
+    for place, run in enumerate(shown):
+        groups.setdefault(frozenset(run.backbones), place)
+    pairs = [place for names, place in groups.items() if len(names) == 2]
+    alone = [place for names, place in groups.items() if len(names) == 1][:1]
+    if len(pairs) < 2:
+        return []
+    paired = pair_outcomes([run.folder for run in shown], shown[0].by)
+    column = {} if paired is None else {place: at for at, place in enumerate(paired[1])}
+    if paired is None or not {*pairs, *alone} <= set(column):
+        return []
+    found = paired[0].compare()  # all with all: the best of each was chosen by the same numbers
+    p = {frozenset(pair): p for pair, p in zip(found.pairs.tolist(), found.p.tolist(), strict=True)}
+    best, *others = pairs
+    ties = [i for i in others if p[frozenset((column[best], column[i]))] >= ALPHA]
+    top = shown[best]
+    text = (
+        f"Which pair of backbones? {' + '.join(top.backbones)} ({top.fusion}, {top.head}): "
+        f"{top.by.label} {top.score:.{top.decimals}f}; "
+    )
+    if not ties:
+        what = "the other one is" if len(others) == 1 else f"the {len(others)} others are"
+        text += f"{what} worse by more than chance"
+    elif len(others) == 1:
+        text += "the other one can't be told from it"
+    elif len(ties) == len(others):
+        text += f"none of the {len(others)} others can be told from it"
+    else:
+        text += f"{len(ties)} of the {len(others)} others can't be told from it"
+    for i in alone:
+        name = shown[i].backbones[0]
+        if p[frozenset((column[best], column[i]))] >= ALPHA:
+            text += f", nor can {name} alone" if ties else f"; {name} alone can't be told from it"
+        else:
+            text += f"; {name} alone is {'better' if i < best else 'worse'} by more than chance"
+    return [f"{text} {METHOD}."]
+
+
+def _recipe(run: Run) -> tuple[Any, ...]:
+    """What a run shares with the same one with other views."""
+    return (run.data, run.candidate, str(sorted(run.settings.items())), run.seed, run.leaky)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from featcache.errors import counted
 from featcache.fitting.metrics import ACCURACY
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, called
 
 
 def fits_to_break_even(extraction: float, cached: float, tuned: float) -> int | None:
@@ -30,12 +30,11 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """A sentence for each fine-tuned run that has a cached rival: equal rows and backbones.
 
     The rival's features are of the weights that the tuning began with, and not of tuned ones.
-    Of several rivals the best by what the runs are ranked by counts.
+    Of several rivals the one counts that is best by what the runs are ranked by.
     """
     sentences = []
-    names = [run.name for run in runs]
     for run in runs:
-        if run.stage != "finetuned":
+        if run.stage != "finetuned" or math.isnan(run.score):
             continue
         rivals = [
             other
@@ -44,28 +43,25 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
             and set(other.backbones) == set(run.backbones)
             and not _is_tuned(other)
             and set(other.keys.values()) <= set(run.rivals)
+            and not math.isnan(other.score)
         ]
         if rivals:
-            rival = max(rivals, key=lambda other: run.by.gain(other.score, 0))
-            # Runs that differ in a setting only are told apart by their folders.
-            name = run.name if names.count(run.name) == 1 else run.folder.name
-            sentences.append(_sentence(name, run, rival))
+            rival = max(rivals, key=lambda other: run.by.gain(other.score, 0.0))
+            sentences.append(_sentence(called(run, runs), run, rival))
     return sentences
 
 
 def _sentence(name: str, run: Run, rival: Run) -> str:
-    cost = run.cost
-    by, gain = run.by, run.by.gain(run.score, rival.score)
-    better = f"{'' if gain < 0 else '+'}{by.difference(gain)}"
-    if by is not ACCURACY:
-        better += f" in {by.label}"
+    cost, by = run.cost, run.by
+    gain = by.difference(by.gain(run.score, rival.score), signed=True)
+    gain += "" if by is ACCURACY else f" of {by.label}"
     spent = f"{run.fit_seconds:,.0f} s"
     if cost.get("gpu_seconds") is not None:
         spent += f" ({cost['gpu_seconds']:,.0f} GPU-seconds)"
     if cost.get("joules") is not None:
         spent += f", {cost['joules'] / 3600:,.1f} Wh"
     text = (
-        f"{name} takes {spent}, and gives {better} over {rival.name}, which takes "
+        f"{name} takes {spent}, and gives {gain} over {rival.name}, which takes "
         f"{rival.fit_seconds:,.1f} s on cached features"
     )
     extraction = cost.get("extraction_seconds")

@@ -7,17 +7,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from featcache.csv_cells import row_writer
 from featcache.display import html_table
 from featcache.errors import DataError, counted
-from featcache.fitting.metrics import metric_of
-from featcache.reporting import break_even
+from featcache.fitting.metrics import ACCURACY, metric_of
+from featcache.reporting import ablation, break_even
 from featcache.reporting.html import COMPARISON_PAGE, digest_of_all, shown_by, write_text
 from featcache.reporting.refit_command import with_reports
-from featcache.reporting.schema import Run, read_run
-from featcache.reporting.ties import leaky_note, rank_by, verdicts
+from featcache.reporting.schema import Run, read_run, settings_text
+from featcache.reporting.ties import leaky_note, named, place_of, rank_by, verdicts
 
 if TYPE_CHECKING:
     import pandas
@@ -27,12 +27,12 @@ log = logging.getLogger("featcache")
 _METRICS = ("balanced_accuracy", "f1", "auc", "log_loss", "ece")
 COLUMNS = (
     "data", "split", "tested", "backbones", "fusion", "head", "accuracy", "low", "high",
-    "p", "tie", *_METRICS, "fit_seconds", "select", "tuned", "view", "balance", "run",
+    "p", "tie", *_METRICS, "fit_seconds", "select", "tuned", "view", "balance", "settings", "run",
 )  # fmt: skip
-_TEXTS = {*COLUMNS[:2], *COLUMNS[3:6], "tie", "select", "tuned", "view", "balance", "run"}
-_NOT_IN_NOTEBOOK = {"data", "split", "tested", "p", "select", "tuned", "view", "balance", "run"}
+_SAID = ("select", "tuned", "view", "balance", "settings", "run")
+_TEXTS = {*COLUMNS[:2], *COLUMNS[3:6], "tie", *_SAID}
+_NOT_IN_NOTEBOOK = {"data", "split", "tested", "p", *_SAID}
 METRICS = ("accuracy", "precision", "recall", "f1", "auc")
-PROTOCOL_COLUMNS = ("candidate", "protocol", *METRICS, "tested", "run")
 _MARK = "LEAKY"
 
 
@@ -72,12 +72,12 @@ class Comparison:
         best = self.best
         return (
             f"Comparison({counted(len(self), 'run')} on {best.data}; best: {best.candidate}, "
-            f"{best.by.label} {best.score:.4f})"
+            f"{best.by.label} {best.score:.{best.decimals}f})"
         )
 
     def _repr_html_(self) -> str:
         columns = [name for name in self.columns if name not in _NOT_IN_NOTEBOOK]
-        rows = [[row[name] for name in columns] for row in self.rows()]
+        rows = [[_row(run, run.decimals)[name] for name in columns] for run in self.runs]
         return html_table(columns, rows, repr(self), [*self._warning(), *self._sentences()])
 
     def to_frame(self) -> pandas.DataFrame:
@@ -106,10 +106,11 @@ class Comparison:
     def markdown(self) -> str:
         """The table in Markdown, and under it what the paired tests come to.
 
-        Above it, in the first line, whether any run is of a leaky protocol.
+        Scores are rounded to what their intervals support. Above it, in the first line, whether any
+        run is of a leaky protocol.
         """
         lines = [line for note in self._warning() for line in (note, "")]
-        lines += _markdown(self.columns, self.rows())
+        lines += _markdown(self.columns, [_row(run, run.decimals) for run in self.runs])
         return "\n".join([*lines, *(f"\n{sentence}" for sentence in self._sentences())])
 
     def _warning(self) -> list[str]:
@@ -119,7 +120,7 @@ class Comparison:
 
     def _sentences(self) -> list[str]:
         """What stands below it."""
-        return [*verdicts(self.runs), *break_even.verdicts(self.runs)]
+        return [*verdicts(self.runs), *ablation.answers(self.runs), *break_even.verdicts(self.runs)]
 
 
 def sort_runs(runs: Sequence[Run], metric: str = "accuracy") -> Comparison:
@@ -217,11 +218,17 @@ def _draw(
         write_comparison_page(reports, runs)
 
 
-def side_by_side(done: Mapping[str, Comparison]) -> list[dict[str, str]]:
-    """One row for each candidate and protocol, under the names in `PROTOCOL_COLUMNS`.
+def protocol_columns(done: Mapping[str, Comparison]) -> tuple[str, ...]:
+    """What `side_by_side` says of each; what the runs are ranked by comes before other metrics."""
+    by = next(iter(done.values())).best.by.name
+    return ("candidate", "protocol", *dict.fromkeys((by, *METRICS)), "tested", "run")
 
-    Candidates come best first, by the best accuracy without a leak; under each, its protocols.
-    Precision, recall and F1 are macro means over the classes.
+
+def side_by_side(done: Mapping[str, Comparison]) -> list[dict[str, str]]:
+    """One row for each candidate and protocol, under the names in `protocol_columns`.
+
+    Candidates come best first, by what they reach without a leak in the metric that they are ranked
+    by; under each, its protocols. Precision, recall and F1 are macro means over the classes.
 
     Parameters
     ----------
@@ -230,16 +237,17 @@ def side_by_side(done: Mapping[str, Comparison]) -> list[dict[str, str]]:
     """
     place = {name: number for number, name in enumerate(done)}
     rows = [(name, run) for name, comparison in done.items() for run in comparison]
-    best: dict[str, tuple[bool, float]] = {}
+    best: dict[str, tuple[bool, bool, float]] = {}
     for _, run in rows:
-        mine = (not run.leaky, run.metric("accuracy"))
-        best[run.candidate] = max(best.get(run.candidate, mine), mine)
-    rows.sort(key=lambda row: (_down(best[row[1].candidate]), row[1].candidate, place[row[0]]))
-    return [_protocol_row(name, run) for name, run in rows]
+        mine = (run.leaky, *place_of(run)[:2])
+        best[run.candidate] = min(best.get(run.candidate, mine), mine)
+    rows.sort(key=lambda row: (best[row[1].candidate], row[1].candidate, place[row[0]]))
+    columns = protocol_columns(done)
+    return [_protocol_row(name, run, columns) for name, run in rows]
 
 
 def flattery(done: Mapping[str, Comparison]) -> list[str]:
-    """How much higher a leaky protocol's accuracies are than an honest one's, in sentences.
+    """How much better a leaky protocol's scores are than an honest one's, in sentences.
 
     Each pair of a protocol that leaks with one that does not, over the candidates that both have.
     """
@@ -250,20 +258,22 @@ def flattery(done: Mapping[str, Comparison]) -> list[str]:
             pairs = _pairs(done[one], done[other])
             if not pairs:
                 continue
-            points = [100 * (a.metric("accuracy") - b.metric("accuracy")) for a, b in pairs]
+            by = pairs[0][0].by
+            gains = [by.gain(a.score, b.score) for a, b in pairs]
             top, rival = pairs[0]
+            has = "has" if by is ACCURACY else f"has {named(by)} of"
             text = (
-                f"{one!r} is a {_MARK} protocol. Its best, {top.candidate}, has "
-                f"{top.metric('accuracy'):.4f}; by {other!r} the same candidate has "
-                f"{rival.metric('accuracy'):.4f}: {points[0]:+.1f} points that new images would "
+                f"{one!r} is a {_MARK} protocol. Its best, {top.candidate}, {has} "
+                f"{top.score:.4f}; by {other!r} the same candidate has "
+                f"{rival.score:.4f}: {by.difference(gains[0], signed=True)} that new images would "
                 "not see."
             )
             if len(pairs) > 1:
-                text += (
-                    f" Over {counted(len(pairs), 'candidate')}: {min(points):+.1f} … "
-                    f"{max(points):+.1f}, "
-                    f"mean {sum(points) / len(points):+.1f}."
+                low, high, mean = (
+                    by.amount(value, signed=True)
+                    for value in (min(gains), max(gains), sum(gains) / len(gains))
                 )
+                text += f" Over {counted(len(pairs), 'candidate')}: {low} … {high}, mean {mean}."
             sentences.append(text)
     return sentences
 
@@ -271,8 +281,9 @@ def flattery(done: Mapping[str, Comparison]) -> list[str]:
 def write_protocols(folder: Path, name: str, done: Mapping[str, Comparison]) -> Path:
     """Write NAME.protocols.csv and .md into a folder; the path of the second."""
     rows = side_by_side(done)
-    write_text(folder / f"{name}.protocols.csv", _csv(PROTOCOL_COLUMNS, rows))
-    lines = _markdown(PROTOCOL_COLUMNS[:-1], rows)
+    columns = protocol_columns(done)
+    write_text(folder / f"{name}.protocols.csv", _csv(columns, rows))
+    lines = _markdown(columns[:-1], rows)
     text = "\n".join([*lines, *(f"\n{line}" for line in flattery(done))])
     return write_text(folder / f"{name}.protocols.md", f"{text}\n")
 
@@ -297,7 +308,7 @@ def _markdown(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list
     return [*lines, *(f"| {' | '.join(row[name] for name in columns)} |" for row in rows)]
 
 
-def _row(run: Run) -> dict[str, str]:
+def _row(run: Run, digits: int = 4) -> dict[str, str]:
     low, high = run.score_interval
     numbers = {name: run.metric(name) for name in ("accuracy", *_METRICS)}
     numbers |= {run.by.name: run.score, "low": low, "high": high}
@@ -310,18 +321,19 @@ def _row(run: Run) -> dict[str, str]:
         "head": run.head,
         "p": "" if run.p is None else f"{run.p:.3g}",
         "tie": "yes" if run.tie else "",
-        **{name: f"{value:.4f}".replace("nan", "") for name, value in numbers.items()},
+        **{name: f"{value:.{digits}f}".replace("nan", "") for name, value in numbers.items()},
         "fit_seconds": f"{run.fit_seconds:.2f}",
         "select": run.select,
         "tuned": str(run.tune or ""),
         "view": "+".join(run.view),
         "balance": "yes" if run.balance else "",
+        "settings": settings_text(run.settings),
         "run": _folder(run),
     }
 
 
-def _protocol_row(name: str, run: Run) -> dict[str, str]:
-    numbers: dict[str, Any] = {metric: run.metric(metric) for metric in METRICS}
+def _protocol_row(name: str, run: Run, columns: Sequence[str]) -> dict[str, str]:
+    numbers = {metric: run.metric(metric) for metric in columns[2:-2]} | {run.by.name: run.score}
     return {
         "candidate": f"{'+'.join(run.backbones)}, {fusion_label(run)}, {run.head}",
         "protocol": f"{name} ({_MARK})" if run.leaky else name,
@@ -338,11 +350,7 @@ def _folder(run: Run) -> str:
 
 
 def _pairs(one: Comparison, other: Comparison) -> list[tuple[Run, Run]]:
-    """Runs of the same candidate, best of the first first."""
-    known = {run.candidate: run for run in other}
-    return [(run, known[run.candidate]) for run in one if run.candidate in known]
-
-
-def _down(key: tuple[bool, float]) -> tuple[bool, float]:
-    """A key that sorts the other way round."""
-    return (not key[0], -key[1])
+    """Runs of the same candidate that both have a score, best of the first first."""
+    known = {run.candidate: run for run in other if run.score == run.score}
+    return [(run, known[run.candidate]) for run in one
+            if run.candidate in known and run.score == run.score]  # fmt: skip

@@ -10,15 +10,15 @@ from typing import Any
 from urllib.parse import quote
 
 from featcache.errors import DataError, counted
-from featcache.reporting import break_even
+from featcache.reporting import ablation, break_even
 from featcache.reporting.html import COMPARISON_PAGE, RUN_PAGE, digest_of_all, picture, write_page
 from featcache.reporting.places import without_places
-from featcache.reporting.plots.comparison import plot_cost, run_label, trained_with
+from featcache.reporting.plots.comparison import plot_cost
 from featcache.reporting.plots.confusion import duel, rivals
 from featcache.reporting.plots.style import draw, log
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents, read_leaks
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, called, labels, trained_with
 from featcache.reporting.ties import verdict
 
 _COLUMNS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "f1": "F1", "auc": "AUC",
@@ -37,7 +37,8 @@ def write_comparison_page(reports: Path, runs: Sequence[Run]) -> Path:
         From `mark_ties`, sorted by data set and rows, best first within.
     """
     sections = []
-    for data, of_data in groupby(runs, key=lambda run: run.data):
+    for data, grouped in groupby(runs, key=lambda run: run.data):
+        of_data = list(grouped)
         families = [list(same) for _, same in groupby(of_data, key=lambda run: run.rows)]
         # The newest folds first: older ones are there to be looked up.
         families.sort(key=lambda same: max(run.created for run in same), reverse=True)
@@ -47,7 +48,12 @@ def write_comparison_page(reports: Path, runs: Sequence[Run]) -> Path:
             for number, same in enumerate(families)
         ]
         sections.append(
-            {"data": data, "parts": parts, "plot": picture(reports / data, "comparison")}
+            {
+                "data": data,
+                "parts": parts,
+                "plot": picture(reports / data, "comparison"),
+                "answers": ablation.answers(of_data),
+            }
         )
     shows = digest_of_all(reports, runs[0].by.name, [run.folder for run in runs])
     return write_page(reports / COMPARISON_PAGE, "comparison.html.j2", shows, sections=sections)
@@ -59,12 +65,12 @@ def _part(reports: Path, data: str, number: int, runs: list[Run]) -> dict[str, A
     leaks = dict.fromkeys(leak for run in runs for leak in read_leaks(run.folder))
     best = runs[0]
     return {
-        "runs": [_row(reports, run) for run in runs],
+        "runs": [_row(reports, run, label) for run, label in zip(runs, labels(runs), strict=True)],
         "best": best,
         "columns": {name: label for name, label in _COLUMNS.items() if name != best.by.name},
         "verdict": verdict(runs),
         "more": break_even.verdicts(runs),
-        "leaky": [run.name for run in runs if run.leaky],
+        "leaky": [called(run, runs) for run in runs if run.leaky],
         "leaks": [without_places(leak) for leak in leaks],
         "cost": picture(folder, name),
         "duel": _duel(runs) if number == 0 else None,
@@ -110,12 +116,12 @@ def _some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names) if len(names) <= most else f"{len(names)} of them ({names[0]}, …)"
 
 
-def _row(reports: Path, run: Run) -> dict[str, Any]:
+def _row(reports: Path, run: Run, label: str) -> dict[str, Any]:
     inside = os.path.relpath(run.folder, reports).replace(os.sep, "/")
     page = run.folder / RUN_PAGE
     return {
         "run": run,
-        "label": run_label(run),
+        "label": label,
         "link": quote(f"{inside}/{RUN_PAGE}") if page.is_file() else "",
         "extraction": sum(run.extraction_seconds.values()) if run.extraction_seconds else None,
         "leaky": run.leaky,
@@ -134,8 +140,10 @@ def _duel(runs: Sequence[Run]) -> dict[str, Any] | None:
         log.warning("no comparison by class: %s", error.problem)
         return None
     rows = duel(fused, single)
-    return {"fused": pair[0], "single": pair[1], "rows": rows[:_MOST_CLASSES],
-            "left": max(0, len(rows) - _MOST_CLASSES), "only": _only(fused, single)}  # fmt: skip
+    return {"fused": pair[0], "names": [called(run, runs) for run in pair],
+            "rows": rows[:_MOST_CLASSES], "left": max(0, len(rows) - _MOST_CLASSES),
+            "what": "image" if len(fused.ids) == pair[0].tested else "prediction",
+            "only": _only(fused, single)}  # fmt: skip
 
 
 def _only(first: Contents, second: Contents) -> tuple[int, int] | None:

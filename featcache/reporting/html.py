@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 import featcache
 from featcache.atomic import regular, replacing
@@ -27,10 +29,16 @@ def write_page(path: Path, template: str, shows: str, **values: Any) -> Path:
     `shows` is what `digest_of` or `digest_of_all` gives for the runs on the page, see `shown_by`.
     """
     environment = _environment()
-    text = environment.get_template(template).render(version=featcache.__version__, **values)
+    script = "".join(environment.get_template(name).render() for name in _SCRIPTS)
+    # The browser runs the script with this digest, and no other that a text might bring.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = environment.get_template(template).render(
+        version=featcache.__version__, script=Markup(script), digest=f"sha256-{digest}", **values
+    )
     return write_text(path, f"{text}{_SHOWS}{shows} -->\n")
 
 
+_SCRIPTS = ("sort.js", "explore.js")
 COMPARISON_PAGE, RUN_PAGE = "comparison.html", "report.html"
 _SHOWS, _TAIL = "\n<!-- shows ", 200  # bytes
 _SHOWN = ("run.json", "metrics.json", "splits.json", "predictions.csv", "leaks.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,17 @@ import numpy as np
 from featcache.atomic import regular
 from featcache.csv_cells import read_cell
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.metrics import ACCURACY, MANY_CLASSES, metric_intervals, refit_inflation
+from featcache.fitting.metrics import (
+    ACCURACY,
+    MANY_CLASSES,
+    metric_intervals,
+    refit_inflation,
+)
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
-from featcache.images.sources import Reader, find_reader
+from featcache.images.sources import find_reader
 from featcache.reporting.html import RUN_PAGE, digest_of, picture, shown_by, write_page
 from featcache.reporting.places import without_place, without_places
-from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.plots.confusion import (
     ClassScore,
     class_scores,
@@ -44,12 +49,20 @@ from featcache.reporting.plots.features import (
     read_map,
     write_map,
 )
-from featcache.reporting.plots.samples import right_samples, wrong_samples
-from featcache.reporting.plots.style import draw, log, only_warns
+from featcache.reporting.plots.samples import (
+    MAP_SIZE,
+    Draw,
+    Sample,
+    map_points,
+    right_samples,
+    thumbnail,
+    wrong_samples,
+)
+from featcache.reporting.plots.style import MARKERS, colour, draw, log, marker, only_warns
 from featcache.reporting.predictions import PROBABILITIES, read_design
 from featcache.reporting.refit_command import redo_command
 from featcache.reporting.run_reader import Contents, read_contents
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, decimals, run_label
 from featcache.reporting.ties import METHOD
 from featcache.store.cache import Cache, Coverage
 from featcache.store.features import Features
@@ -68,6 +81,7 @@ _METRICS = {
     "log_loss": "log loss (nats)",
     "ece": "calibration error (ECE)",
 }
+_MOST_KINDS = 12  # of mistakes, to choose from
 
 
 @dataclass(frozen=True)
@@ -80,14 +94,17 @@ class Depth:
         Images on it.
     steps : int
         Of t-SNE.
+    pictures : int, default 150
+        Of its images, shown when they are pointed at.
     """
 
     rows: int
     steps: int
+    pictures: int = 150
 
 
 QUICK = Depth(600, 500)  # after every fit: about a second
-FULL = Depth(2000, 750)  # when the page is asked for
+FULL = Depth(2000, 750, 600)  # when the page is asked for
 
 
 def write_run_page(
@@ -140,24 +157,26 @@ def write_run_page(
     manifest = _manifest(cache, contents.run.data, features) or images
     shown = images or manifest
     reader = None if shown is None or not pictures else find_reader(place or Path(), shown, named)
+    picture_of = None if reader is None else functools.cache(functools.partial(thumbnail, reader))
     scores = class_scores(contents)
     write_class_scores(folder, scores)
     _draw_map(contents, features, manifest, cache, depth)
     _draw_plots(contents)
-    run = contents.run
+    run, samples = contents.run, _samples(contents, picture_of)
     return write_page(
         folder / RUN_PAGE,
         "report.html.j2",
         digest_of(folder.parent, among[0].by.name if among else run.by.name),
         run=run,
         label=run_label(run),
+        digits=decimals(*run.interval),
         standing=standing(run, among),
         leaks=[without_places(leak) for leak in contents.leaks],
         metrics=_metrics(contents),
         folds=contents.folds,
         classes=contents.classes,
         plots={name: picture(folder, name) for name in (
-            "curves", "confusion", "roc", "pr", "reliability", "attention", "embedding")},
+            "curves", "confusion", "roc", "pr", "reliability", "attention")},
         confusion=_confusion(contents),
         reliability=reliability(contents),
         attention=attention(contents),
@@ -166,8 +185,10 @@ def write_run_page(
         apart=(folder / PROBABILITIES).is_file(),
         wrong=int((~contents.right).sum()),
         predictions=len(contents.ids),
-        samples=_samples(contents, reader),
+        samples=samples,
         pictures=pictures,
+        map=_map(contents, picture_of, depth),
+        most=FULL.rows,
         card=data_card(contents, manifest, place),
         times=_times(contents, cache),
         command=redo_command(run, places=False),
@@ -226,7 +247,8 @@ def standing(run: Run, among: Sequence[Run]) -> str:
 
 def _ranked(run: Run) -> str:
     """Its accuracy, or the name and value of what else it is ranked by."""
-    return f"{run.score:.4f}" if run.by is ACCURACY else f"{run.by.label} {run.score:.4f}"
+    score = f"{run.score:.{run.decimals}f}"
+    return score if run.by is ACCURACY else f"{run.by.label} {score}"
 
 
 def _manifest(cache: Path | None, data: str, features: Features | None) -> Images | None:
@@ -298,7 +320,8 @@ def _metrics(contents: Contents) -> list[dict[str, Any]]:
             rows.append({"name": label.replace("{}", run.positive),
                          "mean": run.metrics[name], "sd": run.sd.get(name),
                          "seed_sd": run.seed_sd.get(name),
-                         "interval": intervals.get(name)})  # fmt: skip
+                         "interval": intervals.get(name),
+                         "digits": decimals(*intervals.get(name, run.interval))})  # fmt: skip
     return rows
 
 
@@ -334,9 +357,33 @@ def _confusion(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _samples(contents: Contents, reader: Reader | None) -> dict[str, Any]:
-    wrong, right = wrong_samples(contents, reader), right_samples(contents, reader)
-    return {"wrong": wrong, "right": right, "pictures": any(s.uri for s in (*wrong, *right))}
+def _samples(contents: Contents, draw: Draw | None) -> dict[str, Any]:
+    wrong, right = wrong_samples(contents, draw), right_samples(contents, draw)
+    both = [*wrong, *right]
+    return {"wrong": wrong, "right": right, "pictures": any(one.uri for one in both)} | _named(both)
+
+
+def _named(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The classes in samples by number, and what is taken for what, the most frequent first."""
+    names = sorted({name for one in samples for name in (one.true, one.pred)} - {""})
+    kinds = Counter((one.true, one.pred) for one in samples if one.pred not in ("", one.true))
+    return {"place": {name: number for number, name in enumerate(names)},
+            "kinds": kinds.most_common(_MOST_KINDS)}  # fmt: skip
+
+
+def _map(contents: Contents, draw: Draw | None, depth: Depth) -> dict[str, Any]:
+    """The map of the features, as it is pointed at."""
+    found = read_map(contents.run.folder)
+    points = map_points(found, contents, draw, depth.pictures)
+    labels = sorted({one.sample.true for one in points})
+    return {
+        "points": points,
+        "size": MAP_SIZE,
+        "look": {name: (colour(i), MARKERS.index(marker(i))) for i, name in enumerate(labels)},
+        "pictures": sum(bool(one.sample.uri) for one in points),
+        "untested": sum(not one.sample.pred for one in points),
+        **_named([one.sample for one in points]),
+    }
 
 
 def _times(contents: Contents, cache: Path | None) -> list[tuple[str, float | None, str]]:

@@ -219,10 +219,27 @@ class Run:
         """95 % interval of `score`."""
         return self.interval if self.ranked is None else (self.ranked.low, self.ranked.high)
 
+    @property
+    def decimals(self) -> int:
+        """How many its score's interval supports, for a reader."""
+        return decimals(*self.score_interval)
+
     def metric(self, name: str) -> float:
         """A metric's mean, NaN where it has none."""
         value = self.metrics.get(name)
         return float("nan") if value is None else value
+
+
+def decimals(low: float, high: float) -> int:
+    """How many decimals a score with this 95 % interval supports.
+
+    Those up to the first digit of the interval's half width, so that 0.9412 in 0.92 … 0.96 is 0.94;
+    from 2 to 4, and 4 if there is no interval.
+    """
+    half = (high - low) / 2
+    if not 0 < half < math.inf:
+        return 4
+    return min(max(-math.floor(math.log10(half)), 2), 4)
 
 
 def read_run(folder: Path) -> Run:
@@ -307,6 +324,67 @@ def run_name(candidate: str, view: Sequence[str], balance: bool) -> str:
     """
     parts = [candidate, *([f"views-{'+'.join(view)}"] if view else []), *["balanced"] * balance]
     return ".".join(parts)
+
+
+def run_label(run: Run) -> str:
+    """For instance "resnet18 + mobilenet_v2 · concat · mlp · with hflip"."""
+    fused = [run.fusion] if len(run.backbones) > 1 else []
+    tuned = [f"tuned ({run.tune})"] if run.tune else []
+    selected = [run.select] if run.select else []
+    parts = [" + ".join(run.backbones), *fused, *selected, run.head, *tuned, trained_with(run)]
+    return " · ".join(part for part in parts if part)
+
+
+def trained_with(run: Run) -> str:
+    """What trained beside the images: "with hflip, rot90, balanced"; "" for nothing."""
+    views = f"with {', '.join(run.view)}" if run.view else ""
+    return f"{views}, balanced" if views and run.balance else views
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """For instance "head.hidden=512, seeds=3"."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+def asides(runs: Sequence[Run]) -> list[str]:
+    """What tells each of these runs from others with the same label: "hidden=512"; "" for most.
+
+    The settings and the seed in which they differ; if they don't, the digest in the folder's name.
+    """
+    alike: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        alike.setdefault(run_label(run), []).append(place)
+    found = [""] * len(runs)
+    for places in (places for places in alike.values() if len(places) > 1):
+        known = [runs[place].settings for place in places]
+        names = {name for settings in known for name in settings}
+        apart = [name for name in names if len({str(one.get(name)) for one in known}) > 1]
+        last = [name.rpartition(".")[2] for name in apart]
+        short = {a: b if last.count(b) == 1 else a for a, b in zip(apart, last, strict=True)}
+        seeds = len({runs[place].seed for place in places}) > 1
+        for place, settings in zip(places, known, strict=True):
+            shown = {short[name]: settings[name] for name in apart if name in settings}
+            shown |= {"seed": runs[place].seed} if seeds else {}
+            found[place] = settings_text(shown)
+        told = [found[place] for place in places]
+        for place in (place for place in places if told.count(found[place]) > 1):
+            digest = runs[place].folder.name.rpartition(".")[2]
+            found[place] = f"{found[place]}, {digest}".lstrip(", ")
+    return found
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """`run_label` of each, with its aside: "resnet18 · mlp (hidden=512)"."""
+    return [_with(run_label(run), aside) for run, aside in zip(runs, asides(runs), strict=True)]
+
+
+def called(run: Run, runs: Sequence[Run]) -> str:
+    """A run's name, with its aside among these."""
+    return _with(run.name, dict(zip(map(id, runs), asides(runs), strict=True))[id(run)])
+
+
+def _with(name: str, aside: str) -> str:
+    return f"{name} ({aside})" if aside else name
 
 
 def folder_name(name: str, digest: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from featcache.errors import counted
 from featcache.fitting.metrics import ACCURACY, Metric
 from featcache.reporting.predictions import Outcomes, pair_outcomes, read_design, try_outcomes
-from featcache.reporting.schema import Family, Run, Score
+from featcache.reporting.schema import Family, Run, Score, called, decimals
 
 MARGIN = 0.01  # of the metric, that a cheaper run may be worse and still be recommended
 METHOD = "(paired max-T test, 5 %)"
@@ -94,16 +94,16 @@ def verdict(runs: Sequence[Run]) -> str:
     """
     best, *others = runs
     parts = [leaky_note(runs)] if leaky_note(runs) else []
-    name = _name(best, runs)
+    name = called(best, runs)
     if not others:
         return " ".join([*parts, f"{name} is the only run on these rows."])
     if math.isnan(best.score):
-        return " ".join([*parts, f"No run here has {_a(best.by)} to be ranked by."])
+        return " ".join([*parts, f"No run here has {named(best.by)} to be ranked by."])
     without = [run for run in others if math.isnan(run.score)]
     others = [run for run in others if not math.isnan(run.score)]
     lacking = f"{counted(len(without), 'run')} without probabilities not ranked."
     if not others:
-        return " ".join([*parts, f"{name} is the only run with {_a(best.by)}.", lacking])
+        return " ".join([*parts, f"{name} is the only run with {named(best.by)}.", lacking])
     ties = [run for run in others if run.tie]
     untested = sum(run.p is None for run in others)
     by = "" if best.by is ACCURACY else f"By {best.by.label}, "
@@ -116,7 +116,8 @@ def verdict(runs: Sequence[Run]) -> str:
     return " ".join([*parts, *seeds_note(runs)])
 
 
-def _a(metric: Metric) -> str:
+def named(metric: Metric) -> str:
+    """Its label with an article: "an accuracy"."""
     return f"{'an' if metric.label[0] in 'AFaeiou' else 'a'} {metric.label}"
 
 
@@ -155,7 +156,7 @@ def recommendation(runs: Sequence[Run]) -> list[str]:
     side = "above" if best.by.lower else "below"
     what = "extraction, fit and predictions" if extracted else "fit and predictions"
     return [
-        f"To use: {_name(chosen, runs)}, {trade} {side} the best and {faster} times "
+        f"To use: {called(chosen, runs)}, {trade} {side} the best and {faster} times "
         f"cheaper ({mine:,.1f} s of {what}, not {theirs:,.1f} s)."
     ]
 
@@ -186,12 +187,6 @@ def _families(runs: Sequence[Run]) -> list[list[int]]:
     for place, run in enumerate(runs):
         families.setdefault((run.data, run.rows), []).append(place)
     return list(families.values())
-
-
-def _name(run: Run, runs: Sequence[Run]) -> str:
-    """Runs that differ in a setting only are told apart by their folders."""
-    names = [one.name for one in runs]
-    return run.name if names.count(run.name) == 1 else run.folder.name
 
 
 def _standing(ties: int, others: int, untested: int) -> str:
@@ -230,7 +225,11 @@ def seeds_note(runs: Sequence[Run]) -> list[str]:
 
 def _expected(family: Family) -> str:
     found = family.winner
+    digits = decimals(found.low, found.high)
+    score, expected, low, high = (
+        f"{value:.{digits}f}" for value in (found.score, found.expected, found.low, found.high)
+    )
     return (
-        f"Best of {family.size}: {found.score:.3f}; expected of a winner chosen so: "
-        f"{found.expected:.3f} ({found.low:.3f} … {found.high:.3f})."
+        f"Best of {family.size}: {score}; expected of a winner chosen so: {expected} "
+        f"({low} … {high})."
     )

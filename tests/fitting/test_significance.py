@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from featcache.errors import DataError
+from featcache.fitting.metrics import METRICS
 from featcache.fitting.significance import compare_all, fold_inflation, winner
 
 
@@ -191,6 +192,21 @@ def test_winner_against_a_plain_loop():
     found = winner(right, groups, draws=3000)
     assert found.score == pytest.approx(right.mean(axis=0).max())
     assert found.expected == pytest.approx(hits / tested, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "log_loss"])
+def test_a_winner_is_never_expected_to_score_better_than_it_does(name):
+    rng = np.random.default_rng(11)
+    metric = METRICS[name]
+    for seed in range(40):
+        scores = rng.random((30, 4)) + np.array([0.0, 0.0, 0.2, 0.4]) * rng.random()
+        scores = scores if metric.lower else scores > 0.5
+        found = winner(scores, draws=50, seed=seed, metric=metric)
+        assert metric.gain(found.expected, found.score) <= 1e-12
+    # Without a choice there is no luck to take off, however many fifths are drawn.
+    plain = rng.random(30) < 0.7
+    alone = winner(np.stack([plain, np.zeros(30)], axis=1), draws=50)
+    assert alone.expected == alone.score == plain.mean()
 
 
 def test_winner_of_what_leaves_no_choice():

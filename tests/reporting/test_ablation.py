@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from featcache.fitting.metrics import ACCURACY
 from featcache.fitting.significance import compare_all
 from featcache.fitting.splits import make_folds
-from featcache.reporting.ablation import ablation, write_ablation
+from featcache.reporting.ablation import ablation, answers, write_ablation
 from featcache.reporting.compare import compare
-from featcache.reporting.ties import mark_ties
+from featcache.reporting.ties import mark_ties, rank_by
 
 from .conftest import make_features, make_run, own_split
 
@@ -117,3 +118,88 @@ def test_one_backbone_has_nothing_to_leave_out(tmp_path):
     done = compare(features, head="logreg", folds=2, reports=tmp_path, ablate=True)
     assert ablation(done.runs) == []
     assert ablation([]) == []
+
+
+METHOD = "(paired max-T test, 5 %)"
+
+
+def drawn(seed, rate, n=400):
+    return np.random.default_rng(seed).random(n) < rate
+
+
+def with_views(tmp_path, outcomes):
+    """For each head a run without views and one with a flip, with these outcomes."""
+    features, folds = make_features(400), own_split(400, 200)
+    runs = []
+    for head, (plain, flipped) in outcomes.items():
+        runs.append(make_run(tmp_path / "plain", features, folds, plain, head))
+        other = make_run(tmp_path / "flipped", features, folds, flipped, head)
+        runs.append(replace(other, view=("hflip",), rows="other rows to train on"))
+    return rank_by(ACCURACY, runs)
+
+
+def test_do_views_help(tmp_path):
+    plain = drawn(0, 0.7)
+    better, same = plain | drawn(1, 0.5), plain.copy()
+    same[np.flatnonzero(same)[-2:]] = False
+    more = 100 * (better[200:].mean() - plain[200:].mean())
+    (text,) = answers(with_views(tmp_path / "a", {"svm": (plain, better), "mlp": (plain, same)}))
+    start = f"Do views help? With hflip 2 candidates gain -1.0 … {more:+.1f}, "
+    assert text.startswith(start)
+    assert float(text.removeprefix(start).split()[0]) == pytest.approx((more - 1) / 2, abs=0.06)
+    assert text.endswith(
+        " points on average; 1 is better by more than chance, 1 can't be told from the same "
+        f"without {METHOD}."
+    )
+    (text,) = answers(with_views(tmp_path / "b", {"mlp": (plain, same)}))
+    assert text == (
+        "Do views help? With hflip 1 candidate gains -1.0 points; it can't be told from the same "
+        f"without {METHOD}."
+    )
+    (text,) = answers(with_views(tmp_path / "c", {"svm": (better, plain)}))
+    assert "1 is worse by more than chance" in text
+    (text,) = answers(with_views(tmp_path / "d", {"mlp": (plain, same), "svm": (same, plain)}))
+    assert text.endswith(f"; none can be told from the same without {METHOD}.")
+
+
+def test_views_of_other_settings_or_images_are_no_answer(tmp_path):
+    runs = with_views(tmp_path, {"mlp": (drawn(0, 0.7), drawn(1, 0.9))})
+    views = [run for run in runs if run.view]
+    plain = [run for run in runs if not run.view]
+    assert answers(plain) == answers(views) == []
+    for other in ({"seed": 1}, {"settings": {"head.hidden": 8}}, {"tested": 7}, {"data": "x"}):
+        assert answers([*plain, *(replace(run, **other) for run in views)]) == []
+    for run in views:
+        (run.folder / "predictions.csv").unlink()
+    assert answers(runs) == []
+
+
+def pairs_of(tmp_path, outcomes):
+    features, folds = make_features(400), own_split(400, 200)
+    runs = []
+    for names, right in outcomes.items():
+        run = make_run(tmp_path / "+".join(names), features, folds, right, "svm")
+        runs.append(replace(run, backbones=names))
+    return rank_by(ACCURACY, runs)
+
+
+def test_which_pair(tmp_path):
+    good = drawn(0, 0.9)
+    close = good.copy()
+    close[np.flatnonzero(close)[-2:]] = False
+    bad = drawn(1, 0.5)
+    outcomes = {("a", "b"): good, ("a", "c"): close, ("b", "c"): bad, ("a",): bad}
+    (text,) = answers(pairs_of(tmp_path / "1", outcomes))
+    score = good[200:].mean()
+    assert text == (
+        f"Which pair of backbones? a + b (concat, svm): accuracy {score:.2f}; 1 of the 2 others "
+        f"can't be told from it; a alone is worse by more than chance {METHOD}."
+    )
+    (text,) = answers(pairs_of(tmp_path / "5", dict.fromkeys(outcomes, good)))
+    assert "none of the 2 others can be told from it, nor can a alone (" in text
+    del outcomes["a", "c"]
+    (text,) = answers(pairs_of(tmp_path / "2", outcomes | {("a",): close}))
+    assert "the other one is worse by more than chance; a alone can't be told from it" in text
+    (text,) = answers(pairs_of(tmp_path / "3", {("a", "b"): bad, ("b", "c"): bad, ("a",): good}))
+    assert "the other one can't be told from it; a alone is better by more than chance" in text
+    assert answers(pairs_of(tmp_path / "4", {("a", "b"): good, ("a",): bad})) == []

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from featcache.fitting.metrics import METRICS
 from featcache.reporting.break_even import fits_to_break_even, verdicts
-from featcache.reporting.comparison import sort_runs
-from featcache.reporting.schema import read_run
+from featcache.reporting.schema import Score, read_run
 
 from .conftest import make_features, make_run, own_split
 
@@ -46,9 +47,19 @@ def test_what_is_said(tmp_path: Path) -> None:
     assert "52 s (52 GPU-seconds), 2.0 Wh" in said
     assert "+15.0 points over big+small.concat.mlp" in said
     assert "paid for itself after 3 fits" in said
-    runs = sort_runs(_runs(tmp_path / "f1", cost), "f1").runs
-    (said,) = verdicts(runs)
-    assert "points in F1 over big+small.concat.mlp" in said
+
+
+def test_the_gain_is_of_what_the_runs_are_ranked_by(tmp_path: Path) -> None:
+    runs = _runs(tmp_path, {"extraction_seconds": 100.0})
+    log_loss = METRICS["log_loss"]
+    worse, better, none = (Score(log_loss, value, 0, 1) for value in (0.9, 0.5, float("nan")))
+    tuned, cached = replace(runs[0], ranked=better), replace(runs[1], ranked=worse)
+    (said,) = verdicts([tuned, cached])
+    assert "gives +0.4000 nats of log loss over big+small.concat.mlp" in said
+    rival = replace(cached, head="svm", ranked=Score(log_loss, 0.7, 0, 1))
+    (said,) = verdicts([tuned, cached, rival])
+    assert "gives +0.2000 nats of log loss over big+small.concat.svm" in said
+    assert verdicts([replace(tuned, ranked=none), cached]) == []
 
 
 def test_without_an_extraction_nothing_is_said_of_it(tmp_path: Path) -> None:

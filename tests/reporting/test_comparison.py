@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featcache.errors import DataError
+from featcache.fitting import metrics
 from featcache.reporting.comparison import (
     COLUMNS,
     METRICS,
     Comparison,
     flattery,
+    protocol_columns,
     read_runs,
     side_by_side,
     sort_runs,
     write_comparison,
     write_protocols,
 )
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, Score, decimals
 
 from .conftest import make_features, make_run, own_split
 
@@ -64,7 +67,8 @@ def test_csv_and_markdown_say_the_same(reports):
     assert (found[2]["accuracy"], found[2]["fit_seconds"]) == ("0.9500", "0.50")
     lines = (reports / "comparison.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:6]]
-    assert cells == [list(row.values()) for row in found]
+    assert [line[:6] for line in cells] == [list(row.values())[:6] for row in found]
+    assert [line[6] for line in cells][2:] == ["0.95", "0.95"]  # as many as the interval supports
     assert str(done) == "\n".join(lines)
 
 
@@ -137,6 +141,32 @@ def test_flattery_is_the_difference_of_the_same_candidate() -> None:
     assert "Over 2 candidates: +8.0 … +14.0, mean +11.0." in said
 
 
+def test_protocols_follow_the_metric_that_they_are_ranked_by() -> None:
+    log_loss = metrics.METRICS["log_loss"]
+
+    def ranked(runs: Comparison, *values: float) -> Comparison:
+        scores = [Score(log_loss, value, value, value) for value in values]
+        return Comparison([replace(run, ranked=s) for run, s in zip(runs, scores, strict=True)])
+
+    nan = float("nan")
+    done = {
+        "as published": ranked(DONE["as published"], 0.1, 0.3),
+        "leak-free": ranked(DONE["leak-free"], 0.6, 0.5),
+    }
+    rows = side_by_side(done)
+    assert protocol_columns(done)[2:5] == ("log_loss", "accuracy", "precision")
+    assert tuple(rows[0]) == protocol_columns(done)
+    assert [row["candidate"].rpartition(" ")[2] for row in rows] == ["svm", "svm", "mlp", "mlp"]
+    assert [row["log_loss"] for row in rows] == ["0.1000", "0.5000", "0.3000", "0.6000"]
+    (said,) = flattery(done)
+    assert "has a log loss of 0.1000" in said
+    assert "+0.4000 nats that new images would not see" in said
+    assert "Over 2 candidates: +0.3000 … +0.4000, mean +0.3500." in said
+    (said,) = flattery(done | {"leak-free": ranked(DONE["leak-free"], 0.6, nan)})
+    assert "svm" not in said  # it has no log loss to compare
+    assert side_by_side(done | {"leak-free": ranked(DONE["leak-free"], nan, 0.5)})
+
+
 def test_without_a_leak_nothing_is_flattered() -> None:
     honest = DONE["leak-free"]
     assert flattery({"one": honest, "two": honest}) == []
@@ -157,3 +187,12 @@ def test_the_files_hold_the_table_and_the_sentence(tmp_path: Path) -> None:
     )
     assert len(lines) == 2 + 4 + 2
     assert lines[-1].startswith("'as published' is a LEAKY")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.92, 0.96, 2), (0.1, 0.9, 2), (0.9341, 0.9479, 3), (0.93410, 0.93411, 4),
+     (0.5, 0.5, 4), (float("nan"), float("nan"), 4), (0.0, float("inf"), 4)],
+)  # fmt: skip
+def test_as_many_decimals_as_the_interval_supports(low, high, expected):
+    assert decimals(low, high) == expected

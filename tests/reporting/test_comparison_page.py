@@ -31,8 +31,8 @@ def test_question_answer_table_and_duel(reports):
     assert verdict(done.runs) in page.text
     assert "Which of 3 classifiers on big, small, fused or alone, under mlp, svm?" in page.text
     for run in done:
-        assert f"{run.metric('accuracy'):.4f}" in page.text
-        assert f"{run.interval[0]:.4f} … {run.interval[1]:.4f}" in page.text
+        assert f"{run.metric('accuracy'):.2f}" in page.text
+        assert f"{run.interval[0]:.2f} … {run.interval[1]:.2f}" in page.text
     assert "the best fusion against the best backbone alone" in page.text
     assert HOSTILE in page.text  # a class of the duel
     assert (reports / "toy" / "cost.png").is_file()

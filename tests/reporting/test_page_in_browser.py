@@ -126,3 +126,76 @@ def test_sorting(browser, pages):
             assert values == sorted(values, reverse=True)
     _, _, places = browser.execute_script(state, "p", False)
     assert len(places) == 3
+
+
+POINT = """
+  const svg = document.querySelector('svg.dots');
+  const at = svg.getScreenCTM();
+  const point = svg.querySelector(arguments[0]);
+  svg.dispatchEvent(new PointerEvent('pointermove', {
+    clientX: point.x.baseVal.value * at.a + at.e, clientY: point.y.baseVal.value * at.d + at.f}));
+  return [point.dataset.id, document.querySelector('.info').innerText,
+          document.querySelectorAll('.info img').length];
+"""
+FILTER = """
+  const form = document.querySelectorAll('form.filter')[arguments[0]];
+  form.elements[arguments[1]].value = arguments[2];
+  form.dispatchEvent(new Event('input', {bubbles: true}));
+  return form.querySelector('output').textContent;
+"""
+
+
+def test_pointing_at_an_image_shows_it(browser, pages):
+    browser.get(find(pages, "report.html").as_uri())
+    id_, said, pictures = browser.execute_script(POINT, "use.wrong")
+    assert pictures == 1
+    assert id_ in said
+    assert "wrong" in said
+    id_, said, _ = browser.execute_script(POINT, "use[data-id]:not(.wrong)")
+    assert id_ in said
+    assert "wrong" not in said
+    assert browser.get_log("browser") == []  # the policy refuses none of it
+
+
+def test_arrow_keys_go_from_point_to_point(browser, pages):
+    browser.get(find(pages, "report.html").as_uri())
+    key = """
+      const svg = document.querySelector('svg.dots');
+      svg.focus();
+      svg.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], cancelable: true}));
+      const ring = svg.querySelector('.here');
+      return [document.activeElement === svg, ring.cx.baseVal.value];
+    """
+    x = browser.execute_script(key, "ArrowLeft")[1]
+    focused, left = browser.execute_script(key, "ArrowLeft")
+    assert focused
+    assert left < x
+    assert browser.execute_script(key, "ArrowRight")[1] > left
+    assert browser.execute_script("return document.querySelector('.info').innerText") != ""
+    browser.execute_script(key, "Escape")
+    assert browser.execute_script("return document.querySelector('.info').innerText") == ""
+
+
+def test_filters_leave_what_fits(browser, pages):
+    browser.get(find(pages, "report.html").as_uri())
+    count = "return document.querySelectorAll(arguments[0]).length"
+    for number, items in enumerate(("li[data-id]", "use[data-id]")):
+        every = browser.execute_script(count, items)
+        assert browser.execute_script(FILTER, number, "kind", "") == f"{every} of {every} shown"
+        said = browser.execute_script(FILTER, number, "kind", "wrong")
+        assert said == f"{browser.execute_script(count, f'{items}:not([hidden])')} of {every} shown"
+        assert 0 < int(said.split()[0]) < every
+        browser.execute_script(FILTER, number, "kind", "")
+        first = f"return document.querySelector('{items}').dataset.id"
+        id_ = browser.execute_script(first).upper()
+        assert browser.execute_script(FILTER, number, "part", id_) == f"1 of {every} shown"
+        assert browser.execute_script(FILTER, number, "part", "no such") == f"0 of {every} shown"
+
+
+def test_without_scripts_it_is_a_picture(browser, pages):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(find(pages, "report.html").as_uri())
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    shown = "return getComputedStyle(document.querySelector(arguments[0])).display"
+    assert browser.execute_script(shown, "form.filter") == "none"
+    assert browser.execute_script("return document.querySelector('svg.dots').getBBox().width") > 300

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -53,7 +55,7 @@ def test_one_whole_file_with_every_part(made, tmp_path):
             assert image.width > 300
         assert (run.folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
     low, high = run.interval
-    assert f"{low:.4f} … {high:.4f}" in page.text
+    assert f"{low:.2f} … {high:.2f}" in page.text
     assert "95 % interval of" in page.text.replace("\N{NO-BREAK SPACE}", " ")
     wrong = sum(f["test"] for f in json.loads((run.folder / "metrics.json").read_text())["folds"])
     assert f"of {wrong} test images predicted wrong" in page.text
@@ -61,6 +63,42 @@ def test_one_whole_file_with_every_part(made, tmp_path):
     assert len(pictures) > 12
     assert all((img["src"] or "").startswith("data:image/") for img in pictures)
     assert "not at hand" not in page.text
+    points = [attrs for attrs in page.all("use") if "data-id" in attrs]
+    assert len(points) == wrong  # the tested images, all of them
+    assert f"All {wrong} test images are drawn. The features" in page.text
+    assert {attrs["data-id"] for attrs in points} == set(features.ids.tolist())
+    assert all((attrs["data-src"] or "").startswith("data:image/") for attrs in points)
+    assert path.stat().st_size < 5_000_000
+
+
+def test_the_script_of_the_page_is_the_only_one_that_may_run(made):
+    text = write_run_page(made[0].folder).read_text(encoding="utf-8")
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [one["content"] for one in Page(made[0].folder / "report.html").all("meta")
+                 if one.get("http-equiv") == "Content-Security-Policy"]  # fmt: skip
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    for unsafe in ("innerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert unsafe not in script
+
+
+def test_a_map_of_some_images_says_how_many_and_has_pictures_of_some(made):
+    run, features = made
+    depth = run_page.Depth(30, 250, 10)
+    write_run_page(run.folder, features=features, images=toy_images(features), depth=depth)
+    page = Page(run.folder / "report.html")
+    points = [attrs for attrs in page.all("use") if "data-id" in attrs]
+    assert len(points) == 30
+    assert sum("data-src" in attrs for attrs in points) == 10
+    assert "30 images are drawn, at random of 90: t-SNE takes minutes" in page.text
+    assert "10 of them come with their picture, mistakes first" in page.text
+    write_run_page(
+        run.folder, features=features, images=toy_images(features), depth=depth, pictures=False
+    )
+    page = Page(run.folder / "report.html")
+    assert not any("data-src" in attrs for attrs in page.all("use"))
+    assert "Pictures were left out on purpose" in page.text
 
 
 def test_the_most_confident_mistake_comes_first(made):

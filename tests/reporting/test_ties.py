@@ -19,6 +19,7 @@ from featcache.fitting.splits import make_folds
 from featcache.reporting import predictions
 from featcache.reporting.comparison import sort_runs, write_comparison
 from featcache.reporting.predictions import read_outcomes as plain_read
+from featcache.reporting.schema import asides, labels
 from featcache.reporting.ties import mark_ties, recommendation, verdict, verdicts
 
 from .conftest import make_features, make_run, own_split
@@ -189,8 +190,8 @@ def test_what_is_said_where_nothing_ties(runs):
         f"big+small.concat.mlp is best, by more than chance {METHOD}. "
         "The smallest difference that could have been shown is about "
         f"{100 * family.detectable:.1f} points. "
-        f"Best of 3: {made.best.metric('accuracy'):.3f}; expected of a winner chosen so: "
-        f"{family.winner.expected:.3f} ({low:.3f} … {high:.3f})."
+        f"Best of 3: {made.best.metric('accuracy'):.2f}; expected of a winner chosen so: "
+        f"{family.winner.expected:.2f} ({low:.2f} … {high:.2f})."
     )
     assert 0.05 < family.detectable < 0.15
 
@@ -259,10 +260,34 @@ def test_all_right_or_all_wrong(runs, rate):
     assert done[0].family.winner.expected == pytest.approx(rate)
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(runs):
+def test_runs_of_one_name_are_told_apart_by_what_differs(runs):
     one, two = runs({"mlp": drawn(0, 0.95), "svm": drawn(1, 0.5)})
-    said = verdict([one, replace(two, head="mlp", p=0.0)])
-    assert said.startswith("big+small.concat.mlp.00000000 is best, ")
+    one = replace(one, settings={"head.hidden": 64, "head.lr": 0.1, "seeds": 3})
+    two = replace(two, head="mlp", p=0.0, settings={"head.lr": 0.1, "seeds": 3})
+    assert verdict([one, two]).startswith("big+small.concat.mlp (hidden=64) is best, ")
+    assert labels([one, two]) == ["big + small · concat · mlp (hidden=64)",
+                                  "big + small · concat · mlp"]  # fmt: skip
+    assert asides([one, replace(one, seed=1)]) == ["seed=0", "seed=1"]
+    assert asides([one, replace(one, folder=Path("reports/toy/other.1234abcd"))]) == [
+        "00000000", "1234abcd",
+    ]  # fmt: skip
+    assert asides([one, replace(two, head="svm")]) == ["", ""]
+
+
+def test_settings_stand_in_every_table(runs, tmp_path, capsys):
+    one, two = runs({"mlp": drawn(0, 0.95), "svm": drawn(1, 0.5)})
+    for run, settings in ((one, {}), (two, {"head.hidden": 64})):
+        facts = json.loads((run.folder / "run.json").read_text())
+        changed = facts | {"head": "mlp", "settings": settings}
+        (run.folder / "run.json").write_text(json.dumps(changed))
+    done = write_comparison(tmp_path)
+    with (tmp_path / "comparison.csv").open() as file:
+        assert [row["settings"] for row in csv.DictReader(file)] == ["", "head.hidden=64"]
+    assert "| head.hidden=64 |" in (tmp_path / "comparison.md").read_text()
+    page = (tmp_path / "comparison.html").read_text()
+    assert "big + small · concat · mlp (hidden=64)" in page
+    show_runs(done.runs)
+    assert "mlp (hidden=64)" in capsys.readouterr().out
 
 
 def test_csv_and_markdown_have_the_test(runs, tmp_path):

@@ -16,9 +16,8 @@ from featcache.cli.tables import show_runs
 from featcache.reporting import compare as module
 from featcache.reporting.compare import compare
 from featcache.reporting.comparison import Comparison, read_runs, write_comparison
-from featcache.reporting.plots.comparison import run_label
 from featcache.reporting.run_page import write_run_page
-from featcache.reporting.schema import read_run, run_name
+from featcache.reporting.schema import read_run, run_label, run_name
 
 HEAD: dict[str, Any] = {"head": "logreg", "singles": False}
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogFormatter
 
 from featcache.errors import counted
 from featcache.reporting.plots.style import colour, legend, marker, new_figure, save_figure, tidy
-from featcache.reporting.schema import Run
+from featcache.reporting.schema import Run, labels
 
 
 def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:
@@ -37,29 +37,12 @@ def plot_comparison(runs: Sequence[Run], folder: Path) -> Path:
             scores, [i for i, _ in of_head], xerr=reach, fmt=marker(number),
             color=colour(number), label=head, capsize=2, markersize=5, linewidth=1,
         )  # fmt: skip
-    axes.set_yticks(
-        range(len(shown)), [run_label(run) for run in shown], fontsize=8, parse_math=False
-    )
+    axes.set_yticks(range(len(shown)), labels(shown), fontsize=8, parse_math=False)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     title = f"{latest.data}, {latest.split}, {counted(latest.tested, 'test image')}"
     tidy(axes, f"{latest.by.label}, with its 95 % interval", "", title)
     legend(axes, title="head", loc="lower right")
     return save_figure(figure, folder, "comparison")
-
-
-def run_label(run: Run) -> str:
-    """For instance "resnet18 + mobilenet_v2 · concat · mlp · with hflip"."""
-    fused = [run.fusion] if len(run.backbones) > 1 else []
-    tuned = [f"tuned ({run.tune})"] if run.tune else []
-    selected = [run.select] if run.select else []
-    parts = [" + ".join(run.backbones), *fused, *selected, run.head, *tuned, trained_with(run)]
-    return " · ".join(part for part in parts if part)
-
-
-def trained_with(run: Run) -> str:
-    """What trained beside the images: "with hflip, rot90, balanced"; "" for nothing."""
-    views = f"with {', '.join(run.view)}" if run.view else ""
-    return f"{views}, balanced" if views and run.balance else views
 
 
 def front(runs: Sequence[Run]) -> list[Run]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from featcache.cli.main import cli
 from featcache.errors import DataError
 from featcache.images.manifest import Images, write_images_csv
 from featcache.images.sources import find_reader, is_named, open_images
-from featcache.reporting.plots.samples import right_samples
+from featcache.reporting.plots.samples import right_samples, thumbnail
 from featcache.reporting.plots.style import save_figure
 from featcache.reporting.run_page import write_run_page
 from featcache.reporting.run_reader import read_contents
@@ -196,7 +197,8 @@ def test_a_page_holds_no_private_picture(run: Path, tmp_path: Path, folder: Path
     origin = folder.parent / "toy" / "origin.json"
     origin.write_text(json.dumps({"source": "x", "root": str(tmp_path)}))
     reader = find_reader(origin.parent, manifest(folder))
-    samples = right_samples(read_contents(run), reader)
+    assert reader is not None
+    samples = right_samples(read_contents(run), partial(thumbnail, reader))
     assert samples
     assert not [one.uri for one in samples if one.uri]
     assert "data:image/jpeg" not in write_run_page(run, cache=tmp_path / "cache").read_text()

@@ -15,12 +15,7 @@ import numpy as np
 from featcache.atomic import regular
 from featcache.csv_cells import read_cell
 from featcache.errors import FeatcacheError, counted
-from featcache.fitting.metrics import (
-    ACCURACY,
-    MANY_CLASSES,
-    metric_intervals,
-    refit_inflation,
-)
+from featcache.fitting.metrics import ACCURACY, MANY_CLASSES, metric_intervals, refit_inflation
 from featcache.fitting.splits import factorize, only_images
 from featcache.images.manifest import SPLITS, Images
 from featcache.images.sources import find_reader
